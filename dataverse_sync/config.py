@@ -1,0 +1,287 @@
+"""Read the settings: the environment, the ``.env`` file, the entity list.
+
+Every mistake of a source is reported at once, with the way out. Only this
+module reads the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.model import EntityConfig
+from dataverse_sync.odata import IDENTIFIER
+
+DEFAULT_DB = "dataverse.db"
+DEFAULT_SCHEMA = "schema/schema.json"
+DEFAULT_WORKERS = 50
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+_ENTRY_KEYS = ("name", "filtered", "description", "deletions")
+_DELETIONS = ("sync", "ignore")
+_REQUIRED = {
+    "DATAVERSE_API_URL": "https://ORG.api.crm.dynamics.com/api/data/v9.2/",
+    "DATAVERSE_CLIENT_ID": "the application (client) id of the app registration",
+    "DATAVERSE_CLIENT_SECRET": "a client secret of the app registration",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How to reach one environment, and where its copy is kept.
+
+    Raises:
+        ConfigError: The API URL is not an https address (http only on loopback),
+            or a number is out of range.
+    """
+
+    api_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    sqlite_db_path: str | Path = DEFAULT_DB
+    scope: str | None = None  # else <origin of the API URL>/.default
+    tenant_id: str | None = None  # else what the service's challenge names
+    schema_path: str | Path = DEFAULT_SCHEMA
+    workers: int = DEFAULT_WORKERS  # requests in flight at most
+    page_size: int = 5000  # rows, as the service allows at most
+    connect_timeout_s: float = 20.0
+    read_timeout_s: float = 150.0  # the service gives up on a query after 120 s
+
+    def __post_init__(self) -> None:
+        problems = [*_check_api_url(self.api_url)]
+        if self.workers < 1:
+            problems.append(f"workers is {self.workers}: it must be 1 or more")
+        if not 1 <= self.page_size <= 5000:
+            problems.append(f"page_size is {self.page_size}: it must be from 1 to 5000")
+        if problems:
+            raise _config_error("The configuration", problems)
+        object.__setattr__(self, "api_url", self.api_url.rstrip("/") + "/")
+
+    @property
+    def api_origin(self) -> str:
+        parts = urlsplit(self.api_url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def token_scope(self) -> str:
+        return self.scope or f"{self.api_origin}/.default"
+
+    @property
+    def db_path(self) -> Path:
+        return Path(self.sqlite_db_path)
+
+
+def is_loopback(url: str) -> bool:
+    return _LOOPBACK.fullmatch(urlsplit(url).hostname or "") is not None
+
+
+def _check_api_url(url: str) -> Iterable[str]:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        yield f"DATAVERSE_API_URL is not a URL: {url[:100]!r}"
+        return
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:100]
+    if parts.username or parts.password:
+        yield "DATAVERSE_API_URL holds a user name or password: take it out"
+    elif parts.query or parts.fragment:
+        yield f"DATAVERSE_API_URL must end after the version, without ? or #: {shown}"
+    elif parts.scheme == "http" and not is_loopback(url):
+        yield f"DATAVERSE_API_URL must begin with https:// (http only for this machine): {shown}"
+    elif parts.scheme not in ("http", "https") or not parts.hostname:
+        yield f"DATAVERSE_API_URL is not an https:// address: {url[:100]!r}"
+
+
+def load_settings(env_file: Path | None = None) -> dict[str, str]:
+    """The settings by variable name: the environment, then the ``.env`` file.
+
+    Args:
+        env_file: A file named by the user, which must exist; None for ``.env`` in
+            the working folder, which may be missing.
+
+    Raises:
+        ConfigError: The file is missing or cannot be read.
+    """
+    path = env_file or Path(".env")
+    values: Mapping[str, str | None] = {}
+    if path.is_file():
+        try:
+            values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error})", "Save it as UTF-8 text."
+            ) from error
+    elif env_file is not None:
+        raise ConfigError(f"{path}: there is no such file", "Name the .env file with --env-file.")
+    merged = {name: value for name, value in values.items() if value}
+    merged.update({name: value for name, value in os.environ.items() if value})
+    return merged
+
+
+def build_config(settings: Mapping[str, str], db_path: str | None = None, **options: Any) -> Config:
+    """A ``Config`` from settings by variable name and the command's options.
+
+    Raises:
+        ConfigError: With every missing or wrong setting at once.
+    """
+    problems = [
+        f"{name} is missing: {meaning}"
+        for name, meaning in _REQUIRED.items()
+        if not settings.get(name, "").strip()
+    ]
+    if url := settings.get("DATAVERSE_API_URL", "").strip():
+        problems.extend(_check_api_url(url))
+    if problems:
+        raise _config_error("The settings", problems)
+    return Config(
+        api_url=url,
+        client_id=settings["DATAVERSE_CLIENT_ID"].strip(),
+        client_secret=settings["DATAVERSE_CLIENT_SECRET"].strip(),
+        sqlite_db_path=find_db_path(settings, db_path),
+        scope=settings.get("DATAVERSE_SCOPE", "").strip() or None,
+        tenant_id=settings.get("DATAVERSE_TENANT_ID", "").strip() or None,
+        **options,
+    )
+
+
+def find_db_path(settings: Mapping[str, str], db_path: str | None) -> str:
+    """Where the database is: the option, else ``SQLITE_DB_PATH``, else the default."""
+    return db_path or settings.get("SQLITE_DB_PATH", "").strip() or DEFAULT_DB
+
+
+def load_entities(path: Path) -> list[EntityConfig]:
+    """The entities of an ``entities_config.json``, in its order.
+
+    Raises:
+        ConfigError: With every mistake at once: the file, the entry, what is allowed.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: there is no such file", "Name the entity configuration with --config."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON that can be read ({error})") from error
+    problems = []
+    if not isinstance(document, dict) or not isinstance(document.get("entities"), list):
+        problems.append('it must be an object {"entities": [...]} with a list')
+        entries: list[Any] = []
+    else:
+        entries = document["entities"]
+        problems += [
+            f"unknown key {key!r} (allowed: entities)" for key in document.keys() - {"entities"}
+        ]
+        if not entries:
+            problems.append("the list of entities is empty")
+    for number, entry in enumerate(entries, 1):
+        problems += [f"entry {number}{_named(entry)}: {problem}" for problem in _check_entry(entry)]
+    entities = [] if problems else [EntityConfig(**entry) for entry in entries]
+    problems += _check_names([entry.get("name") for entry in entries if isinstance(entry, dict)])
+    if problems:
+        raise _config_error(str(path), problems)
+    return entities
+
+
+def check_entities(entities: Sequence[EntityConfig]) -> None:
+    """Hold a list made in Python to the rules of the file.
+
+    Raises:
+        ConfigError: With every mistake at once.
+    """
+    problems = [] if entities else ["the list of entities is empty"]
+    for number, entity in enumerate(entities, 1):
+        entry = {key: getattr(entity, key) for key in _ENTRY_KEYS}
+        problems += [f"entry {number}{_named(entry)}: {text}" for text in _check_entry(entry)]
+    problems += _check_names([entity.name for entity in entities])
+    if problems:
+        raise _config_error("The entities", problems)
+
+
+def select_entities(entities: Sequence[EntityConfig], only: Sequence[str]) -> list[EntityConfig]:
+    """The entities named by ``--entity``, all where none is.
+
+    Raises:
+        ConfigError: A name is not configured.
+    """
+    known = [entity.name for entity in entities]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"not in the entity configuration: {', '.join(unknown)}",
+            f"Configured are: {', '.join(known)}.",
+        )
+    return [entity for entity in entities if not only or entity.name in only]
+
+
+def _named(entry: object) -> str:
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f" ({name[:128]})" if isinstance(name, str) and name else ""
+
+
+def _check_entry(entry: object) -> Iterable[str]:
+    if not isinstance(entry, dict):
+        yield f"must be an object with the keys {', '.join(_ENTRY_KEYS)}"
+        return
+    for key in sorted(entry.keys() - set(_ENTRY_KEYS)):
+        yield f"unknown key {key!r} (allowed: {', '.join(_ENTRY_KEYS)})"
+    yield from _check_name(entry.get("name"))
+    if not isinstance(entry.get("filtered", False), bool):
+        yield "'filtered' must be true or false"
+    if not isinstance(entry.get("description", ""), str):
+        yield "'description' must be text"
+    if entry.get("deletions", "sync") not in _DELETIONS:
+        yield '\'deletions\' must be "sync" or "ignore"'
+
+
+def _check_name(name: object) -> Iterable[str]:
+    if not isinstance(name, str) or not name:
+        yield "'name' is missing: the entity set name, such as accounts"
+    elif len(name) > 128:
+        yield f"the name is {len(name)} characters long: 128 at most"
+    elif name.startswith("_"):
+        yield "names that begin with _ are the program's own tables"
+    elif name.lower().startswith("sqlite_"):
+        yield "names that begin with sqlite_ belong to SQLite"
+    elif not IDENTIFIER.fullmatch(name):
+        yield (
+            f"{name!r} is not an entity set name: letters, digits and _, not beginning with a digit"
+        )
+
+
+def _check_names(names: Sequence[object]) -> Iterable[str]:
+    first: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str):
+            continue
+        if name.lower() not in first:
+            first[name.lower()] = name
+        elif first[name.lower()] == name:
+            yield f"{name!r} is there twice"
+        else:
+            yield (
+                f"{first[name.lower()]!r} and {name!r} differ only by case: "
+                "SQLite would merge their tables"
+            )
+
+
+def _config_error(where: str, problems: Sequence[str]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(f"{where}: {problems[0]}")
+    lines = "".join(f"\n  - {problem}" for problem in problems)
+    return ConfigError(f"{where}: {len(problems)} mistakes:{lines}")

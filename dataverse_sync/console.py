@@ -1,0 +1,86 @@
+"""Set up logging for the command line: the console, and the log file as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.redaction import Redactor
+
+LOG_FILE_BYTES = 10 * 2**20
+LOG_FILES_KEPT = 5
+
+
+class _Redacting(logging.Filter):
+    """Masks secrets in whatever is logged, by whichever library."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = self._redactor.redact(record.getMessage())
+        record.args = ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = self._redactor.redact(record.exc_text)
+        return True
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_text:
+            line["traceback"] = record.exc_text
+        return json.dumps(line)
+
+
+def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor) -> None:
+    """Send warnings to standard error, more of them with ``-v``, and everything to the log file.
+
+    Args:
+        verbosity: -1 errors alone, 0 warnings, 1 what is done and why, 2 every request.
+        log_file: Where JSON lines go, rotated at 10 MB, five kept.
+        redactor: Masks secrets in every line.
+
+    Raises:
+        ConfigError: The log file cannot be written.
+    """
+    levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+    console: logging.Handler = logging.StreamHandler()
+    console.setLevel(levels.get(verbosity, logging.DEBUG))
+    console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handlers = [console]
+    if log_file is not None:
+        try:
+            file = logging.handlers.RotatingFileHandler(
+                log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
+            )
+        except OSError as error:
+            raise ConfigError(f"{log_file}: cannot be written ({error})") from error
+        file.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+        file.setFormatter(_JsonLines())
+        handlers.append(file)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    for handler in handlers:
+        handler.addFilter(_Redacting(redactor))
+        root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
+    quiet = logging.NOTSET if verbosity > 1 else logging.WARNING
+    logging.getLogger("urllib3").setLevel(max(quiet, logging.ERROR) if verbosity < 2 else quiet)
+    logging.captureWarnings(True)

@@ -1,0 +1,379 @@
+"""Ask Dataverse: one page, one document of metadata, one count, from any thread.
+
+Adds to ``transport`` what is the service's own: the token, the five headers, the
+service's errors, and a bound on how many bytes of pages are held at once.
+
+https://learn.microsoft.com/power-apps/developer/data-platform/webapi/compose-http-requests-handle-errors
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import requests
+from urllib3.exceptions import MaxRetryError, ProtocolError
+
+from dataverse_sync import metadata, odata
+from dataverse_sync.auth import Auth, describe
+from dataverse_sync.config import Config
+from dataverse_sync.errors import EntityError, PageError, RequestError
+from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.transport import NETWORK_ERRORS, Retries, StoppedError, Transport
+
+log = logging.getLogger(__name__)
+
+LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more is no page of 5,000 records
+PAGES_HELD = 64 * 2**20  # bytes of JSON between a body and its commit
+_EXPECTED_PAGE = 8 * 2**20  # bytes, before an entity's first page tells better
+_CHUNK = 2**20
+_ERROR_LIMIT = 65536  # bytes of an error body that are read
+_JSON = {
+    "Accept": "application/json",
+    "OData-MaxVersion": "4.0",
+    "OData-Version": "4.0",
+}
+
+T = TypeVar("T")
+
+
+class PageBudget:
+    """Bounds the bytes of pages held at once; one page always fits, however large."""
+
+    def __init__(self, limit: int = PAGES_HELD) -> None:
+        self._limit = limit
+        self._held = 0
+        self._stopped = False
+        self._condition = threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        with self._condition:
+            while self._held and self._held + size > self._limit:
+                if self._stopped:
+                    raise StoppedError
+                self._condition.wait()
+            self._held += size
+
+    def adjust(self, size: int) -> None:
+        """Correct what was expected to what came; a negative size gives back."""
+        with self._condition:
+            self._held += size
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+
+class DataverseClient:
+    """Reads from one environment; safe to call from any thread.
+
+    Args:
+        config: Where the API is, and how large a page may be.
+        transport: What requests go through.
+        auth: Where tokens come from.
+        redactor: What takes secrets out of the service's own words.
+        clock: Seconds that only go forward.
+        now: The local wall clock, used only where the service sends no ``Date``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        transport: Transport,
+        auth: Auth,
+        redactor: Redactor,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.api_url = config.api_url
+        self._page_size = config.page_size
+        self._transport = transport
+        self._auth = auth
+        self._redactor = redactor
+        self._clock = clock
+        self._now = now
+        self._budget = PageBudget()
+        self._sizes: dict[str, int] = {}  # entity → bytes of its last page
+        self._lock = threading.Lock()
+        self._answered_at = clock()
+        self._outage = ""  # why nothing is asked for any more
+        self.bytes_read = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._transport.throttle.in_flight
+
+    @property
+    def waited_s(self) -> float:
+        return self._transport.throttle.waited_s
+
+    def get_page(self, request: PageRequest) -> Page:
+        """Read one page of an entity. Hand it back with ``release`` once it is stored.
+
+        Args:
+            request: What to read: a query, or a next link, sent back as it came.
+
+        Returns:
+            Up to 5,000 records in the server's order, each with the bytes it came
+            as, and the link to the page after them.
+
+        Raises:
+            RequestError: The service refused, or five retries did not help. A read
+                waits 150 s for data; a 429, as long as ``Retry-After`` says.
+            PageError: The answer is not a page.
+
+        Source: learn.microsoft.com, "Page results using OData".
+        """
+        prefer = [] if request.top else [f"odata.maxpagesize={self._page_size}"]
+        if request.track_changes:
+            prefer.insert(0, "odata.track-changes")
+        expected = self._sizes.get(request.entity, _EXPECTED_PAGE)
+        try:
+            page = self._get(
+                request.url,
+                str(request),
+                prefer=",".join(prefer),
+                parse=partial(odata.parse_page, request),
+                expected=expected,
+            )
+        except RequestError as error:
+            error.request = request
+            raise
+        self._sizes[request.entity] = max(page.size, 2**16)
+        if page.next_link is not None:
+            try:
+                page = replace(page, next_link=odata.follow(page, page.next_link))
+            except PageError:
+                self.release(page)
+                raise
+        return page
+
+    def release(self, page: Page) -> None:
+        """Make room for another page."""
+        self._budget.adjust(-page.size)
+
+    def get_sample(self, entity_set: str) -> dict[str, Any] | None:
+        """The first record of an entity set, decoded; None where it is empty.
+
+        Raises:
+            RequestError: The service refused.
+            PageError: The answer is not a page of records.
+        """
+        url = odata.build_url(self.api_url, entity_set, top=1)
+        page = self.get_page(PageRequest(entity_set, url, top=True))
+        self.release(page)
+        if not page.records:
+            return None
+        record = json.loads(bytes(page.records[0]))
+        if not isinstance(record, dict):
+            raise PageError(f"{entity_set}: the first record is not an object")
+        return record
+
+    def get_definitions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The EntityDefinitions of these entity sets; sets that it does not know are left out.
+
+        Raises:
+            RequestError: Metadata may not be read, or cannot be had.
+            PageError: The answer is not one.
+        """
+        definitions: list[dict[str, Any]] = []
+        for start in range(0, len(names), 100):
+            batch = names[start : start + 100]
+            url = odata.build_url(
+                self.api_url,
+                "EntityDefinitions",
+                select=metadata.DEFINITION_SELECT,
+                filter=metadata.definitions_filter(batch),
+                expand=metadata.DEFINITION_EXPAND,
+            )
+            request = PageRequest("EntityDefinitions", url)
+            page = self._get(
+                url,
+                request.entity,
+                prefer="",
+                parse=partial(odata.parse_page, request),
+                expected=_EXPECTED_PAGE,
+            )
+            definitions += [json.loads(bytes(record)) for record in page.records]
+            self.release(page)
+        return definitions
+
+    def stop(self) -> None:
+        """Send nothing any more; whoever waits raises ``StoppedError``."""
+        self._transport.throttle.stop()
+        self._budget.stop()
+
+    def _get(
+        self,
+        url: str,
+        label: str,
+        *,
+        prefer: str,
+        parse: Callable[[bytes], Page],
+        expected: int,
+    ) -> Page:
+        if self._outage:
+            raise RequestError(f"{label}: not asked for, {self._outage}", requests=0)
+        if odata.origin(url) != odata.origin(self.api_url):
+            raise PageError(f"{label}: the link leads to another origin; the token is not sent")
+        began = self._clock()
+        retries = self._transport.retries()
+        renewed = False
+        self._transport.count_requests()
+        throttle = self._transport.throttle
+        throttle.enter()
+        answered = False
+        try:
+            while True:
+                token = self._auth.get_token()
+                response = self._send(url, label, prefer, token, retries, began)
+                with response:
+                    if response.status_code == 401 and not renewed:
+                        renewed = True
+                        self._auth.renew(token)
+                        continue
+                    if response.status_code != 200:
+                        raise self._refused(response, label)
+                    try:
+                        page = self._read(response, label, parse, expected)
+                    except (odata.NotJsonError, *NETWORK_ERRORS) as error:
+                        retries = self._again(response, error, url, label)
+                        continue
+                answered = True
+                with self._lock:
+                    self.bytes_read += page.size
+                asked_at = self._asked_at(response, began)
+                return replace(page, asked_at=asked_at, requests=self._transport.count_requests())
+        except EntityError as error:
+            if isinstance(error, RequestError):
+                error.requests = self._transport.count_requests()
+            raise
+        finally:
+            throttle.leave(answered)
+
+    def _send(
+        self, url: str, label: str, prefer: str, token: str, retries: Retries, began: float
+    ) -> requests.Response:
+        headers = {**_JSON, "Prefer": prefer} if prefer else _JSON
+        try:
+            response = self._transport.send(
+                "GET", url, headers=headers, retries=retries, token=token
+            )
+        except requests.RequestException as error:
+            reason = self._describe(error)
+            if self._answered_at <= began:  # nobody was answered meanwhile: it is away
+                self._outage = f"since the service does not answer ({reason})"
+            raise RequestError(
+                f"{label}: no answer from the service ({reason})",
+                "Check the network and run again; it goes on from the last committed page.",
+            ) from None
+        self._answered_at = self._clock()
+        return response
+
+    def _read(
+        self, response: requests.Response, label: str, parse: Callable[[bytes], Page], expected: int
+    ) -> Page:
+        """Take a body and split it, within the budget of pages held."""
+        self._budget.acquire(expected)
+        held = expected
+        try:
+            body = bytearray()
+            while chunk := response.raw.read(_CHUNK, decode_content=True):
+                body += chunk
+                if len(body) > LARGEST_PAGE:
+                    raise PageError(
+                        f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
+                        "Ask for smaller pages, or report it.",
+                    )
+            page = parse(bytes(body))
+            self._budget.adjust(page.size - held)
+            held = 0
+            return page
+        finally:
+            if held:
+                self._budget.adjust(-held)
+
+    def _again(
+        self, response: requests.Response, error: Exception, url: str, label: str
+    ) -> Retries:
+        """Ask for the same page again within the same schedule: a body broke after its headers."""
+        log.debug("%s: the answer broke off (%s); asked again", label, self._describe(error))
+        spent: Any = response.raw.retries
+        try:
+            retries: Retries = spent.increment("GET", url, error=ProtocolError("broken answer"))
+        except MaxRetryError:
+            what = "is not JSON" if isinstance(error, odata.NotJsonError) else "broke off"
+            raise PageError(
+                f"{label}: the answer {what}, after every retry ({self._describe(error)})",
+                "Does DATAVERSE_API_URL end in /api/data/v9.2/? Is a proxy in between?",
+            ) from None
+        response.close()
+        retries.sleep()
+        return retries
+
+    def _refused(self, response: requests.Response, label: str) -> RequestError:
+        status = response.status_code
+        try:
+            body = response.raw.read(_ERROR_LIMIT, decode_content=True)
+        except NETWORK_ERRORS:
+            body = b""
+        code, message = odata.parse_error(body)
+        request_id = next(
+            (
+                response.headers[name]
+                for name in ("x-ms-service-request-id", "REQ_ID")
+                if name in response.headers
+            ),
+            "",
+        )
+        if 300 <= status < 400:
+            message = f"redirected to {response.headers.get('Location', 'nowhere')[:200]}"
+        said = f"{status} {code}".rstrip() + (f": {message[:500].rstrip('.')}" if message else "")
+        named = f" (request {request_id[:64]})" if request_id else ""
+        return RequestError(
+            self._redactor.redact(f"{label}: the service answered {said}{named}"),
+            _hint(status),
+            status=status,
+            code=code[:64],
+        )
+
+    def _asked_at(self, response: requests.Response, began: float) -> datetime:
+        """The moment of asking by the server's clock, erring to the early side."""
+        elapsed = timedelta(seconds=self._clock() - began)
+        try:
+            answered_at = parsedate_to_datetime(response.headers["Date"])
+        except (KeyError, ValueError):
+            answered_at = self._now()
+        if answered_at.tzinfo is None:
+            answered_at = answered_at.replace(tzinfo=UTC)
+        return (answered_at - elapsed).astimezone(UTC)
+
+    def _describe(self, error: Exception) -> str:
+        return self._redactor.redact(describe(error))
+
+
+def _hint(status: int) -> str:
+    if status == 401:
+        return "The token is refused, also a new one: is the app an application user here?"
+    if status == 403:
+        return "Give the application user a role with this privilege (organization level read)."
+    if status == 404:
+        return "Is it the entity set name (plural), and spelt as the API spells it?"
+    if status == 429:
+        return "The service was busy for too long. Run again later, or with fewer --workers."
+    if status >= 500:
+        return "Run again later; it goes on from the last committed page."
+    if 300 <= status < 400:
+        return "Set DATAVERSE_API_URL to the address of the Web API itself."
+    return ""

@@ -1,0 +1,88 @@
+"""What can go wrong, by what the run does about it.
+
+A ``RunError`` ends the run, an ``EntityError`` ends one entity while the others
+go on. Anything else is a bug and keeps its traceback. Each error says who and
+what, and a hint says the way out.
+"""
+
+from __future__ import annotations
+
+
+class SyncError(Exception):
+    """Something a user can act on: what happened, and the way out.
+
+    Args:
+        message: Who and what, one sentence, no secret in it.
+        hint: What to do about it; empty where nothing helps.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
+
+
+class RunError(SyncError):
+    """Ends the whole run."""
+
+
+class ConfigError(RunError):
+    """A setting, a file or an option is wrong; nothing was requested or written."""
+
+
+class AuthError(RunError):
+    """The sign-in was refused, or its host cannot be reached."""
+
+
+class LockedError(RunError):
+    """Another run holds this database."""
+
+
+class StorageError(RunError):
+    """The database cannot be written: no space, a lock that does not end, a broken file."""
+
+
+class UnreachableError(RunError):
+    """The API did not answer at all, so no entity can be read."""
+
+
+class EntityError(SyncError):
+    """Ends one entity; it keeps its rows and its bookmark."""
+
+
+class RequestError(EntityError):
+    """The service refused a request, or every retry of it failed.
+
+    Args:
+        message: Who and what.
+        hint: The way out.
+        status: The HTTP status, or None where no answer came.
+        code: The service's own error code, such as ``0x80040220``; may be empty.
+        requests: How many HTTP requests were sent before giving up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int | None = None,
+        code: str = "",
+        requests: int = 1,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.code = code
+        self.requests = requests
+        self.request: object = None  # the PageRequest that failed, where it was one
+
+
+class PageError(EntityError):
+    """An answer that is not a page of records, or a link that cannot be followed."""
+
+
+class GuardError(EntityError):
+    """A pass would have removed more than half of a table, and removed nothing."""

@@ -1,0 +1,219 @@
+"""The nouns: entities and their columns, pages and requests, what a run reports.
+
+Frozen dataclasses, no behaviour beyond what can be read off their own fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+ColumnType = Literal["TEXT", "INTEGER", "REAL"]
+Source = Literal["metadata", "sample"]
+Deletions = Literal["sync", "ignore"]
+State = Literal["pending", "in_progress", "completed", "failed"]
+Reason = Literal["deleted", "not_returned", "unlinked"]
+
+
+@dataclass(frozen=True, slots=True)
+class EntityConfig:
+    """One entry of ``entities_config.json``."""
+
+    name: str  # the entity set name of the API, and the table's name
+    filtered: bool = False  # only the records that the synced tables link to
+    description: str = ""
+    deletions: Deletions = "sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column under its JSON name, such as ``name`` or ``_ownerid_value``."""
+
+    name: str
+    type: ColumnType
+    targets: tuple[str, ...] = ()  # logical names that a lookup may point to
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What the schema lock knows of one entity set."""
+
+    name: str
+    key: str
+    columns: tuple[Column, ...]
+    source: Source
+    logical_name: str | None = None
+    is_intersect: bool = False  # the junction table of an N:N relationship
+    change_tracking: bool = False
+    key_found: str = "metadata"  # how the key was found, as the log says it
+
+    def has(self, name: str) -> bool:
+        return any(column.name == name for column in self.columns)
+
+    @property
+    def version_column(self) -> str | None:
+        """The column that tells two versions of a record apart, if there is one."""
+        for name in ("versionnumber", "modifiedon"):
+            if self.has(name):
+                return name
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """One page to ask for: a new query, or a next link sent back as it came."""
+
+    entity: str
+    url: str  # absolute
+    number: int = 1
+    top: bool = False  # carries $top: sent without the page-size preference, which would drop it
+    track_changes: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.entity}, page {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of the Web API: the unit of retry, transaction and progress."""
+
+    request: PageRequest
+    records: tuple[msgspec.Raw, ...]  # each the very bytes that the server sent
+    next_link: str | None = None  # opaque: sent back as it came
+    delta_link: str | None = None  # only on the last page, and only if tracked
+    context: str = ""
+    asked_at: datetime | None = None  # by the server's clock, never later than the true moment
+    size: int = 0  # bytes of JSON
+    requests: int = 1  # HTTP requests that it took
+
+    @property
+    def next_request(self) -> PageRequest | None:
+        if self.next_link is None:
+            return None
+        return PageRequest(self.request.entity, self.next_link, self.request.number + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a page, an entity or a run did to its rows."""
+
+    fetched: int = 0
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.fetched + other.fetched,
+            self.added + other.added,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.deleted + other.deleted,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One difference between the locked schema and the live one."""
+
+    entity: str
+    change: Literal[
+        "entity_added", "entity_removed", "column_added", "column_removed", "type_changed"
+    ]
+    column: str | None = None
+    old_type: ColumnType | None = None
+    new_type: ColumnType | None = None
+
+    @property
+    def severity(self) -> Literal["info", "breaking"]:
+        return "info" if self.change in ("entity_added", "column_added") else "breaking"
+
+    def __str__(self) -> str:
+        what = f"{self.entity}.{self.column}" if self.column else self.entity
+        match self.change:
+            case "entity_added":
+                return f"{what}: new in the configuration"
+            case "entity_removed":
+                return f"{what}: no longer configured or no longer in Dataverse; its table stays"
+            case "column_added":
+                return f"{what}: new column ({self.new_type}), kept in json_response"
+            case "column_removed":
+                return f"{what}: column ({self.old_type}) is gone from Dataverse"
+            case "type_changed":
+                return f"{what}: type changed from {self.old_type} to {self.new_type}"
+
+
+@dataclass(frozen=True, slots=True)
+class EntityReport:
+    """What one run did for one entity."""
+
+    name: str
+    state: State
+    counts: Counts = Counts()
+    requests: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one run did: returned by ``run_sync``, printed by the command line."""
+
+    run_id: str
+    started_at: datetime
+    finished_at: datetime
+    entities: tuple[EntityReport, ...]
+    drift: tuple[Drift, ...] = ()
+    requests: int = 0
+    bytes_read: int = 0
+    waited_s: float = 0.0  # for throttling, while the gate was closed
+    notes: Mapping[str, str] = field(default_factory=dict)  # entity → what to know of it
+
+    @property
+    def failed(self) -> tuple[EntityReport, ...]:
+        return tuple(entity for entity in self.entities if entity.state == "failed")
+
+    @property
+    def ok(self) -> bool:
+        """Whether every selected entity completed."""
+        return not self.failed
+
+    @property
+    def totals(self) -> Counts:
+        return sum((entity.counts for entity in self.entities), Counts())
+
+
+# Events: what a run tells while it goes on.
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityStarted:
+    entity: str
+    expected: int | None = None  # rows, where a total is known
+
+
+@dataclass(frozen=True, slots=True)
+class PageStored:
+    entity: str
+    records: int
+    size: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntityFinished:
+    report: EntityReport
+
+
+Event = PhaseStarted | EntityStarted | PageStored | EntityFinished

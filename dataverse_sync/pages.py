@@ -1,0 +1,182 @@
+"""The way of the pages: workers fetch, one thread stores.
+
+The work of an entity is a generator. It yields the requests that it wants sent,
+is handed each page as it arrives, inside the transaction that the page is stored
+in, and yields the requests that follow from it. When it returns, the entity is
+complete; an ``EntityError`` that leaves it ends that entity alone.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from dataverse_sync.database import transaction
+from dataverse_sync.dataverse_client import DataverseClient
+from dataverse_sync.errors import EntityError
+from dataverse_sync.model import Event, Page, PageRequest, PageStored
+
+Wanted = Sequence[PageRequest] | None  # None: what is stored so far stands, whatever follows
+Steps = Generator[Wanted, Page, None]
+
+PAGES_PER_TRANSACTION = 10
+TRANSACTION_S = 2.0
+# Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
+_LISTEN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    name: str
+    request: PageRequest
+    page: Page | None
+    error: BaseException | None
+
+
+class PageLoop:
+    """Runs the work of many entities over one pool and one connection.
+
+    Args:
+        client: Where pages come from.
+        pool: The workers.
+        workers: Requests handed to the pool at once.
+        connection: The one that writes.
+        emit: Told of each page after it is committed.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        client: DataverseClient,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        connection: Connection,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._pool = pool
+        self._workers = workers
+        self._connection = connection
+        self._emit = emit
+        self._clock = clock
+
+    def run(
+        self, jobs: Mapping[str, Steps], on_end: Callable[[str, EntityError | None], None]
+    ) -> None:
+        """Work until every job has returned or failed.
+
+        Args:
+            jobs: Entity set → its work.
+            on_end: Called in the transaction that ends a job.
+
+        Raises:
+            RunError: What ends the run, from a worker or from the database.
+        """
+        running = dict(jobs)
+        waiting: deque[tuple[str, PageRequest]] = deque()
+        arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        in_flight = 0
+
+        def advance(name: str, arrival: _Arrival | None) -> None:
+            """Hand a job what arrived for it, and queue what it asks for next."""
+            # A started entity's next page goes before a new entity.
+            place = waiting.append if arrival is None else waiting.appendleft
+            wanted: Wanted = None
+            try:
+                while wanted is None:
+                    with self._connection.begin_nested():
+                        wanted = _step(running[name], arrival)
+                        if wanted is _DONE:
+                            on_end(name, None)
+                    arrival = None
+            except EntityError as error:
+                wanted = _DONE
+                on_end(name, error)
+            if wanted is _DONE:
+                del running[name]
+            for request in wanted:
+                place((name, request))
+
+        def submit() -> None:
+            nonlocal in_flight
+            while waiting and in_flight < self._workers:
+                name, request = waiting.popleft()
+                if name in running:
+                    in_flight += 1
+                    self._pool.submit(self._fetch, name, request, arrived)
+
+        with transaction(self._connection):
+            for name in jobs:
+                advance(name, None)
+        submit()
+        while in_flight:
+            stored = []
+            first = [self._listen(arrived)]
+            with transaction(self._connection):
+                for arrival in self._batch(first, arrived):
+                    in_flight -= 1
+                    if arrival.error and not isinstance(arrival.error, EntityError):
+                        raise arrival.error
+                    if arrival.name in running:
+                        advance(arrival.name, arrival)
+                    if page := arrival.page:
+                        stored.append(
+                            PageStored(arrival.name, len(page.records), page.size, in_flight)
+                        )
+                        self._client.release(page)
+                    # A name kept on a page would hold its memory until the next one comes.
+                    del arrival, page
+                    submit()
+            for event in stored:
+                self._emit(event)
+
+    def _fetch(self, name: str, request: PageRequest, arrived: queue.SimpleQueue[_Arrival]) -> None:
+        """On a worker thread."""
+        try:
+            arrived.put(_Arrival(name, request, self._client.get_page(request), None))
+        except BaseException as error:  # raised again on the main thread
+            arrived.put(_Arrival(name, request, None, error))
+
+    def _listen(self, arrived: queue.SimpleQueue[_Arrival]) -> _Arrival:
+        while True:
+            try:
+                return arrived.get(timeout=_LISTEN_S)
+            except queue.Empty:
+                continue
+
+    def _batch(
+        self, first: list[_Arrival], arrived: queue.SimpleQueue[_Arrival]
+    ) -> Iterator[_Arrival]:
+        """What one transaction holds: the pages that wait already, up to 10 of them or 2 s."""
+        began = self._clock()
+        yield first.pop()
+        for _ in range(PAGES_PER_TRANSACTION - 1):
+            if self._clock() - began > TRANSACTION_S:
+                return
+            try:
+                yield arrived.get_nowait()
+            except queue.Empty:
+                return
+
+
+_DONE: list[PageRequest] = []  # told apart by identity
+
+
+def _step(steps: Steps, arrival: _Arrival | None) -> Wanted:
+    """One step of a job; ``_DONE`` when it has returned."""
+    try:
+        if arrival is None:
+            return next(steps)
+        if arrival.page is not None:
+            return steps.send(arrival.page)
+        assert isinstance(arrival.error, EntityError)  # noqa: S101
+        return steps.throw(arrival.error)
+    except StopIteration:
+        return _DONE

@@ -1,0 +1,460 @@
+"""How one entity is read in a run: its records, and what is gone.
+
+Each way is a generator for the page loop, written as it happens: ask, store what
+arrives, ask for what follows. Code between two ``yield`` runs in the transaction
+of the page that arrived.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Select
+
+from dataverse_sync import deletions, odata, sync_state
+from dataverse_sync.database import ROWS_PER_CALL, is_empty, upsert
+from dataverse_sync.errors import PageError, RequestError
+from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
+from dataverse_sync.pages import Steps, Wanted
+from dataverse_sync.schema_manager import VALID_FROM, EntityTable, to_rows
+from dataverse_sync.sync_state import Checkpoint, EntityState
+
+log = logging.getLogger(__name__)
+
+EMPTY_PAGES = 1000  # in a row; more is no table but a circle
+_REFUSED_LINK = (400, 404, 410)
+_REFUSED_ORDER = (400, 501)
+_NOT_TRACKED = (400, 403, 404, 405, 501)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """How an entity's records are read in this run, and why."""
+
+    kind: Literal["full", "since", "resume"]
+    why: str
+    since: str | None = None
+    checkpoint: Checkpoint | None = None
+
+
+def plan_read(state: EntityState, has_modifiedon: bool, full: bool, api_url: str) -> ReadPlan:
+    """Decide: from a checkpoint, since the bookmark, or in full."""
+    checkpoint = state.checkpoint
+    if (
+        checkpoint is not None
+        and odata.origin(checkpoint.next_link) == odata.origin(api_url)
+        and (checkpoint.full_asked or not full)
+    ):
+        why = f"taken up at page {checkpoint.page}"
+        return ReadPlan("resume", why, checkpoint.since, checkpoint)
+    if full:
+        return ReadPlan("full", "asked for by --full")
+    if not has_modifiedon:
+        return ReadPlan("full", "it has no modifiedon")
+    if state.bookmark is None:
+        return ReadPlan("full", "it has no bookmark yet")
+    return ReadPlan("since", f"what changed since {state.bookmark}", state.bookmark)
+
+
+def newest_of(values: Iterable[object]) -> str | None:
+    """The latest of many moments of the service, as it was written."""
+    texts = {value for value in values if isinstance(value, str)}
+    if not texts:
+        return None
+    last = max(texts)
+    alike = len({len(text) for text in texts}) == 1 and last.endswith("Z")
+    if alike and odata.parse_timestamp(last) is not None:
+        return last
+    newest: str | None = None
+    for text in texts:
+        if odata.parse_timestamp(text) is not None:
+            newest = sync_state.later(newest, text)
+    return newest
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """A question that has an answer of one or more pages."""
+
+    store: Callable[[Page], None]
+    select: tuple[str, ...] = ()
+    filter: str = ""
+    track_changes: bool = False
+
+
+@dataclass(slots=True)
+class EntityRun:
+    """One entity in one run: what it works with, and what it has done so far."""
+
+    config: EntityConfig
+    table: EntityTable
+    state: EntityState
+    connection: Connection
+    api_url: str
+    now: Callable[[], datetime]
+    log_id: int
+    full: bool = False
+    allow_deletes: bool = False
+    counts: Counts = field(default_factory=Counts)
+    requests: int = 0
+    note: str = ""
+    first_request_at: datetime | None = None
+    seen_max: str | None = None
+    _order: int = 0  # how many of the orders the service has refused
+    _delta_link: str | None = field(default=None, init=False)
+    _contexts: set[str] = field(default_factory=set, init=False)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    # The whole of an unfiltered entity
+
+    def sync_unfiltered(self) -> Steps:
+        """Its records, then what is gone."""
+        entity = self.table.entity
+        plan = plan_read(self.state, entity.has("modifiedon"), self.full, self.api_url)
+        log.info("%s: %s", self.name, plan.why)
+        fresh = plan.checkpoint.fresh if plan.checkpoint else is_empty(self.connection, self.table)
+        keeps_deletions = self.config.deletions == "ignore"
+        tracked = entity.change_tracking and entity.has("modifiedon") and not keeps_deletions
+        if fresh and tracked and self.state.delta_link is None and plan.kind != "resume":
+            # Before the first page, so that nothing can change unseen between the two.
+            yield from self._take_token(self._note_token)
+            self._save_token()
+        fresh = yield from self._read_records(plan, fresh)
+        if keeps_deletions or fresh:
+            return
+        yield None  # the records stand, even if the guard stops what follows
+        if not entity.has("modifiedon"):
+            yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
+            deletions.forget_seen(self.connection, self.name)
+        elif tracked:
+            yield from self._delta_pass()
+        else:
+            yield from self._thin_pass()
+
+    def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
+        """The records of the plan; returns whether the table was empty when the read began."""
+        if plan.checkpoint is not None:
+            checkpoint = plan.checkpoint
+            link = PageRequest(self.name, checkpoint.next_link, checkpoint.page)
+            try:
+                yield from self._read([], self._storing(plan.since, checkpoint), follow=link)
+                return fresh
+            except RequestError as error:
+                if error.status not in _REFUSED_LINK or error.request != link:
+                    raise
+            log.warning("%s: the service refused the stored link; read from the start", self.name)
+            fresh = False
+        started = Checkpoint("", 0, plan.since, "", plan.since, fresh, full_asked=self.full)
+        deletions.forget_seen(self.connection, self.name)
+        query = _Query(self._storing(plan.since, started), filter=odata.changed_since(plan.since))
+        yield from self._read([query])
+        return fresh
+
+    def _storing(self, since: str | None, checkpoint: Checkpoint) -> Callable[[Page], None]:
+        """What is done with each page of records: rows, then checkpoint or bookmark."""
+        has_modifiedon = self.table.entity.has("modifiedon")
+        first_request_at = odata.parse_timestamp(checkpoint.first_request_at)
+        seen_max = checkpoint.seen_max
+
+        def store(page: Page) -> None:
+            nonlocal first_request_at, seen_max
+            first_request_at = first_request_at or page.asked_at or self.now()
+            keys, newest = self._upsert(page)
+            if has_modifiedon:
+                seen_max = sync_state.later(seen_max, newest)
+            elif not checkpoint.fresh and self.config.deletions == "sync":
+                deletions.note_seen(self.connection, self.name, keys)
+            if page.next_link is not None:
+                went = replace(
+                    checkpoint,
+                    next_link=page.next_link,
+                    page=page.request.number + 1,
+                    first_request_at=first_request_at.isoformat(),
+                    seen_max=seen_max,
+                )
+                sync_state.save_checkpoint(self.connection, self.name, went)
+                return
+            bookmark = None
+            if has_modifiedon:
+                bookmark = sync_state.next_bookmark(seen_max, first_request_at)
+            sync_state.set_state(
+                self.connection, self.name, last_timestamp=bookmark, checkpoint=None
+            )
+
+        return store
+
+    # What is gone
+
+    def _thin_pass(self) -> Steps:
+        """Compare all keys and versions: no change tracking to ask."""
+        deletions.start_census(self.connection, self.name)
+        yield from self._read([_Query(self._census, select=self._thin())])
+        yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
+
+    def _delta_pass(self) -> Steps:
+        """Ask what changed since the token; compare all keys where the token is no good."""
+        link = self.state.delta_link
+        if link is not None and odata.origin(link) == odata.origin(self.api_url):
+            deletions.start_census(self.connection, self.name)
+            self._contexts.clear()
+            request = PageRequest(self.name, link)
+            try:
+                yield from self._read([], self._census, follow=request)
+            except RequestError as error:
+                if error.status is None or error.status >= 500 or error.status in (401, 429):
+                    raise
+                log.warning("%s: the delta token is no good any more (%s)", self.name, error)
+            else:
+                if self._is_delta():
+                    yield from self._settle(deletions.deleted_in_census(self.table), "deleted")
+                    self._save_token()
+                    return
+                log.warning("%s: the delta read did not answer with changes alone", self.name)
+        deletions.start_census(self.connection, self.name)
+        yield from self._take_token(self._census)
+        yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
+        self._save_token()
+
+    def _take_token(self, store: Callable[[Page], None]) -> Steps:
+        """A tracked read of all keys, whose last page brings a delta link; else a thin one."""
+        try:
+            yield from self._read([_Query(store, select=self._thin(), track_changes=True)])
+        except RequestError as error:
+            if error.status not in _NOT_TRACKED:
+                raise
+            self.note = f"change tracking cannot be used ({error.message}); keys are compared"
+            log.warning("%s: %s", self.name, self.note)
+            deletions.start_census(self.connection, self.name)
+            yield from self._read([_Query(store, select=self._thin())])
+
+    def _note_token(self, page: Page) -> None:
+        self._delta_link = page.delta_link
+
+    def _census(self, page: Page) -> None:
+        self._note_token(page)
+        self._contexts.add(page.context.rpartition("/")[2])
+        deletions.take_census(self.connection, self.table, page)
+
+    def _is_delta(self) -> bool:
+        """Whether the answer to a delta link was changes, with a new link, and not the whole table.
+
+        An expired token was once answered with all rows and no deletions.
+        """
+        if self._delta_link is None or self._contexts - {"$delta"}:
+            return False
+        changed = deletions.count_changed(self.connection, self.name)
+        return changed <= deletions.GUARDED_ROWS or changed < self.state.records_count
+
+    def _save_token(self) -> None:
+        sync_state.set_state(self.connection, self.name, delta_link=self._delta_link)
+
+    def _settle(self, gone: Select[Any], reason: Reason) -> Steps:
+        """Fetch what the census shows to differ, and remove what it shows to be gone."""
+        stale = deletions.find_stale(self.connection, self.table)
+        if stale:
+            log.info("%s: %d records differ and are fetched by id", self.name, len(stale))
+            absent = yield from self._fetch(stale)
+            deletions.doom_ids(self.connection, self.table, absent, reason)
+        yield from self._remove(gone, reason)
+
+    def _remove(self, gone: Select[Any], reason: Reason) -> Steps:
+        """Remove rows, within the guard; what a read merely left out is asked for by id first."""
+        deletions.doom(self.connection, self.table, gone, reason)
+        deletions.check_guard(self.connection, self.table, self.allow_deletes)
+        if reason == "not_returned":
+            there: set[str] = set()
+            doomed = deletions.list_doomed(self.connection, self.table)
+
+            def confirm(page: Page) -> None:
+                there.update(self._keys(page))
+
+            try:
+                yield from self._read(self._by_id(doomed, confirm, self._thin()))
+            except RequestError as error:
+                if error.status not in _REFUSED_ORDER:
+                    raise
+                log.info("%s: cannot be asked by id; the complete read stands", self.name)
+            if there:
+                log.warning(
+                    "%s: %d records were left out of a read but are there", self.name, len(there)
+                )
+                deletions.spare(self.connection, self.table, there)
+        self.remove_doomed()
+
+    def save_bookmark(self) -> None:
+        """The bookmark of a filtered entity, whose reads have ended."""
+        newest = sync_state.later(self.state.bookmark, self.seen_max)
+        if self.first_request_at is not None:
+            bookmark = sync_state.next_bookmark(newest, self.first_request_at)
+            sync_state.set_state(self.connection, self.name, last_timestamp=bookmark)
+
+    def remove_doomed(self) -> None:
+        deleted_at = sync_state.to_text(self.now())
+        removed = deletions.remove_doomed(self.connection, self.table, deleted_at)
+        self.counts += Counts(deleted=removed)
+
+    # By id
+
+    def fetch_linked(
+        self, new: Sequence[str], known: Sequence[str], gone: Callable[[Iterable[str]], None]
+    ) -> Steps:
+        """The records of a filtered entity that are linked to: new ones whole, others if changed.
+
+        Args:
+            new: Ids to ask for that the table does not have, in lower case.
+            known: Ids to ask for that it has.
+            gone: Told which of the known ones the service did not return.
+        """
+        returned: set[str] = set()
+        wanted = {*new, *known}
+
+        def census(page: Page) -> None:
+            deletions.take_census(self.connection, self.table, page)
+            returned.update(key.lower() for key in self._keys(page))
+
+        def take(page: Page) -> None:
+            returned.update(key.lower() for key in self._upsert(page, wanted)[0])
+
+        deletions.start_census(self.connection, self.name)
+        if self.full or self.table.entity.version_column is None:
+            yield from self._read(self._by_id([*new, *known], take))
+        else:
+            thin = self._by_id(known, census, self._thin())
+            yield from self._read([*self._by_id(new, take), *thin])
+            stale = deletions.find_stale(self.connection, self.table)
+            yield from self._read(self._by_id(stale, take))
+        gone(key for key in known if key not in returned)
+
+    def _fetch(self, ids: Sequence[str]) -> Generator[Wanted, Page, Sequence[str]]:
+        """Whole records by id; returns the ids that the service does not have."""
+        returned: set[str] = set()
+
+        def take(page: Page) -> None:
+            returned.update(self._upsert(page)[0])
+
+        if all(odata.is_guid(key) for key in ids):
+            yield from self._read(self._by_id(ids, take))
+        else:
+            log.info("%s: its keys are no GUIDs; it is read in full", self.name)
+            yield from self._read([_Query(take)])
+        return [key for key in ids if key not in returned]
+
+    def _by_id(
+        self, ids: Sequence[str], store: Callable[[Page], None], select: tuple[str, ...] = ()
+    ) -> list[_Query]:
+        guids = [key for key in ids if odata.is_guid(key)]
+        key = self.table.entity.key
+        return [
+            _Query(store, select, odata.any_of(key, batch)) for batch in odata.iter_batches(guids)
+        ]
+
+    def _thin(self) -> tuple[str, ...]:
+        """The columns of a thin read: the key, and what tells two versions apart."""
+        version = self.table.entity.version_column
+        return (self.table.entity.key, version) if version else (self.table.entity.key,)
+
+    # Pages
+
+    def _read(
+        self,
+        queries: Sequence[_Query],
+        store: Callable[[Page], None] | None = None,
+        follow: PageRequest | None = None,
+    ) -> Steps:
+        """Read queries side by side, each to its last page, or go on from a link.
+
+        Where the service refuses an order, the next best is tried.
+        """
+        orders = odata.orders(self.table.entity)
+        asked: dict[str, tuple[_Query, int]] = {}
+        followed: set[int] = set()  # hashes of the links, to see a circle
+        empty_pages = 0
+
+        def ask(query: _Query, order: int) -> PageRequest:
+            url = odata.build_url(
+                self.api_url,
+                self.name,
+                select=query.select,
+                filter=query.filter,
+                orderby="" if query.track_changes else orders[order],
+            )
+            asked[url] = (query, order)
+            return PageRequest(self.name, url, track_changes=query.track_changes)
+
+        new = [ask(query, self._order) for query in queries]
+        if follow is not None and store is not None:
+            asked[follow.url] = (_Query(store), 0)
+            new = [follow]
+        while asked:
+            try:
+                page = yield new
+            except RequestError as error:
+                self.requests += error.requests
+                if error.status not in _REFUSED_ORDER or follow is not None:
+                    raise
+                assert isinstance(error.request, PageRequest)  # noqa: S101
+                query, order = asked.pop(error.request.url)
+                if query.track_changes or error.request.number > 1 or order + 1 == len(orders):
+                    raise
+                log.info("%s: order %r refused, trying the next", self.name, orders[order])
+                self._order = max(self._order, order + 1)
+                new = [ask(query, order + 1)]
+                continue
+            self.requests += page.requests
+            self._earliest(page)
+            query, order = asked.pop(page.request.url)
+            empty_pages = 0 if page.records else empty_pages + 1
+            if empty_pages > EMPTY_PAGES:
+                raise PageError(
+                    f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
+                    "The service sends next links without end; run again later.",
+                )
+            new = []
+            if (following := page.next_request) is not None:
+                if hash(following.url) in followed:
+                    raise PageError(
+                        f"{page.request}: the next link leads back to a page already read",
+                        "The service would be read in a circle; run again later.",
+                    )
+                followed.add(hash(following.url))
+                asked[following.url] = (query, order)
+                new = [following]
+            query.store(page)
+            del page  # a name kept on it would hold its memory until the next one comes
+
+    def _earliest(self, page: Page) -> None:
+        if self.first_request_at is None and page.asked_at is not None:
+            self.first_request_at = page.asked_at
+
+    def _keys(self, page: Page) -> list[str]:
+        return [row[0] for row in to_rows(self.table, page.records, "")]
+
+    def _upsert(
+        self, page: Page, wanted: Collection[str] | None = None
+    ) -> tuple[list[str], str | None]:
+        """Write a page's records, only the wanted ones where that is said, and count them.
+
+        Returns:
+            The keys that were written or found unchanged, and the newest ``modifiedon``.
+        """
+        sync_time = sync_state.to_text(self.now())
+        keys: list[str] = []
+        newest: str | None = None
+        for start in range(0, len(page.records), ROWS_PER_CALL):
+            records = page.records[start : start + ROWS_PER_CALL]
+            rows = to_rows(self.table, records, sync_time)
+            if wanted is not None:
+                rows = [row for row in rows if row[0].lower() in wanted]
+            self.counts += upsert(self.connection, self.table, rows)
+            keys += [row[0] for row in rows]
+            newest = sync_state.later(newest, newest_of(row[VALID_FROM] for row in rows))
+        self.seen_max = sync_state.later(self.seen_max, newest)
+        sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
+        return keys, newest

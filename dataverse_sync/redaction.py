@@ -1,0 +1,61 @@
+"""Take secrets out of text that is about to be logged, raised or stored.
+
+A server may echo what it was sent, whole or cut in pieces, so every piece of a
+secret long enough to matter is masked, not only the whole.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from urllib.parse import quote, quote_plus
+
+MASK = "[secret]"
+_PIECE = 8  # characters: shorter pieces of a random secret give nothing away
+_BEARER = re.compile(r"(?i)\b(bearer|authorization:)\s+[A-Za-z0-9\-._~+/]{8,}=*")
+_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
+
+
+class Redactor:
+    """The secrets of one run: added as they become known, masked wherever they show."""
+
+    def __init__(self) -> None:
+        self._pieces: set[str] = set()
+        self._whole: set[str] = set()  # secrets shorter than a piece
+        self._lock = threading.Lock()
+
+    def add(self, secret: str) -> None:
+        """Mask this from now on, also where it was percent-encoded."""
+        for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
+            pieces = {form[at : at + _PIECE] for at in range(len(form) - _PIECE + 1)}
+            with self._lock:
+                self._pieces |= pieces
+                if form and not pieces:
+                    self._whole.add(form)
+
+    def redact(self, text: str) -> str:
+        """The text with every secret, and every piece of one, replaced by ``[secret]``."""
+        text = _JWT.sub(MASK, _BEARER.sub(rf"\1 {MASK}", text))
+        with self._lock:
+            pieces, whole = self._pieces, tuple(self._whole)
+            marked = bytearray(len(text))
+            for at in range(len(text) - _PIECE + 1):
+                if text[at : at + _PIECE] in pieces:
+                    marked[at : at + _PIECE] = b"\1" * _PIECE
+        if any(marked):
+            text = "".join(_masked(text, marked))
+        for secret in whole:
+            text = text.replace(secret, MASK)
+        return text
+
+
+def _masked(text: str, marked: bytearray) -> list[str]:
+    parts: list[str] = []
+    inside = False
+    for char, mark in zip(text, marked, strict=True):
+        if not mark:
+            parts.append(char)
+        elif not inside:
+            parts.append(MASK)
+        inside = bool(mark)
+    return parts

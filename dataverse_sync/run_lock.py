@@ -1,0 +1,87 @@
+"""One run at a time on a database: a lock file beside it, held by the operating system.
+
+A lock left by a dead process does not block, since the system lets go of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dataverse_sync.errors import ConfigError, LockedError
+
+
+def lock_path(db_path: Path) -> Path:
+    return db_path.with_name(db_path.name + ".lock")
+
+
+def _holder_path(db_path: Path) -> Path:
+    # Beside the lock and not in it: Windows does not let a locked file be read.
+    return db_path.with_name(db_path.name + ".lock.json")
+
+
+@contextmanager
+def hold(db_path: Path, since: datetime) -> Iterator[None]:
+    """Hold the run lock of a database for as long as the block lasts.
+
+    Raises:
+        LockedError: Another run holds it: which, and since when.
+        ConfigError: The lock file cannot be made.
+    """
+    path = lock_path(db_path)
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedError(
+            f"{db_path}: another run holds this database ({describe_holder(db_path)})",
+            "Wait for it to end; its lock goes with it.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made ({error})") from error
+    holder = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": since.isoformat(timespec="seconds"),
+    }
+    try:
+        with suppress(OSError):
+            _holder_path(db_path).write_text(json.dumps(holder), encoding="utf-8")
+        yield
+    finally:
+        # Both go while the lock is still held: filelock looks again whether the file
+        # that it has locked is the one with the name. Windows keeps an open file.
+        with suppress(OSError):
+            _holder_path(db_path).unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(db_path: Path) -> bool:
+    """Whether a run holds the database now."""
+    if not lock_path(db_path).exists():
+        return False
+    lock = FileLock(lock_path(db_path), blocking=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def describe_holder(db_path: Path) -> str:
+    """Who holds the lock, as they wrote it down."""
+    try:
+        holder = json.loads(_holder_path(db_path).read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it did not say which"

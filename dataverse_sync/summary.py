@@ -1,0 +1,83 @@
+"""Say in plain text what a run did; the same on a terminal and in a log file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dataverse_sync.model import EntityReport, SyncReport
+
+_HEADS = (
+    "entity",
+    "fetched",
+    "added",
+    "updated",
+    "unchanged",
+    "deleted",
+    "requests",
+    "seconds",
+    "state",
+)
+
+
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the last too, numbers to the right."""
+    widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
+    last = len(heads) - 1
+    lines = []
+    for row in (heads, *rows):
+        cells = [
+            cell.ljust(width) if at in (0, last) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def format_summary(report: SyncReport) -> list[str]:
+    """The summary at the end of a run, line by line."""
+    lines = format_table(_HEADS, [_row(entity) for entity in report.entities])
+    lines += ["", format_result(report)]
+    if report.waited_s:
+        lines.append(f"Waited {report.waited_s:.0f} s because the service was busy (429).")
+    if report.drift:
+        breaking = sum(item.severity == "breaking" for item in report.drift)
+        lines.append(
+            f"Schema drift: {len(report.drift)} differences, {breaking} of them breaking. "
+            "See: python -m dataverse_sync schema diff"
+        )
+    lines += [f"Note: {name}: {note}" for name, note in report.notes.items()]
+    lines += [f"Failed: {entity.error}" for entity in report.failed]
+    return lines
+
+
+def format_result(report: SyncReport) -> str:
+    """The whole run in one line."""
+    totals = report.totals
+    done = sum(entity.state == "completed" for entity in report.entities)
+    pending = sum(entity.state == "pending" for entity in report.entities)
+    parts = [f"{done} of {len(report.entities)} entities completed"]
+    if pending:
+        parts.append(f"{pending} pending")
+    if report.failed:
+        parts.append(f"{len(report.failed)} failed")
+    seconds = (report.finished_at - report.started_at).total_seconds()
+    return (
+        f"{', '.join(parts)}: {totals.fetched} fetched, {totals.added} added, "
+        f"{totals.updated} updated, {totals.unchanged} unchanged, {totals.deleted} deleted, "
+        f"{report.requests} requests, {report.bytes_read / 1e6:.1f} MB in {seconds:.1f} s"
+    )
+
+
+def _row(entity: EntityReport) -> list[str]:
+    counts = entity.counts
+    return [
+        entity.name,
+        str(counts.fetched),
+        str(counts.added),
+        str(counts.updated),
+        str(counts.unchanged),
+        str(counts.deleted),
+        str(entity.requests),
+        f"{entity.seconds:.1f}",
+        entity.state,
+    ]

@@ -1,0 +1,431 @@
+"""One run: configure, sign in, prepare, lock or compare, sync, report.
+
+``run_sync`` reads as its six phases. It prints nothing, keeps nothing global, and
+raises only what ends the whole run; a failed entity is in the report.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from dataverse_sync import database, deletions, discovery, metadata, run_lock, schema_manager
+from dataverse_sync import sync_state as states
+from dataverse_sync.config import Config, check_entities, select_entities
+from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.errors import ConfigError, EntityError, GuardError, StorageError, SyncError
+from dataverse_sync.model import (
+    Counts,
+    Drift,
+    Entity,
+    EntityConfig,
+    EntityFinished,
+    EntityReport,
+    EntityStarted,
+    Event,
+    PhaseStarted,
+    State,
+    SyncReport,
+)
+from dataverse_sync.pages import PageLoop
+from dataverse_sync.reads import EntityRun
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.references import References
+from dataverse_sync.schema_manager import EntityTable, Lock
+
+log = logging.getLogger(__name__)
+
+Emit = Callable[[Event], None]
+
+
+def run_sync(
+    config: Config,
+    entities: Sequence[EntityConfig],
+    *,
+    only: Sequence[str] = (),
+    full: bool = False,
+    allow_deletes: bool = False,
+    on_event: Emit = lambda _: None,
+    redactor: Redactor | None = None,
+) -> SyncReport:
+    """Copy what changed since the last run, everything on the first.
+
+    Args:
+        config: The environment and its copy.
+        entities: All that is configured, also what is not selected: it links.
+        only: Entity sets to sync in this run; all where empty.
+        full: Ignore the bookmarks and read everything again.
+        allow_deletes: Remove records even where more than half of a table would go.
+        on_event: Told what happens, on the calling thread.
+        redactor: Learns the run's secrets, for a caller who writes logs.
+
+    Returns:
+        What was done, entity by entity; a failed entity is there with its error.
+
+    Raises:
+        ConfigError: A setting, the database or the schema lock is not usable.
+        AuthError: The sign-in was refused, or its host cannot be reached.
+        UnreachableError: The API did not answer at all.
+        LockedError: Another run holds this database.
+        StorageError: The database could not be written.
+    """
+    with ExitStack() as stack:
+        run = _Run(config, entities, full, allow_deletes, on_event, redactor or Redactor(), stack)
+        run.configure(only)
+        run.sign_in()
+        run.prepare_database()
+        run.lock_schema()
+        run.sync()
+        return run.report()
+
+
+@dataclass
+class _Run:
+    """What the phases hand on to each other."""
+
+    config: Config
+    entities: Sequence[EntityConfig]
+    full: bool
+    allow_deletes: bool
+    emit: Emit
+    redactor: Redactor
+    stack: ExitStack
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    selected: Sequence[EntityConfig] = ()
+    is_partial: bool = False  # limited by --entity
+    lock: Lock = field(default_factory=dict)  # what is locked, of file and database together
+    tables: dict[str, EntityTable] = field(default_factory=dict)
+    drift: list[Drift] = field(default_factory=list)
+    runs: dict[str, EntityRun] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    log_ids: dict[str, int] = field(default_factory=dict)
+    reports: dict[str, EntityReport] = field(default_factory=dict)
+
+    # [1/6]
+
+    def configure(self, only: Sequence[str]) -> None:
+        """Check everything that can be checked without the network, and take the run lock."""
+        self.emit(PhaseStarted(1, "Checking the configuration"))
+        check_entities(self.entities)
+        self.selected = select_entities(self.entities, only)
+        self.is_partial = len(self.selected) < len(self.entities)
+        path = self.config.db_path
+        database.check_file(path)
+        self.stack.enter_context(run_lock.hold(path, self.started_at))
+        self.lock = load_locks(self.config)
+
+    # [2/6]
+
+    def sign_in(self) -> None:
+        self.emit(PhaseStarted(2, f"Signing in to {self.config.api_origin}"))
+        opened = open_environment(self.config, self.redactor)
+        self.environment: Environment = self.stack.enter_context(opened)
+
+    # [3/6]
+
+    def prepare_database(self) -> None:
+        """Open the file; nothing was written before the sign-in had succeeded."""
+        path = self.config.db_path
+        self.emit(PhaseStarted(3, f"Preparing the database {path}"))
+        try:
+            engine = database.open_engine(path)
+            self.connection = self.stack.enter_context(engine.connect())
+        except (OSError, DBAPIError) as error:
+            raise ConfigError(f"{path}: cannot be opened ({error})") from error
+        if database.journal_mode(self.connection) != "wal":
+            log.warning(
+                "%s: write-ahead logging does not work there (a network drive?); "
+                "readers may have to wait",
+                path,
+            )
+        self.connection.rollback()
+        with database.transaction(self.connection):
+            database.prepare_own_tables(self.connection)
+            if dead := states.close_dead_runs(self.connection, _now()):
+                log.warning("the last run did not end well: %d entities are taken up again", dead)
+
+    # [4/6]
+
+    def lock_schema(self) -> None:
+        """Discover what is not locked yet; compare the rest, and go on with the lock."""
+        self.emit(PhaseStarted(4, "Locking or comparing the schema"))
+        names = [entity.name for entity in self.selected]
+        first = not self.lock
+        live = discovery.read_metadata(self.environment.client, names)
+        if live.metadata_error is not None:
+            log.warning("metadata cannot be read: %s", live.metadata_error.message)
+        added = {name: live.entities[name] for name in names if name in live.entities}
+        added = {name: entity for name, entity in added.items() if name not in self.lock}
+        unknown = [name for name in live.unknown if name not in self.lock]
+        sampled = discovery.read_samples(self.environment.client, self.environment.pool, unknown)
+        for entity in sampled.entities.values():
+            log.warning(
+                "%s: not in the metadata; columns taken from its first record, key %s (%s)",
+                entity.name,
+                entity.key,
+                entity.key_found,
+            )
+        added |= sampled.entities
+        self.drift = self._compare(names, live, [] if first else list(added))
+        self._make_tables(added)
+        self._skip(sampled)
+
+    def _compare(
+        self, names: Sequence[str], live: discovery.Discovery, added: Iterable[str]
+    ) -> list[Drift]:
+        configured = {entity.name for entity in self.entities}
+        drift = [Drift(name, "entity_added") for name in added]
+        drift += [Drift(name, "entity_removed") for name in self.lock if name not in configured]
+        for name in names:
+            if name not in self.lock:
+                continue
+            if name in live.entities:
+                drift += metadata.diff_entity(self.lock[name], live.entities[name])
+            elif live.metadata_error is None and self.lock[name].source == "metadata":
+                drift.append(Drift(name, "entity_removed"))
+        for item in drift:
+            level = logging.WARNING if item.severity == "breaking" else logging.INFO
+            log.log(level, "schema drift, %s: %s", item.severity, item)
+        return drift
+
+    def _make_tables(self, added: Mapping[str, Entity]) -> None:
+        """Tables, lock and its copy in one transaction; then the file, whole."""
+        self.lock = {**self.lock, **added}
+        configured = [entity.name for entity in self.entities if entity.name in self.lock]
+        self.tables = {name: schema_manager.build_table(self.lock[name]) for name in configured}
+        for table in self.tables.values():
+            if table.left_out and table.name in added:
+                log.warning(
+                    "%s: no column of their own for %s, whose names are taken; "
+                    "their values are in json_response",
+                    table.name,
+                    ", ".join(table.left_out),
+                )
+        with database.transaction(self.connection):
+            for table in self.tables.values():
+                table.table.create(self.connection, checkfirst=True)
+            states.ensure_rows(self.connection, [entity.name for entity in self.entities])
+            states.record_drift(self.connection, self.run_id, self.drift, _now())
+            if self.lock:
+                states.save_lock_copy(self.connection, self.lock, _now())
+        path = Path(self.config.schema_path)
+        if self.lock and (added or not path.exists()):
+            if not added:
+                log.warning("%s: was missing, written again from the database", path)
+            try:
+                schema_manager.save_lock(path, self.lock)
+            except OSError as error:
+                raise StorageError(
+                    f"{path}: cannot be written ({error})", "Name another with --schema."
+                ) from error
+
+    def _skip(self, sampled: discovery.Discovery) -> None:
+        """Entities that cannot be read, or of which nothing is known yet."""
+        with database.transaction(self.connection):
+            for name in sampled.empty:
+                log.warning("%s: empty and not in the metadata; tried again next run", name)
+                self._start(name)
+                self._finish(name, None, state="pending")
+            for name, error in sampled.failures.items():
+                self._start(name)
+                self._finish(name, error)
+
+    # [5/6]
+
+    def sync(self) -> None:
+        self.emit(PhaseStarted(5, "Syncing"))
+        try:
+            self._sync()
+        except BaseException as error:
+            self._abandon(error)
+            raise
+
+    def _sync(self) -> None:
+        loop = PageLoop(
+            self.environment.client,
+            self.environment.pool,
+            self.config.workers,
+            self.connection,
+            self.emit,
+        )
+        chosen = [entity for entity in self.selected if entity.name not in self.reports]
+        with database.transaction(self.connection):
+            self.runs = {entity.name: self._begin(entity) for entity in chosen}
+        unfiltered = [entity.name for entity in chosen if not entity.filtered]
+        loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
+        if any(entity.filtered for entity in chosen):
+            self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
+
+    def _sync_filtered(self, loop: PageLoop, names: Sequence[str]) -> None:
+        """Ask for what is linked to, until nothing new is; then remove what is not."""
+        filtered = {entity.name for entity in self.entities if entity.filtered}
+        with database.transaction(self.connection):
+            references = References(self.connection, self.tables, filtered)
+        while True:
+            jobs = {}
+            with database.transaction(self.connection):
+                references.reach()
+                for name in names:
+                    new, known = references.list_unasked(name)
+                    if name not in self.reports and (new or known):
+                        references.mark_asked(name, [*new, *known])
+                        gone = partial(references.mark_gone, name)
+                        jobs[name] = self.runs[name].fetch_linked(new, known, gone)
+            if not jobs:
+                break
+            loop.run(jobs, self._finish_if_failed)
+        with database.transaction(self.connection):
+            self._sweep(references, names)
+
+    def _abandon(self, error: BaseException) -> None:
+        """Note why the run ends, beside the checkpoints that the next one goes on from."""
+        self.environment.client.stop()
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        text = str(error) if isinstance(error, SyncError) else why
+        ended = EntityError(text, "The next run goes on from the last committed page.")
+        with suppress(StorageError), database.transaction(self.connection):
+            for name in self.runs:
+                if name not in self.reports:
+                    self._finish(name, ended)
+
+    def _finish_if_failed(self, name: str, error: EntityError | None) -> None:
+        if error is not None:
+            self._finish(name, error)
+
+    def _sweep(self, references: References, names: Sequence[str]) -> None:
+        """Remove what is gone or no longer linked to, from each table within its guard."""
+        stays = {entity.name for entity in self.entities if entity.deletions == "ignore"}
+        while True:
+            for name in names:
+                if name in stays or name in self.reports:
+                    references.forget_gone(name)
+            references.reach()
+            tripped: dict[str, GuardError] = {}
+            for name in names:
+                if name in self.reports or name in stays:
+                    continue
+                table = self.tables[name]
+                deletions.spare_all(self.connection, table)
+                deletions.doom(self.connection, table, references.gone(name), "not_returned")
+                if not self.is_partial:
+                    deletions.doom(self.connection, table, references.unlinked(name), "unlinked")
+                try:
+                    deletions.check_guard(self.connection, table, self.allow_deletes)
+                except GuardError as error:
+                    tripped[name] = error
+            if not tripped:
+                break
+            for name, refusal in tripped.items():  # their rows stay, and link
+                self._finish(name, refusal)
+        for name in names:
+            if name not in self.reports:
+                if name not in stays:
+                    self.runs[name].remove_doomed()
+                self.runs[name].save_bookmark()
+                self._finish(name, None)
+
+    def _begin(self, entity: EntityConfig) -> EntityRun:
+        self._start(entity.name)
+        return EntityRun(
+            config=entity,
+            table=self.tables[entity.name],
+            state=states.load_state(self.connection, entity.name),
+            connection=self.connection,
+            api_url=self.config.api_url,
+            now=_now,
+            log_id=self.log_ids[entity.name],
+            full=self.full,
+            allow_deletes=self.allow_deletes,
+        )
+
+    def _start(self, name: str) -> None:
+        self.began[name] = time.monotonic()
+        self.log_ids[name] = states.start_log(self.connection, self.run_id, name, _now())
+        states.set_state(self.connection, name, state="in_progress")
+        self.emit(EntityStarted(name))
+
+    def _finish(self, name: str, error: EntityError | None, state: State = "completed") -> None:
+        """Write how an entity ended, in the transaction that ends it."""
+        run = self.runs.get(name)
+        counts = run.counts if run else Counts()
+        requests = run.requests if run else 0
+        now = states.to_text(_now())
+        text = None if error is None else self.redactor.redact(str(error))
+        changes: dict[str, object] = {"state": "failed" if error else state, "error": text}
+        if run is not None:
+            changes["records_count"] = database.count_rows(self.connection, run.table)
+        if error is None and state == "completed":
+            changes["last_sync_time"] = now
+        states.set_state(self.connection, name, **changes)
+        status = "failed" if error else "completed"
+        states.update_log(
+            self.connection,
+            self.log_ids[name],
+            counts,
+            requests,
+            status=status,
+            finished_at=now,
+            error=text,
+        )
+        seconds = time.monotonic() - self.began[name]
+        report = EntityReport(name, "failed" if error else state, counts, requests, seconds, text)
+        self.reports[name] = report
+        if error is not None:
+            log.error("%s", text)
+        self.emit(EntityFinished(report))
+
+    # [6/6]
+
+    def report(self) -> SyncReport:
+        self.emit(PhaseStarted(6, "Summing up"))
+        return SyncReport(
+            run_id=self.run_id,
+            started_at=self.started_at,
+            finished_at=_now(),
+            entities=tuple(self.reports[entity.name] for entity in self.selected),
+            drift=tuple(self.drift),
+            requests=sum(report.requests for report in self.reports.values()),
+            bytes_read=self.environment.client.bytes_read,
+            waited_s=self.environment.client.waited_s,
+            notes={name: run.note for name, run in self.runs.items() if run.note},
+        )
+
+
+def load_locks(config: Config) -> Lock:
+    """The locked schema: the file, with what only the database's copy knows.
+
+    Raises:
+        ConfigError: One of them is damaged, or they do not fit the tables.
+    """
+    path, db_path = Path(config.schema_path), config.db_path
+    locked = schema_manager.load_lock(path)
+    copy: Lock | None = None
+    tables: Mapping[str, Mapping[str, tuple[str, bool]]] = {}
+    if db_path.exists() and db_path.stat().st_size:
+        with database.open_reader(db_path).connect() as connection:
+            tables = database.read_tables(connection)
+            if states.SCHEMA_LOCK.name in tables:
+                copy = states.load_lock_copy(connection, str(db_path))
+    lock = {**(copy or {}), **(locked or {})}
+    if misfits := schema_manager.find_misfits(lock, tables):
+        where = path if locked is not None else db_path
+        raise ConfigError(
+            f"{where} does not fit the database {db_path}: {'; '.join(misfits)}",
+            "Name the schema that this database was made from with --schema, or bring the tables "
+            "up to it: python -m dataverse_sync schema accept",
+        )
+    return lock
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
