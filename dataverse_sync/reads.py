@@ -17,17 +17,16 @@ from sqlalchemy import Connection, Select
 
 from dataverse_sync import deletions, odata, sync_state
 from dataverse_sync.database import ROWS_PER_CALL, is_empty, upsert
-from dataverse_sync.errors import PageError, RequestError
+from dataverse_sync.errors import RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
 from dataverse_sync.pages import Steps, Wanted
+from dataverse_sync.reader import REFUSED_QUERY, EntityReader, Query, Store
 from dataverse_sync.schema_manager import VALID_FROM, EntityTable, to_rows
 from dataverse_sync.sync_state import Checkpoint, EntityState
 
 log = logging.getLogger(__name__)
 
-EMPTY_PAGES = 1000  # in a row; more is no table but a circle
 _REFUSED_LINK = (400, 404, 410)
-_REFUSED_ORDER = (400, 501)
 _NOT_TRACKED = (400, 403, 404, 405, 501)
 
 
@@ -76,16 +75,6 @@ def newest_of(values: Iterable[object]) -> str | None:
     return newest
 
 
-@dataclass(frozen=True, slots=True)
-class _Query:
-    """A question that has an answer of one or more pages."""
-
-    store: Callable[[Page], None]
-    select: tuple[str, ...] = ()
-    filter: str = ""
-    track_changes: bool = False
-
-
 @dataclass(slots=True)
 class EntityRun:
     """One entity in one run: what it works with, and what it has done so far."""
@@ -100,13 +89,18 @@ class EntityRun:
     full: bool = False
     allow_deletes: bool = False
     counts: Counts = field(default_factory=Counts)
-    requests: int = 0
     note: str = ""
-    first_request_at: datetime | None = None
     seen_max: str | None = None
-    _order: int = 0  # how many of the orders the service has refused
+    reader: EntityReader = field(init=False)
     _delta_link: str | None = field(default=None, init=False)
     _contexts: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = EntityReader(self.table.entity, self.api_url)
+
+    @property
+    def requests(self) -> int:
+        return self.reader.requests
 
     @property
     def name(self) -> str:
@@ -144,7 +138,7 @@ class EntityRun:
             checkpoint = plan.checkpoint
             link = PageRequest(self.name, checkpoint.next_link, checkpoint.page)
             try:
-                yield from self._read([], self._storing(plan.since, checkpoint), follow=link)
+                yield from self.reader.follow(link, self._storing(plan.since, checkpoint))
                 return fresh
             except RequestError as error:
                 if error.status not in _REFUSED_LINK or error.request != link:
@@ -153,11 +147,11 @@ class EntityRun:
             fresh = False
         started = Checkpoint("", 0, plan.since, "", plan.since, fresh, full_asked=self.full)
         deletions.forget_seen(self.connection, self.name)
-        query = _Query(self._storing(plan.since, started), filter=odata.changed_since(plan.since))
-        yield from self._read([query])
+        query = Query(self._storing(plan.since, started), filter=odata.changed_since(plan.since))
+        yield from self.reader.read([query])
         return fresh
 
-    def _storing(self, since: str | None, checkpoint: Checkpoint) -> Callable[[Page], None]:
+    def _storing(self, since: str | None, checkpoint: Checkpoint) -> Store:
         """What is done with each page of records: rows, then checkpoint or bookmark."""
         has_modifiedon = self.table.entity.has("modifiedon")
         first_request_at = odata.parse_timestamp(checkpoint.first_request_at)
@@ -195,7 +189,7 @@ class EntityRun:
     def _thin_pass(self) -> Steps:
         """Compare all keys and versions: no change tracking to ask."""
         deletions.start_census(self.connection, self.name)
-        yield from self._read([_Query(self._census, select=self._thin())])
+        yield from self.reader.read([Query(self._census, select=self.reader.thin)])
         yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
 
     def _delta_pass(self) -> Steps:
@@ -204,9 +198,8 @@ class EntityRun:
         if link is not None and odata.origin(link) == odata.origin(self.api_url):
             deletions.start_census(self.connection, self.name)
             self._contexts.clear()
-            request = PageRequest(self.name, link)
             try:
-                yield from self._read([], self._census, follow=request)
+                yield from self.reader.follow(PageRequest(self.name, link), self._census)
             except RequestError as error:
                 if error.status is None or error.status >= 500 or error.status in (401, 429):
                     raise
@@ -222,17 +215,17 @@ class EntityRun:
         yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
         self._save_token()
 
-    def _take_token(self, store: Callable[[Page], None]) -> Steps:
+    def _take_token(self, store: Store) -> Steps:
         """A tracked read of all keys, whose last page brings a delta link; else a thin one."""
         try:
-            yield from self._read([_Query(store, select=self._thin(), track_changes=True)])
+            yield from self.reader.read([Query(store, select=self.reader.thin, track_changes=True)])
         except RequestError as error:
             if error.status not in _NOT_TRACKED:
                 raise
             self.note = f"change tracking cannot be used ({error.message}); keys are compared"
             log.warning("%s: %s", self.name, self.note)
             deletions.start_census(self.connection, self.name)
-            yield from self._read([_Query(store, select=self._thin())])
+            yield from self.reader.read([Query(store, select=self.reader.thin)])
 
     def _note_token(self, page: Page) -> None:
         self._delta_link = page.delta_link
@@ -276,9 +269,9 @@ class EntityRun:
                 there.update(self._keys(page))
 
             try:
-                yield from self._read(self._by_id(doomed, confirm, self._thin()))
+                yield from self.reader.read(self.reader.by_id(doomed, confirm, self.reader.thin))
             except RequestError as error:
-                if error.status not in _REFUSED_ORDER:
+                if error.status not in REFUSED_QUERY:
                     raise
                 log.info("%s: cannot be asked by id; the complete read stands", self.name)
             if there:
@@ -291,8 +284,8 @@ class EntityRun:
     def save_bookmark(self) -> None:
         """The bookmark of a filtered entity, whose reads have ended."""
         newest = sync_state.later(self.state.bookmark, self.seen_max)
-        if self.first_request_at is not None:
-            bookmark = sync_state.next_bookmark(newest, self.first_request_at)
+        if self.reader.first_request_at is not None:
+            bookmark = sync_state.next_bookmark(newest, self.reader.first_request_at)
             sync_state.set_state(self.connection, self.name, last_timestamp=bookmark)
 
     def remove_doomed(self) -> None:
@@ -324,12 +317,12 @@ class EntityRun:
 
         deletions.start_census(self.connection, self.name)
         if self.full or self.table.entity.version_column is None:
-            yield from self._read(self._by_id([*new, *known], take))
+            yield from self.reader.read(self.reader.by_id([*new, *known], take))
         else:
-            thin = self._by_id(known, census, self._thin())
-            yield from self._read([*self._by_id(new, take), *thin])
+            thin = self.reader.by_id(known, census, self.reader.thin)
+            yield from self.reader.read([*self.reader.by_id(new, take), *thin])
             stale = deletions.find_stale(self.connection, self.table)
-            yield from self._read(self._by_id(stale, take))
+            yield from self.reader.read(self.reader.by_id(stale, take))
         gone(key for key in known if key not in returned)
 
     def _fetch(self, ids: Sequence[str]) -> Generator[Wanted, Page, Sequence[str]]:
@@ -340,98 +333,13 @@ class EntityRun:
             returned.update(self._upsert(page)[0])
 
         if all(odata.is_guid(key) for key in ids):
-            yield from self._read(self._by_id(ids, take))
+            yield from self.reader.read(self.reader.by_id(ids, take))
         else:
             log.info("%s: its keys are no GUIDs; it is read in full", self.name)
-            yield from self._read([_Query(take)])
+            yield from self.reader.read([Query(take)])
         return [key for key in ids if key not in returned]
 
-    def _by_id(
-        self, ids: Sequence[str], store: Callable[[Page], None], select: tuple[str, ...] = ()
-    ) -> list[_Query]:
-        guids = [key for key in ids if odata.is_guid(key)]
-        key = self.table.entity.key
-        return [
-            _Query(store, select, odata.any_of(key, batch)) for batch in odata.iter_batches(guids)
-        ]
-
-    def _thin(self) -> tuple[str, ...]:
-        """The columns of a thin read: the key, and what tells two versions apart."""
-        version = self.table.entity.version_column
-        return (self.table.entity.key, version) if version else (self.table.entity.key,)
-
     # Pages
-
-    def _read(
-        self,
-        queries: Sequence[_Query],
-        store: Callable[[Page], None] | None = None,
-        follow: PageRequest | None = None,
-    ) -> Steps:
-        """Read queries side by side, each to its last page, or go on from a link.
-
-        Where the service refuses an order, the next best is tried.
-        """
-        orders = odata.orders(self.table.entity)
-        asked: dict[str, tuple[_Query, int]] = {}
-        followed: set[int] = set()  # hashes of the links, to see a circle
-        empty_pages = 0
-
-        def ask(query: _Query, order: int) -> PageRequest:
-            url = odata.build_url(
-                self.api_url,
-                self.name,
-                select=query.select,
-                filter=query.filter,
-                orderby="" if query.track_changes else orders[order],
-            )
-            asked[url] = (query, order)
-            return PageRequest(self.name, url, track_changes=query.track_changes)
-
-        new = [ask(query, self._order) for query in queries]
-        if follow is not None and store is not None:
-            asked[follow.url] = (_Query(store), 0)
-            new = [follow]
-        while asked:
-            try:
-                page = yield new
-            except RequestError as error:
-                self.requests += error.requests
-                if error.status not in _REFUSED_ORDER or follow is not None:
-                    raise
-                assert isinstance(error.request, PageRequest)  # noqa: S101
-                query, order = asked.pop(error.request.url)
-                if query.track_changes or error.request.number > 1 or order + 1 == len(orders):
-                    raise
-                log.info("%s: order %r refused, trying the next", self.name, orders[order])
-                self._order = max(self._order, order + 1)
-                new = [ask(query, order + 1)]
-                continue
-            self.requests += page.requests
-            self._earliest(page)
-            query, order = asked.pop(page.request.url)
-            empty_pages = 0 if page.records else empty_pages + 1
-            if empty_pages > EMPTY_PAGES:
-                raise PageError(
-                    f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
-                    "The service sends next links without end; run again later.",
-                )
-            new = []
-            if (following := page.next_request) is not None:
-                if hash(following.url) in followed:
-                    raise PageError(
-                        f"{page.request}: the next link leads back to a page already read",
-                        "The service would be read in a circle; run again later.",
-                    )
-                followed.add(hash(following.url))
-                asked[following.url] = (query, order)
-                new = [following]
-            query.store(page)
-            del page  # a name kept on it would hold its memory until the next one comes
-
-    def _earliest(self, page: Page) -> None:
-        if self.first_request_at is None and page.asked_at is not None:
-            self.first_request_at = page.asked_at
 
     def _keys(self, page: Page) -> list[str]:
         return [row[0] for row in to_rows(self.table, page.records, "")]
