@@ -21,9 +21,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import ProtocolError
 
 from dataverse_sync.config import Config, is_loopback
-from dataverse_sync.errors import AuthError, UnreachableError
+from dataverse_sync.errors import AuthError, RunError, UnreachableError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.transport import NETWORK_ERRORS, Transport
 
@@ -132,7 +133,14 @@ def parse_token(body: bytes, now: float) -> Token:
     try:
         answer = json.loads(body)
         value, life_s = answer["access_token"], float(answer.get("expires_in", 3599))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError("no access_token in the answer") from error
     if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value) or not life_s > 0:
         raise ValueError("no usable access_token in the answer")
@@ -163,6 +171,7 @@ class Auth:
         self._lock = threading.Lock()
         self._sign_in: SignIn | None = None
         self._token: Token | None = None
+        self._failure: RunError | None = None
         self.server_date: datetime | None = None  # by the API, when it was first reached
         redactor.add(config.client_secret)
 
@@ -179,15 +188,25 @@ class Auth:
         """
         with self._lock:
             if self._token is None or self._token.is_due(self._clock()):
-                self._token = self._get_new_token()
+                self._token = self._try_once()
             return self._token.value
 
     def renew(self, refused: str) -> str:
         """A token other than the one that was refused; the first thread gets it for all."""
         with self._lock:
             if self._token is None or self._token.value == refused:
-                self._token = self._get_new_token()
+                self._token = self._try_once()
             return self._token.value
+
+    def _try_once(self) -> Token:
+        # A sign-in that failed ends the run: the threads behind the lock must not each
+        # spend a whole schedule of retries on it, one after the other.
+        if self._failure is None:
+            try:
+                return self._get_new_token()
+            except RunError as error:
+                self._failure = error
+        raise self._failure
 
     def _get_new_token(self) -> Token:
         if self._sign_in is None:
@@ -259,12 +278,21 @@ class Auth:
     ) -> tuple[int, bytes, requests.Response]:
         """One request of the sign-in; it does not count against the gate of data requests."""
         headers = {"Accept": "application/json"}
-        response = self._transport.send(
-            method, url, headers=headers, retries=self._transport.retries(), data=form
-        )
-        with response:
-            body = response.raw.read(_ANSWER_LIMIT, decode_content=True)
-        return response.status_code, body, response
+        # Not gated: those who hold the places may be waiting for this very token.
+        retries = self._transport.retries(gated=False)
+        while True:
+            response = self._transport.send(
+                method, url, headers=headers, retries=retries, data=form
+            )
+            with response:
+                try:
+                    body = response.raw.read(_ANSWER_LIMIT, decode_content=True)
+                except NETWORK_ERRORS as error:
+                    spent: Any = response.raw.retries
+                    retries = spent.increment(method, url, error=ProtocolError(str(error)))
+                else:
+                    return response.status_code, body, response
+            retries.sleep()
 
     def _refused(self, status: int, body: bytes) -> AuthError:
         answer: Any = None
@@ -273,7 +301,7 @@ class Auth:
             description = str(answer["error_description"]).splitlines()[0]
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             description = str(answer.get("error", "")) if isinstance(answer, dict) else ""
-        description = self._redactor.redact(description[:500]) or "no reason given"
+        description = self._redactor.redact(description)[:500] or "no reason given"
         code = re.search(r"AADSTS\d+", description)
         hint = _HINTS.get(code.group(), "") if code else ""
         return AuthError(

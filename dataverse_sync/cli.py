@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +29,7 @@ from dataverse_sync.errors import (
 )
 from dataverse_sync.model import EntityConfig, SyncReport
 from dataverse_sync.redaction import Redactor
+from dataverse_sync.status import parse_age
 from dataverse_sync.sync import run_sync
 from dataverse_sync.version import __version__
 
@@ -124,6 +127,74 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_allow_deletes(sync)
     _add_console(sync)
+
+    demo = _add(commands, "demo", _demo, "run two syncs of an emulated environment in demo/")
+    demo.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    _add_workers(demo)
+    _add_console(demo)
+
+    emulator = _add(
+        commands, "emulator", _emulator, "serve the emulator on loopback until interrupted"
+    )
+    emulator.add_argument(
+        "--port", type=_port, default=0, metavar="N", help="the port (default: a free one)"
+    )
+
+    check = _add(commands, "check", _check, "see whether a sync would work; writes nothing")
+    _add_places(check)
+    _add_selection(check)
+    _add_workers(check)
+    _add_json(check)
+    _add_console(check)
+
+    status = _add(commands, "status", _status, "say what the database knows, table by table")
+    _add_places(status)
+    status.add_argument(
+        "--max-age",
+        type=_age,
+        metavar="AGE",
+        help="exit 1 when the last success of an entity is older, such as 26h",
+    )
+    _add_json(status)
+    _add_console(status)
+
+    verify = _add(
+        commands, "verify", _verify, "compare the database with Dataverse, table by table"
+    )
+    _add_places(verify)
+    _add_selection(verify)
+    verify.add_argument(
+        "--repair", action="store_true", help="fetch and remove exactly what differs"
+    )
+    _add_allow_deletes(verify)
+    _add_workers(verify)
+    _add_json(verify)
+    _add_console(verify)
+
+    schema = commands.add_parser(
+        "schema", help="compare or accept the schema", description="Compare or accept the schema."
+    )
+    schemas = schema.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    diff = _add(schemas, "diff", _schema_diff, "show the locked schema against the live one")
+    _add_places(diff)
+    _add_selection(diff)
+    _add_json(diff)
+    _add_console(diff)
+    accept = _add(schemas, "accept", _schema_accept, "lock the live schema, and fill new columns")
+    accept.add_argument(
+        "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
+    )
+    accept.add_argument(
+        "--drop", action="store_true", help="drop columns that are gone from Dataverse"
+    )
+    _add_places(accept)
+    _add_console(accept)
     return parser
 
 
@@ -211,6 +282,25 @@ def _add_console(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
 
 
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON document on standard output, nothing else"
+    )
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
@@ -257,27 +347,157 @@ def _configure_logging(options: argparse.Namespace, redactor: Redactor) -> None:
 
 def _sync(options: argparse.Namespace, redactor: Redactor) -> int:
     config, entities = _load(options, redactor)
-    return _run_and_show(config, entities, options, redactor)
+    report = _run_and_show(
+        config,
+        entities,
+        options,
+        redactor,
+        only=options.entity,
+        full=options.full,
+        allow_deletes=options.allow_deletes,
+    )
+    return OK if report.ok else FAILED
 
 
 def _run_and_show(
-    config: Config, entities: list[EntityConfig], options: argparse.Namespace, redactor: Redactor
-) -> int:
+    config: Config,
+    entities: Sequence[EntityConfig],
+    options: argparse.Namespace,
+    redactor: Redactor,
+    **choices: Any,
+) -> SyncReport:
+    """Run a sync and show it; ``choices`` are those of ``run_sync``."""
     display = _display(options)
     try:
-        report = run_sync(
-            config,
-            entities,
-            only=options.entity,
-            full=options.full,
-            allow_deletes=options.allow_deletes,
-            on_event=display.show,
-            redactor=redactor,
-        )
+        report = run_sync(config, entities, on_event=display.show, redactor=redactor, **choices)
     finally:
         display.close()
     _print_summary(report, options)
-    return OK if report.ok else FAILED
+    return report
+
+
+def _demo(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync.demo import run_demo
+
+    _configure_logging(options, redactor)
+    done = run_demo(
+        options.config,
+        options.workers,
+        lambda config, entities, known: _run_and_show(config, entities, options, known),
+        _tell(options),
+    )
+    return OK if done else FAILED
+
+
+def _emulator(options: argparse.Namespace, _redactor: Redactor) -> int:
+    from dataverse_sync.emulator import Emulator, demo_tables, fill_demo
+
+    emulator = Emulator(demo_tables(), port=options.port)
+    fill_demo(emulator)
+    try:
+        emulator.start()
+    except OSError as error:
+        raise ConfigError(
+            f"port {options.port}: cannot be used ({error})", "Name another with --port."
+        ) from error
+    with emulator:
+        for line in emulator.env_lines():
+            print(line)
+        print("# It serves until Ctrl-C.", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return OK
+    return OK
+
+
+def _check(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import check
+
+    config, entities = _load(options, redactor)
+    findings = check.run_check(config, entities, options.entity, redactor)
+    document = check.to_document(findings)
+    _show(options, document, lambda: check.format_findings(findings))
+    return OK if document["ok"] else FAILED
+
+
+def _status(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import status
+
+    _configure_logging(options, redactor)
+    path = Path(settings.find_db_path(settings.load_settings(options.env_file), options.db))
+    configured = None
+    if options.config.exists():
+        configured = [entity.name for entity in settings.load_entities(options.config)]
+    found = status.load_status(path, datetime.now(UTC), configured)
+    if found is None:
+        message = f"{path}: there is no database yet; the first sync makes it"
+        _show(options, {"database": None, "entities": []}, lambda: [message])
+        return FAILED if options.max_age else OK
+    old = status.find_too_old(found, options.max_age) if options.max_age else ()
+    document = status.to_document(found)
+    if options.max_age:
+        document["too_old"] = [entity.entity for entity in old]
+    _show(options, document, lambda: status.format_status(found))
+    if old:
+        names = ", ".join(entity.entity for entity in old)
+        print(f"error: no success within the time given: {names}", file=sys.stderr)
+    empty = options.max_age and not found.entities
+    return FAILED if old or empty else OK
+
+
+def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import verify
+
+    config, entities = _load(options, redactor)
+    found = verify.run_verify(
+        config,
+        entities,
+        only=options.entity,
+        repair=options.repair,
+        allow_deletes=options.allow_deletes,
+        redactor=redactor,
+    )
+    _show(options, verify.to_document(found), lambda: verify.format_verification(found))
+    return OK if found.ok else FAILED
+
+
+def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import schema_drift
+
+    config, entities = _load(options, redactor)
+    live = schema_drift.get_drift(config, entities, options.entity, redactor)
+    _show(options, schema_drift.to_document(live), lambda: schema_drift.format_drift(live))
+    return FAILED if live.drift or live.failures else OK
+
+
+def _schema_accept(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import schema_drift
+
+    config, entities = _load(options, redactor)
+    failures = schema_drift.accept(
+        config, entities, options.only, redactor, drop=options.drop, tell=_tell(options)
+    )
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return FAILED if failures else OK
+
+
+def _tell(options: argparse.Namespace) -> Callable[[str], None]:
+    write: Callable[[str], None] = print
+    return (lambda _: None) if options.quiet else write
+
+
+def _show(
+    options: argparse.Namespace, document: dict[str, Any], lines: Callable[[], Sequence[str]]
+) -> None:
+    """One JSON document, or lines for a person."""
+    if options.json:
+        print(json.dumps(document, indent=2, ensure_ascii=True))
+        return
+    for line in lines():
+        print(line)
 
 
 def _display(options: argparse.Namespace) -> progress.Display:

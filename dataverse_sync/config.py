@@ -88,7 +88,8 @@ def _check_api_url(url: str) -> Iterable[str]:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        yield f"DATAVERSE_API_URL is not a URL: {url[:100]!r}"
+        # It may hold a password, and cannot be taken apart to leave that out.
+        yield "DATAVERSE_API_URL is not a URL" + ("" if "@" in url else f": {url[:100]!r}")
         return
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:100]
     if parts.username or parts.password:

@@ -220,9 +220,8 @@ def upsert(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -
     statements = _statements(table.table)
     latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
     keys = json.dumps(list(latest))
-    stored: dict[str, str] = dict(
-        connection.exec_driver_sql(statements.look, (keys,)).tuples().all()
-    )
+    found = connection.exec_driver_sql(statements.look, (keys,))
+    stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
     if changed:
         connection.exec_driver_sql(statements.upsert, changed)
@@ -231,6 +230,12 @@ def upsert(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -
     return Counts(
         fetched=len(rows), added=added, updated=updated, unchanged=len(rows) - added - updated
     )
+
+
+def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
+    """Write rows whatever is stored under their keys."""
+    if rows:
+        connection.exec_driver_sql(_statements(table.table).upsert, list(rows))
 
 
 def count_rows(connection: Connection, table: EntityTable) -> int:

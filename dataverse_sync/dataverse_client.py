@@ -17,8 +17,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import msgspec
 import requests
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
@@ -175,7 +176,7 @@ class DataverseClient:
         self.release(page)
         if not page.records:
             return None
-        record = json.loads(bytes(page.records[0]))
+        record = _decode(page.records[0], f"{entity_set}, the first record")
         if not isinstance(record, dict):
             raise PageError(f"{entity_set}: the first record is not an object")
         return record
@@ -205,8 +206,8 @@ class DataverseClient:
                 parse=partial(odata.parse_page, request),
                 expected=_EXPECTED_PAGE,
             )
-            definitions += [json.loads(bytes(record)) for record in page.records]
             self.release(page)
+            definitions += [_decode(record, request.entity) for record in page.records]
         return definitions
 
     def stop(self) -> None:
@@ -241,6 +242,7 @@ class DataverseClient:
                 with response:
                     if response.status_code == 401 and not renewed:
                         renewed = True
+                        retries = cast(Retries, response.raw.retries)
                         self._auth.renew(token)
                         continue
                     if response.status_code != 200:
@@ -345,7 +347,7 @@ class DataverseClient:
             self._redactor.redact(f"{label}: the service answered {said}{named}"),
             _hint(status),
             status=status,
-            code=code[:64],
+            code=self._redactor.redact(code)[:64],
         )
 
     def _asked_at(self, response: requests.Response, began: float) -> datetime:
@@ -357,10 +359,20 @@ class DataverseClient:
             answered_at = self._now()
         if answered_at.tzinfo is None:
             answered_at = answered_at.replace(tzinfo=UTC)
-        return (answered_at - elapsed).astimezone(UTC)
+        try:
+            return answered_at.astimezone(UTC) - elapsed
+        except OverflowError:  # a year 1
+            return self._now() - elapsed
 
     def _describe(self, error: Exception) -> str:
         return self._redactor.redact(describe(error))
+
+
+def _decode(record: msgspec.Raw, label: str) -> Any:
+    try:
+        return json.loads(bytes(record))
+    except (ValueError, RecursionError) as error:  # not UTF-8, or a number with 5,000 digits
+        raise PageError(f"{label}: cannot be read ({error})") from error
 
 
 def _hint(status: int) -> str:

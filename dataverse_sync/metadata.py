@@ -10,6 +10,7 @@ https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-meta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dataverse_sync.errors import PageError
@@ -171,7 +172,7 @@ def infer_type(value: object) -> ColumnType:
 
 def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
     """The differences that matter to the table: columns and their types."""
-    was = {column.name: column.type for column in locked.columns}
+    was = {column.name: column.type for column in locked.columns if not column.gone}
     now = {column.name: column.type for column in live.columns}
     added = [
         Drift(locked.name, "column_added", name, None, now[name]) for name in now if name not in was
@@ -189,3 +190,12 @@ def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
         if name in now and was[name] != now[name] and not guessed
     ]
     return [*added, *removed, *retyped]
+
+
+def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:
+    """What to lock now: the live schema, and the columns that are gone unless they are dropped."""
+    if drop:
+        return live
+    have = {column.name for column in live.columns}
+    gone = [replace(column, gone=True) for column in locked.columns if column.name not in have]
+    return replace(live, columns=(*live.columns, *gone))

@@ -36,6 +36,7 @@ class Column:
     name: str
     type: ColumnType
     targets: tuple[str, ...] = ()  # logical names that a lookup may point to
+    gone: bool = False  # no longer in Dataverse; kept for the values it has
 
 
 @dataclass(frozen=True, slots=True)

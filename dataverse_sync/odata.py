@@ -148,12 +148,12 @@ def _split_slowly(request: PageRequest, body: bytes) -> _Envelope:
         raise PageError(f"{request}: the answer is nested too deep to be a record") from error
     if not isinstance(answer, dict) or not isinstance(answer.get("value"), list):
         raise _not_a_page(request)
-    return _Envelope(
-        value=[msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)],
-        next_link=answer.get("@odata.nextLink"),
-        delta_link=answer.get("@odata.deltaLink"),
-        context=answer.get("@odata.context", ""),
-    )
+    links = answer.get("@odata.nextLink"), answer.get("@odata.deltaLink")
+    context = answer.get("@odata.context", "")
+    if not all(isinstance(link, str | None) for link in links) or not isinstance(context, str):
+        raise _not_a_page(request)
+    records = [msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)]
+    return _Envelope(records, *links, context)
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
@@ -206,14 +206,15 @@ def follow(page: Page, link: str) -> str:
         PageError: It leads elsewhere, where the token must not go, or in a circle.
     """
     asked = page.request.url
-    link = link if "://" in link else urljoin(asked, link)
     try:
+        link = link if "://" in link else urljoin(asked, link)
         same = origin(link) == origin(asked)
     except ValueError:  # a port that is no number, a host that is no host
         same = False
     if not same:
         raise PageError(
-            f"{page.request}: the next link leads to another origin, {urlsplit(link).netloc[:100]}",
+            f"{page.request}: the next link leads to another origin: "
+            f"{link.partition('?')[0][:100]}",
             hint="The token is not sent there. Set DATAVERSE_API_URL to the address the service "
             "uses in its own links.",
         )
@@ -231,6 +232,6 @@ def parse_timestamp(text: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the years 1 to 9999
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -84,18 +84,22 @@ class PageLoop:
         arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         in_flight = 0
 
-        def advance(name: str, arrival: _Arrival | None) -> None:
-            """Hand a job what arrived for it, and queue what it asks for next."""
+        def advance(name: str, arrival: _Arrival | None) -> bool:
+            """Hand a job what arrived for it, and queue what it asks for next.
+
+            Returns whether what arrived is stored: a step that fails is undone.
+            """
             # A started entity's next page goes before a new entity.
             place = waiting.append if arrival is None else waiting.appendleft
             wanted: Wanted = None
+            is_stored = False
             try:
                 while wanted is None:
                     with self._connection.begin_nested():
                         wanted = _step(running[name], arrival)
                         if wanted is _DONE:
                             on_end(name, None)
-                    arrival = None
+                    arrival, is_stored = None, True
             except EntityError as error:
                 wanted = _DONE
                 on_end(name, error)
@@ -103,6 +107,7 @@ class PageLoop:
                 del running[name]
             for request in wanted:
                 place((name, request))
+            return is_stored
 
         def submit() -> None:
             nonlocal in_flight
@@ -124,12 +129,12 @@ class PageLoop:
                     in_flight -= 1
                     if arrival.error and not isinstance(arrival.error, EntityError):
                         raise arrival.error
-                    if arrival.name in running:
-                        advance(arrival.name, arrival)
+                    is_stored = arrival.name in running and advance(arrival.name, arrival)
                     if page := arrival.page:
-                        stored.append(
-                            PageStored(arrival.name, len(page.records), page.size, in_flight)
-                        )
+                        if is_stored:
+                            stored.append(
+                                PageStored(arrival.name, len(page.records), page.size, in_flight)
+                            )
                         self._client.release(page)
                     # A name kept on a page would hold its memory until the next one comes.
                     del arrival, page

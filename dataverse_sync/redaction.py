@@ -6,6 +6,7 @@ secret long enough to matter is masked, not only the whole.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from urllib.parse import quote, quote_plus
@@ -13,6 +14,7 @@ from urllib.parse import quote, quote_plus
 MASK = "[secret]"
 _PIECE = 8  # characters: shorter pieces of a random secret give nothing away
 _BEARER = re.compile(r"(?i)\b(bearer|authorization:)\s+[A-Za-z0-9\-._~+/]{8,}=*")
+_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
 
 
@@ -25,8 +27,11 @@ class Redactor:
         self._lock = threading.Lock()
 
     def add(self, secret: str) -> None:
-        """Mask this from now on, also where it was percent-encoded."""
-        for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
+        """Mask this from now on, also where it was percent-encoded or put into JSON."""
+        encoded = {quote(secret, safe=""), quote_plus(secret)}
+        encoded |= {form.replace("~", "%7E") for form in encoded}  # .NET does, and in lower case
+        encoded |= {_ESCAPE.sub(lambda found: found[0].lower(), form) for form in encoded}
+        for form in {secret, json.dumps(secret)[1:-1], *encoded}:
             pieces = {form[at : at + _PIECE] for at in range(len(form) - _PIECE + 1)}
             with self._lock:
                 self._pieces |= pieces

@@ -230,3 +230,34 @@ def _add_ids(connection: Connection, marks: Table, name: str, ids: Iterable[str]
     rows = [{"entity_name": name, "record_id": record_id} for record_id in ids]
     if rows:
         connection.execute(sqlite.insert(marks).prefix_with("OR IGNORE"), rows)
+
+
+def count_dangling(
+    connection: Connection,
+    tables: Mapping[str, EntityTable],
+    filtered: Collection[str],
+    name: str,
+) -> dict[str, int]:
+    """Ids that point to a filtered entity and to no row of any synced table they may point to.
+
+    Returns:
+        ``table.column`` → how many different ids; columns without any are left out.
+    """
+    links = find_links([table.entity for table in tables.values()], filtered)
+    counts = {}
+    for link in links:
+        if link.target != name or link.column not in tables[link.source].table.c:
+            continue
+        value = tables[link.source].table.c[link.column]
+        others = [
+            other.target
+            for other in links
+            if (other.source, other.column) == (link.source, link.column)
+        ]
+        query = select(func.count(value.distinct())).where(value.is_not(None))
+        for target in others:
+            key = tables[target].table.c[tables[target].entity.key]
+            query = query.where(func.lower(value).not_in(select(key)))
+        if found := connection.execute(query).scalar_one():
+            counts[f"{link.source}.{link.column}"] = found
+    return counts

@@ -36,7 +36,8 @@ def hold(db_path: Path, since: datetime) -> Iterator[None]:
         ConfigError: The lock file cannot be made.
     """
     path = lock_path(db_path)
-    lock = FileLock(path, blocking=False)
+    # Not blocking=False: whoever looks whether it is held, holds it for that moment.
+    lock = FileLock(path, timeout=0.5)
     try:
         lock.acquire()
     except Timeout:

@@ -224,7 +224,12 @@ def dump_lock(lock: Lock) -> str:
 
 
 def _dump_column(column: Column) -> dict[str, Any]:
-    return {"type": column.type, **({"targets": list(column.targets)} if column.targets else {})}
+    about: dict[str, Any] = {"type": column.type}
+    if column.targets:
+        about["targets"] = list(column.targets)
+    if column.gone:
+        about["gone"] = True
+    return about
 
 
 def parse_lock(text: str, where: str) -> Lock:
@@ -271,7 +276,8 @@ def _parse_entity(name: str, entry: Mapping[str, Any]) -> Entity:
             targets = about.get("targets", [])
             if not all(isinstance(target, str) for target in targets):
                 raise ValueError(f"column {column}: a target is no text")
-            columns.append(Column(column, about["type"], tuple(targets)))
+            gone = bool(about.get("gone", False))
+            columns.append(Column(column, about["type"], tuple(targets), gone))
         entity = Entity(
             name=name,
             key=entry["key"],

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
@@ -23,6 +22,7 @@ from dataverse_sync import sync_state as states
 from dataverse_sync.config import Config, check_entities, select_entities
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import ConfigError, EntityError, GuardError, StorageError, SyncError
+from dataverse_sync.lock_store import load_fitting_lock, save_file
 from dataverse_sync.model import (
     Counts,
     Drift,
@@ -104,6 +104,7 @@ class _Run:
     selected: Sequence[EntityConfig] = ()
     is_partial: bool = False  # limited by --entity
     lock: Lock = field(default_factory=dict)  # what is locked, of file and database together
+    is_file_current: bool = False
     tables: dict[str, EntityTable] = field(default_factory=dict)
     drift: list[Drift] = field(default_factory=list)
     runs: dict[str, EntityRun] = field(default_factory=dict)
@@ -122,7 +123,8 @@ class _Run:
         path = self.config.db_path
         database.check_file(path)
         self.stack.enter_context(run_lock.hold(path, self.started_at))
-        self.lock = load_locks(self.config)
+        locked = load_fitting_lock(self.config)
+        self.lock, self.is_file_current = locked.lock, locked.is_file_current
 
     # [2/6]
 
@@ -177,7 +179,7 @@ class _Run:
             )
         added |= sampled.entities
         self.drift = self._compare(names, live, [] if first else list(added))
-        self._make_tables(added)
+        self._make_tables(added, live.entities)
         self._skip(sampled)
 
     def _compare(
@@ -198,7 +200,7 @@ class _Run:
             log.log(level, "schema drift, %s: %s", item.severity, item)
         return drift
 
-    def _make_tables(self, added: Mapping[str, Entity]) -> None:
+    def _make_tables(self, added: Mapping[str, Entity], compared: Collection[str]) -> None:
         """Tables, lock and its copy in one transaction; then the file, whole."""
         self.lock = {**self.lock, **added}
         configured = [entity.name for entity in self.entities if entity.name in self.lock]
@@ -215,19 +217,16 @@ class _Run:
             for table in self.tables.values():
                 table.table.create(self.connection, checkfirst=True)
             states.ensure_rows(self.connection, [entity.name for entity in self.entities])
-            states.record_drift(self.connection, self.run_id, self.drift, _now())
+            states.record_drift(self.connection, self.run_id, self.drift, compared, _now())
             if self.lock:
                 states.save_lock_copy(self.connection, self.lock, _now())
-        path = Path(self.config.schema_path)
-        if self.lock and (added or not path.exists()):
-            if not added:
-                log.warning("%s: was missing, written again from the database", path)
-            try:
-                schema_manager.save_lock(path, self.lock)
-            except OSError as error:
-                raise StorageError(
-                    f"{path}: cannot be written ({error})", "Name another with --schema."
-                ) from error
+        if self.lock and (added or not self.is_file_current):
+            if not self.is_file_current and len(added) < len(self.lock):
+                log.warning(
+                    "%s: missing or behind, written again from the database",
+                    self.config.schema_path,
+                )
+            save_file(self.config, self.lock)
 
     def _skip(self, sampled: discovery.Discovery) -> None:
         """Entities that cannot be read, or of which nothing is known yet."""
@@ -399,32 +398,6 @@ class _Run:
             waited_s=self.environment.client.waited_s,
             notes={name: run.note for name, run in self.runs.items() if run.note},
         )
-
-
-def load_locks(config: Config) -> Lock:
-    """The locked schema: the file, with what only the database's copy knows.
-
-    Raises:
-        ConfigError: One of them is damaged, or they do not fit the tables.
-    """
-    path, db_path = Path(config.schema_path), config.db_path
-    locked = schema_manager.load_lock(path)
-    copy: Lock | None = None
-    tables: Mapping[str, Mapping[str, tuple[str, bool]]] = {}
-    if db_path.exists() and db_path.stat().st_size:
-        with database.open_reader(db_path).connect() as connection:
-            tables = database.read_tables(connection)
-            if states.SCHEMA_LOCK.name in tables:
-                copy = states.load_lock_copy(connection, str(db_path))
-    lock = {**(copy or {}), **(locked or {})}
-    if misfits := schema_manager.find_misfits(lock, tables):
-        where = path if locked is not None else db_path
-        raise ConfigError(
-            f"{where} does not fit the database {db_path}: {'; '.join(misfits)}",
-            "Name the schema that this database was made from with --schema, or bring the tables "
-            "up to it: python -m dataverse_sync schema accept",
-        )
-    return lock
 
 
 def _now() -> datetime:

@@ -8,7 +8,7 @@ are changed by UPDATE of the columns meant, never replaced.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -59,6 +59,7 @@ SCHEMA_LOCK = Table(
     Column("id", Integer, primary_key=True),
     Column("schema", Text, nullable=False),
     Column("locked_at", Text, nullable=False),
+    Column("replaces", Text),  # the lock before it: a file that still says this is behind
 )
 SCHEMA_CHANGES = Table(
     "_schema_changes",
@@ -217,26 +218,53 @@ def close_dead_runs(connection: Connection, now: datetime) -> int:
 # The database's copy of the lock, and what differed from it
 
 
-def load_lock_copy(connection: Connection, where: str) -> Lock | None:
-    """The lock that these tables were made from; None in a database without one.
+@dataclass(frozen=True, slots=True)
+class LockCopy:
+    """The lock that the tables were made from, and the text of the one before it."""
+
+    lock: Lock
+    replaces: str | None
+
+
+def load_lock_copy(connection: Connection, where: str) -> LockCopy | None:
+    """The database's own copy of the lock; None in a database without one.
 
     Raises:
         ConfigError: The copy is damaged.
     """
-    text = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()
-    return None if text is None else parse_lock(text, f"{where}, table _schema_lock")
+    row = connection.execute(select(SCHEMA_LOCK)).first()
+    if row is None:
+        return None
+    return LockCopy(parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces)
 
 
 def save_lock_copy(connection: Connection, lock: Lock, now: datetime) -> None:
-    values = {"id": 1, "schema": dump_lock(lock), "locked_at": to_text(now)}
+    """Keep the lock in the database; call it in the transaction that changes the tables."""
+    text = dump_lock(lock)
+    before = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()
+    if before == text:
+        return
+    values = {"id": 1, "schema": text, "locked_at": to_text(now), "replaces": before}
     statement = sqlite.insert(SCHEMA_LOCK).values(values)
     connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
 
 
 def record_drift(
-    connection: Connection, run_id: str, drift: Sequence[Drift], now: datetime
+    connection: Connection,
+    run_id: str,
+    drift: Sequence[Drift],
+    compared: Collection[str],
+    now: datetime,
 ) -> None:
-    """Write each difference once while it stands; one that comes back is written again."""
+    """Write each difference once while it stands; one that comes back is written again.
+
+    Args:
+        connection: In a transaction.
+        run_id: The run that found them.
+        drift: What differs now.
+        compared: The entities that were looked at; differences of others stand.
+        now: When.
+    """
     standing = {
         (row.entity_name, row.column_name, row.change, row.old_type, row.new_type): row.id
         for row in connection.execute(select(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.standing == 1))
@@ -246,7 +274,7 @@ def record_drift(
         for item in drift
     }
     for key, row_id in standing.items():
-        if key not in seen:
+        if key not in seen and key[0] in compared:
             ended = update(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.id == row_id)
             connection.execute(ended.values(standing=0))
     for key, item in seen.items():

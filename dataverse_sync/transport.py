@@ -170,16 +170,20 @@ class Retries(Retry):
         *args: Any,
         throttle: Throttle,
         throttled: int = THROTTLED_RETRIES,
+        gated: bool = True,
         on_capped: Callable[[float], None] = lambda _: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.throttle = throttle
         self.throttled = throttled
+        self.gated = gated
         self.on_capped = on_capped
 
     @classmethod
-    def start(cls, throttle: Throttle, on_capped: Callable[[float], None]) -> Self:
+    def start(
+        cls, throttle: Throttle, on_capped: Callable[[float], None], gated: bool = True
+    ) -> Self:
         """The whole schedule, for a request not yet sent."""
         return cls(
             total=RETRIES,
@@ -191,12 +195,14 @@ class Retries(Retry):
             remove_headers_on_redirect=["Authorization"],
             throttle=throttle,
             on_capped=on_capped,
+            gated=gated,
         )
 
     def new(self, **kwargs: Any) -> Self:
         kept = {
             "throttle": self.throttle,
             "throttled": self.throttled,
+            "gated": self.gated,
             "on_capped": self.on_capped,
         }
         return super().new(**{**kept, **kwargs})
@@ -229,7 +235,7 @@ class Retries(Retry):
             self.on_capped(asked_s)
             asked_s = LONGEST_WAIT_S
         wait_s = self.get_backoff_time() if asked_s is None else asked_s
-        if response is not None and response.status == 429:
+        if response is not None and response.status == 429 and self.gated:
             self.throttle.close(wait_s)
             self.throttle.leave(answered=False)
             self.throttle.enter()
@@ -344,8 +350,9 @@ class Transport:
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
 
-    def retries(self) -> Retries:
-        return Retries.start(self.throttle, self._on_capped)
+    def retries(self, gated: bool = True) -> Retries:
+        """A whole schedule; not gated, for a request that holds no place in the throttle."""
+        return Retries.start(self.throttle, self._on_capped, gated)
 
     def send(
         self,

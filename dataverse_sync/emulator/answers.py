@@ -1,0 +1,102 @@
+"""What goes back: an answer, a page that can still be changed, an error as the service words it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON_TYPE = "application/json; odata.metadata=minimal; odata.streaming=true"
+
+
+def to_json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(slots=True)
+class Page:
+    """An answer that is a list of records; faults change it before it becomes bytes."""
+
+    head: dict[str, Any]  # the members before ``value``, the context first
+    records: list[bytes]
+    next_link: str | None = None
+    delta_link: str | None = None
+    entity_set: str = ""
+
+    def to_bytes(self) -> bytes:
+        head = dict(self.head)
+        if self.delta_link is not None:
+            head["@odata.deltaLink"] = self.delta_link
+        opening = to_json(head)[:-1] + b',"value":['
+        closing = b"]"
+        if self.next_link is not None:
+            closing += b',"@odata.nextLink":' + to_json(self.next_link)
+        return b"".join((opening, b",".join(self.records), closing, b"}"))
+
+
+@dataclass(slots=True)
+class Answer:
+    """One HTTP answer, before it is compressed and sent."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str | None = JSON_TYPE
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    page: Page | None = None  # its bytes are the body, once the faults are done with it
+    records: int = 0
+
+    def payload(self) -> bytes:
+        return self.body if self.page is None else self.page.to_bytes()
+
+
+class ServiceError(Exception):
+    """What the service refuses, with its own status, code and words."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = list(headers)
+
+    def answer(self) -> Answer:
+        body = to_json({"error": {"code": self.code, "message": self.message}})
+        return Answer(
+            self.status, body, "application/json; odata.metadata=minimal", list(self.headers)
+        )
+
+
+def json_answer(value: object, records: int = 0) -> Answer:
+    return Answer(body=to_json(value), records=records)
+
+
+def bad_request(message: str, code: str = "0x80060888") -> ServiceError:
+    return ServiceError(400, code, message)
+
+
+def unknown_property(name: str, type_name: str) -> ServiceError:
+    return ServiceError(
+        400,
+        "0x0",
+        f"Could not find a property named '{name}' on type 'Microsoft.Dynamics.CRM.{type_name}'.",
+    )
+
+
+def unknown_segment(segment: str) -> ServiceError:
+    return ServiceError(404, "0x8006088a", f"Resource not found for the segment '{segment}'.")
+
+
+def not_found(logical_name: str, id_: str) -> ServiceError:
+    return ServiceError(404, "0x80040217", f"{logical_name} With Id = {id_} Does Not Exist")
+
+
+def missing_privilege(logical_name: str, user_id: str, privilege_id: str) -> ServiceError:
+    return ServiceError(
+        403,
+        "0x80040220",
+        f"Principal user (Id={user_id}, type=8) is missing prvRead{logical_name} privilege"
+        f" (Id={privilege_id})",
+    )

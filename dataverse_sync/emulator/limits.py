@@ -1,0 +1,100 @@
+"""Service protection: how many requests, how long, how many at once, per sliding window.
+
+https://learn.microsoft.com/power-apps/developer/data-platform/api-limits
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from .answers import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The documented limits for one user on one web server."""
+
+    in_flight: int = 52
+    requests: int = 6000
+    execution_s: float = 1200.0
+    window_s: float = 300.0
+
+
+class Limiter:
+    """Counts requests and their time; refuses with 429 what is over the limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._lock = threading.Lock()
+        self._began: deque[float] = deque()
+        self._spent: deque[tuple[float, float]] = deque()
+
+    def admit(self, now: float, in_flight: int) -> None:
+        limits = self.limits
+        with self._lock:
+            self._forget(now)
+            self._began.append(now)
+            if in_flight > limits.in_flight:
+                raise _refused(
+                    "0x80072326",
+                    f"Number of concurrent requests exceeded the limit of {limits.in_flight}.",
+                    1,
+                )
+            excess = len(self._began) - limits.requests
+            if excess > 0:
+                raise _refused(
+                    "0x80072322",
+                    f"Number of requests exceeded the limit of {limits.requests} over time window"
+                    f" of {limits.window_s:g} seconds.",
+                    self._began[excess - 1] + limits.window_s - now,
+                )
+            if self._execution_s > limits.execution_s:
+                raise _refused(
+                    "0x80072321",
+                    "Combined execution time of incoming requests exceeded limit of"
+                    f" {limits.execution_s * 1000:g} milliseconds over time window of"
+                    f" {limits.window_s:g} seconds. Decrease number of concurrent requests or"
+                    " reduce the duration of requests and try again later.",
+                    self._wait_for_execution(now),
+                )
+
+    def finish(self, began_at: float, now: float) -> None:
+        with self._lock:
+            self._spent.append((now, now - began_at))
+
+    def headers(self, now: float) -> list[tuple[str, str]]:
+        with self._lock:
+            self._forget(now)
+            requests = max(0, self.limits.requests - len(self._began))
+            time_s = max(0.0, self.limits.execution_s - self._execution_s)
+        return [
+            ("x-ms-ratelimit-burst-remaining-xrm-requests", str(requests)),
+            ("x-ms-ratelimit-time-remaining-xrm-requests", f"{time_s:,.2f}"),
+        ]
+
+    @property
+    def _execution_s(self) -> float:
+        return sum(spent for _, spent in self._spent)
+
+    def _wait_for_execution(self, now: float) -> float:
+        over, wait = self._execution_s - self.limits.execution_s, 0.0
+        for ended_at, spent in self._spent:
+            if over <= 0:
+                break
+            over -= spent
+            wait = ended_at + self.limits.window_s - now
+        return wait
+
+    def _forget(self, now: float) -> None:
+        start = now - self.limits.window_s
+        while self._began and self._began[0] <= start:
+            self._began.popleft()
+        while self._spent and self._spent[0][0] <= start:
+            self._spent.popleft()
+
+
+def _refused(code: str, message: str, wait_s: float) -> ServiceError:
+    return ServiceError(429, code, message, [("Retry-After", str(max(1, math.ceil(wait_s))))])

@@ -1,0 +1,91 @@
+"""What the emulator was asked: one entry a request, for tests to look at."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote, unquote_plus
+
+API_PATH = re.compile(r"/api/data/v9\.[0-2]/(.*)", re.DOTALL)
+
+
+class Headers(Mapping[str, str]):
+    """Header values by name, whatever the name's case; repeated ones joined by a comma."""
+
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._values: dict[str, str] = {}
+        for name, value in pairs:
+            before = self._values.get(name.lower())
+            self._values[name.lower()] = value if before is None else f"{before}, {value}"
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+
+@dataclass(slots=True)
+class LoggedRequest:
+    """One request, and what became of it; the last four are filled in as it is answered."""
+
+    method: str
+    target: str  # path and query exactly as received
+    path: str
+    query: dict[str, str]
+    headers: Headers
+    kind: str = "other"
+    prefer: str = ""
+    began_at: float = field(default_factory=time.monotonic)
+    ended_at: float | None = None
+    status: int | None = None
+    records: int = 0
+    fault: str | None = None
+
+    @classmethod
+    def of(cls, method: str, target: str, headers: Headers) -> LoggedRequest:
+        """Decoded for looking at only: a query that is wrong is refused when it is answered."""
+        path, _, text = target.partition("?")
+        pairs = (pair.partition("=") for pair in text.split("&") if pair)
+        query = {unquote(name): unquote_plus(value) for name, _, value in pairs}
+        return cls(method, target, unquote(path), query, headers, prefer=headers.get("Prefer", ""))
+
+    @property
+    def entity_set(self) -> str | None:
+        """The first segment of the path below the API root."""
+        match = API_PATH.fullmatch(self.path)
+        return re.split(r"[/(]", match[1])[0] or None if match else None
+
+
+def classify(request: LoggedRequest, thin: set[str] | None) -> str:
+    """What a request asks for; ``thin`` is the set's key, ``modifiedon`` and ``versionnumber``."""
+    if request.method == "POST":
+        return "token" if "/oauth2/" in request.path else "other"
+    below = API_PATH.fullmatch(request.path)
+    if below is None:
+        return "other"
+    if "authorization" not in request.headers:
+        return "challenge"
+    path, query = below[1], request.query
+    if path in {"", "$metadata"} or path.startswith(("EntityDefinitions", "RelationshipDef")):
+        return "metadata"
+    if path.endswith("/$count") or path.startswith("RetrieveTotalRecordCount"):
+        return "count"
+    if thin is None:
+        return "other"
+    selected = {part.strip() for part in query.get("$select", "*").split(",")}
+    cookie = unquote(unquote(query.get("$skiptoken", "")))
+    if "$deltatoken" in query or ' since="' in cookie:
+        return "delta"
+    if selected <= thin:
+        tracked = "odata.track-changes" in request.prefer or 'istracking="True"' in cookie
+        return "delta" if tracked else "thin"
+    return "data"

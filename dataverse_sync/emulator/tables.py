@@ -1,0 +1,96 @@
+"""What a table is: its names, its columns, what the service allows on it.
+
+``Table`` is a description and never changes; a column added to a running emulator makes a
+new ``Table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+
+from .columns import Column, Member
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Dataverse table: ``account``, read as the entity set ``accounts``."""
+
+    logical_name: str
+    entity_set: str
+    key: str
+    columns: Sequence[Column]
+    _: KW_ONLY
+    intersect: bool = False
+    change_tracking: bool = False
+    createdon: bool = True
+    modifiedon: bool = True
+    versionnumber: bool = True
+    readable: bool = True  # False: a plain GET of the set is refused, as with some link tables
+    privilege_missing: bool = False
+    orderable: bool = True  # False: $orderby by the key is refused
+    not_orderable: tuple[str, ...] = ()  # further members that $orderby refuses
+    in_metadata: bool = True  # False: EntityDefinitions does not know it
+    primary_name: str | None = None
+
+    @cached_property
+    def all_columns(self) -> tuple[Column, ...]:
+        """The key, the table's own columns, and the system's."""
+        named = {column.name for column in self.columns}
+        before = [Column(self.key, "Uniqueidentifier", nullable=False)]
+        after = [
+            Column(name, type_)
+            for name, type_, wanted in (
+                ("createdon", "DateTime", self.createdon),
+                ("modifiedon", "DateTime", self.modifiedon),
+                ("versionnumber", "BigInt", self.versionnumber),
+            )
+            if wanted
+        ]
+        system = (column for column in (*before, *after) if column.name not in named)
+        key, *rest = system
+        return (key, *self.columns, *rest)
+
+    @cached_property
+    def members(self) -> dict[str, Member]:
+        """The properties of a record, by JSON name."""
+        return {member.name: member for column in self.all_columns for member in column.members}
+
+    @cached_property
+    def name_column(self) -> str | None:
+        """The primary name: what a lookup to this table shows."""
+        if self.primary_name is not None:
+            return self.primary_name
+        return next((column.name for column in self.columns if column.type == "String"), None)
+
+    def with_column(self, column: Column) -> Table:
+        return replace(self, columns=(*self.columns, column))
+
+    def without_column(self, name: str) -> Table:
+        return replace(self, columns=tuple(c for c in self.columns if c.name != name))
+
+    def with_type(self, name: str, type_: str) -> Table:
+        columns = (
+            Column(c.name, type_, targets=c.targets, nullable=c.nullable) if c.name == name else c
+            for c in self.columns
+        )
+        return replace(self, columns=tuple(columns))
+
+
+STRINGMAPS = Table(
+    "stringmap",
+    "stringmaps",
+    "stringmapid",
+    (
+        Column("objecttypecode", "EntityName"),
+        Column("attributename", "String"),
+        Column("attributevalue", "Integer"),
+        Column("value", "String"),
+        Column("langid", "Integer"),
+        Column("displayorder", "Integer"),
+    ),
+    createdon=False,
+    modifiedon=False,
+    primary_name="value",
+)
