@@ -48,6 +48,10 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+def _is_ours(one: object) -> bool:
+    return isinstance(one, _Redacting)
+
+
 def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor) -> None:
     """Send warnings to standard error, more of them with ``-v``, and everything to the log file.
 
@@ -75,12 +79,13 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
         file.setFormatter(_JsonLines())
         handlers.append(file)
     root = logging.getLogger()
-    for old in root.handlers[:]:
+    for old in [one for one in root.handlers if any(map(_is_ours, one.filters))]:
         root.removeHandler(old)
+        old.close()
     for handler in handlers:
         handler.addFilter(_Redacting(redactor))
         root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
-    quiet = logging.NOTSET if verbosity > 1 else logging.WARNING
-    logging.getLogger("urllib3").setLevel(max(quiet, logging.ERROR) if verbosity < 2 else quiet)
+    # urllib3 warns of every retry; what becomes of them is said by us.
+    logging.getLogger("urllib3").setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)
     logging.captureWarnings(True)

@@ -21,9 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from dataverse_sync import database, deletions, odata, run_lock, sync_state
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.environment import open_environment
-from dataverse_sync.errors import ConfigError, EntityError
+from dataverse_sync.errors import ConfigError, EntityError, GuardError
 from dataverse_sync.lock_store import load_fitting_lock
-from dataverse_sync.model import EntityConfig, Event, Page
+from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.pages import PageLoop, Steps
 from dataverse_sync.reader import EntityReader, Query
 from dataverse_sync.redaction import Redactor
@@ -110,23 +110,23 @@ def run_verify(
         connection = stack.enter_context(engine.connect())
         integrity = _check_integrity(connection)
         connection.rollback()
-        with database.transaction(connection):
-            database.TEMPORARY_TABLES.create_all(connection)
         loop = PageLoop(environment.client, environment.pool, config.workers, connection, _ignore)
         filtered = {entity.name for entity in entities if entity.filtered}
         checks = {entity.name: EntityCheck(entity.name) for entity in selected}
-        works = {
-            entity.name: _Work(
-                entity,
-                checks[entity.name],
-                tables[entity.name],
-                connection,
-                config.api_url,
-                allow_deletes,
-            )
-            for entity in selected
-            if entity.name in tables
-        }
+        with database.transaction(connection):
+            database.TEMPORARY_TABLES.create_all(connection)
+            works = {
+                entity.name: _Work(
+                    entity,
+                    checks[entity.name],
+                    tables[entity.name],
+                    connection,
+                    config.api_url,
+                    allow_deletes,
+                )
+                for entity in selected
+                if entity.name in tables
+            }
         for name in checks.keys() - works.keys():
             checks[name].error = f"{name}: there is no table yet; it was never synced"
 
@@ -171,7 +171,6 @@ def _check_filtered(
     """Ask for what is linked to; with ``repair`` again, until nothing new is linked."""
     with database.transaction(connection):
         references = References(connection, tables, filtered)
-    first = True
     while True:
         jobs = {}
         with database.transaction(connection):
@@ -179,14 +178,18 @@ def _check_filtered(
             for name in names:
                 new, known = references.list_unasked(name)
                 references.mark_asked(name, [*new, *known])
-                ids = [*new, *known]
-                if works[name].check.error is None and (ids or first):
-                    unlinked = connection.execute(references.unlinked(name)).scalars().all()
-                    jobs[name] = works[name].check_linked(ids, unlinked if first else (), repair)
+                if (new or known) and works[name].check.error is None:
+                    jobs[name] = works[name].check_linked([*new, *known], repair)
         if not jobs:
-            return
+            break
         loop.run(jobs, end)
-        first = False
+    # A record that is missing or stale may be what links to a row.
+    uncertain = any(work.check.missing or work.check.stale for work in works.values())
+    with database.transaction(connection):
+        for name in names:
+            if works[name].check.error is None and (repair or not uncertain):
+                unlinked = connection.execute(references.unlinked(name)).scalars().all()
+                works[name].settle_unlinked(unlinked, repair)
 
 
 class _Work:
@@ -208,18 +211,17 @@ class _Work:
         self._connection = connection
         self._allow_deletes = allow_deletes
         self._now = sync_state.to_text(datetime.now(UTC))
+        check.rows = database.count_rows(connection, table)
 
     def check_all(self, repair: bool) -> Steps:
         """All keys and versions of an unfiltered entity."""
-        self.check.rows = database.count_rows(self._connection, self._table)
         deletions.start_census(self._connection, self._table.name)
         yield from self.reader.read([Query(self._census, select=self.reader.thin)])
         gone = () if self._keeps else self._ids(deletions.missing_from_census(self._table))
         yield from self._settle(gone, repair)
 
-    def check_linked(self, ids: Sequence[str], unlinked: Sequence[str], repair: bool) -> Steps:
+    def check_linked(self, ids: Sequence[str], repair: bool) -> Steps:
         """Keys and versions of the records of a filtered entity that are linked to."""
-        self.check.rows = database.count_rows(self._connection, self._table)
         deletions.start_census(self._connection, self._table.name)
         yield from self.reader.read(self.reader.by_id(ids, self._census, self.reader.thin))
         asked = {key.lower() for key in ids}
@@ -228,7 +230,18 @@ class _Work:
             for key in self._ids(deletions.missing_from_census(self._table))
             if key.lower() in asked and not self._keeps
         ]
-        yield from self._settle(gone, repair, () if self._keeps else unlinked)
+        yield from self._settle(gone, repair)
+
+    def settle_unlinked(self, keys: Sequence[str], repair: bool) -> None:
+        """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
+        if self._keeps:
+            return
+        self.check.unlinked += keys
+        if repair:
+            try:
+                self._remove(keys, "unlinked")
+            except GuardError as error:
+                self.check.error = str(error)
 
     def _census(self, page: Page) -> None:
         deletions.take_census(self._connection, self._table, page)
@@ -236,7 +249,7 @@ class _Work:
     def _ids(self, query: Any) -> list[str]:
         return list(self._connection.execute(query).scalars())
 
-    def _settle(self, gone: Sequence[str], repair: bool, unlinked: Sequence[str] = ()) -> Steps:
+    def _settle(self, gone: Sequence[str], repair: bool) -> Steps:
         """Ask again for what looks different, tell what it is, and mend it if asked to."""
         check, began = self.check, self.reader.first_request_at
         suspects = deletions.find_stale(self._connection, self._table)
@@ -261,8 +274,7 @@ class _Work:
                 check.stale.append(key)
                 mend.append(row)
         check.extra += [key for key in gone if key not in there and key in stored]
-        check.unlinked += unlinked
-        altered = self._find_altered({*check.stale, *check.extra, *check.unlinked})
+        altered = self._find_altered({*check.stale, *check.extra, *check.altered})
         check.altered += altered
         if not repair:
             return
@@ -274,14 +286,15 @@ class _Work:
         yield from self.reader.read(self.reader.by_id(altered, take_altered))
         mend += rows.values()
         database.rewrite(self._connection, self._table, mend)
-        doomed = [key for key in gone if key in check.extra]
-        deletions.doom_ids(self._connection, self._table, doomed, "not_returned")
-        deletions.doom_ids(self._connection, self._table, unlinked, "unlinked")
+        check.repaired += len(mend)
+        self._remove([key for key in gone if key in check.extra], "not_returned")
+
+    def _remove(self, keys: Sequence[str], reason: Reason) -> None:
+        deletions.doom_ids(self._connection, self._table, keys, reason)
         deletions.check_guard(self._connection, self._table, self._allow_deletes)
-        removed = deletions.remove_doomed(self._connection, self._table, self._now)
-        check.repaired += len(mend) + removed
-        rows_now = database.count_rows(self._connection, self._table)
-        sync_state.set_state(self._connection, self._table.name, records_count=rows_now)
+        self.check.repaired += deletions.remove_doomed(self._connection, self._table, self._now)
+        rows = database.count_rows(self._connection, self._table)
+        sync_state.set_state(self._connection, self._table.name, records_count=rows)
 
     def _confirming(self) -> tuple[str, ...]:
         """Keys, versions and the moment of change are enough to tell a difference."""
@@ -311,7 +324,7 @@ class _Work:
         found: dict[str, str | None] = {}
         for start in range(0, len(keys), 500):
             query = select(key, version).where(key.in_(keys[start : start + 500]))
-            found.update(self._connection.execute(query).tuples().all())
+            found.update((row[0], row[1]) for row in self._connection.execute(query))
         return found
 
     def _find_altered(self, known: Collection[str]) -> list[str]:
