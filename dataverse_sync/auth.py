@@ -317,16 +317,12 @@ def describe(error: Exception) -> str:
     """The heart of a network error, without the layers of libraries around it."""
     inner: object = error
     for _ in range(6):
-        if isinstance(inner, BaseException) and getattr(inner, "reason", None) is not None:
-            inner = inner.reason  # type: ignore[attr-defined]
-        elif (
-            isinstance(inner, BaseException)
-            and inner.args
-            and isinstance(inner.args[0], BaseException)
-        ):
-            inner = inner.args[0]
-        else:
+        # The reason of a TLS error is a word, which says less than its text.
+        layers = (getattr(inner, "reason", None), *getattr(inner, "args", ()))
+        deeper = next((layer for layer in layers if isinstance(layer, BaseException)), None)
+        if deeper is None:
             break
+        inner = deeper
     text = re.sub(r"<[^>]*>:?\s*|\w*Connection(Pool)?\([^)]*\):?\s*", "", str(inner))
     return " ".join(text.split())[:300].rstrip(".") or type(inner).__name__
 

@@ -426,6 +426,7 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync import status
 
     _configure_logging(options, redactor)
+    max_age: timedelta | None = options.max_age
     path = Path(settings.find_db_path(settings.load_settings(options.env_file), options.db))
     configured = None
     if options.config.exists():
@@ -434,17 +435,17 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
     if found is None:
         message = f"{path}: there is no database yet; the first sync makes it"
         _show(options, {"database": None, "entities": []}, lambda: [message])
-        return FAILED if options.max_age else OK
-    old = status.find_too_old(found, options.max_age) if options.max_age else ()
+        return OK if max_age is None else FAILED
+    old = status.find_too_old(found, max_age) if max_age is not None else ()
     document = status.to_document(found)
-    if options.max_age:
+    if max_age is not None:
         document["too_old"] = [entity.entity for entity in old]
     _show(options, document, lambda: status.format_status(found))
     if old:
         names = ", ".join(entity.entity for entity in old)
         print(f"error: no success within the time given: {names}", file=sys.stderr)
-    empty = options.max_age and not found.entities
-    return FAILED if old or empty else OK
+    never = max_age is not None and not found.entities
+    return FAILED if old or never else OK
 
 
 def _verify(options: argparse.Namespace, redactor: Redactor) -> int:

@@ -245,3 +245,11 @@ def count_rows(connection: Connection, table: EntityTable) -> int:
 def is_empty(connection: Connection, table: EntityTable) -> bool:
     key: Any = next(iter(table.table.primary_key))
     return connection.execute(select(key).limit(1)).first() is None
+
+
+def find_newest(connection: Connection, table: EntityTable) -> str | None:
+    """The largest ``modifiedon`` in a table, by its index; None where there is none."""
+    if "modifiedon" not in table.table.c:
+        return None
+    newest: str | None = connection.execute(select(func.max(table.table.c.modifiedon))).scalar()
+    return newest

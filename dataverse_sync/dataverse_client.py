@@ -361,7 +361,7 @@ class DataverseClient:
             answered_at = answered_at.replace(tzinfo=UTC)
         try:
             return answered_at.astimezone(UTC) - elapsed
-        except OverflowError:  # a year 1
+        except OverflowError:  # past the year 9999
             return self._now() - elapsed
 
     def _describe(self, error: Exception) -> str:

@@ -128,8 +128,17 @@ def take_census(connection: Connection, table: EntityTable, page: Page) -> None:
     connection.exec_driver_sql(sql, rows)
 
 
-def find_stale(connection: Connection, table: EntityTable) -> Sequence[str]:
-    """Ids in the census whose row is missing or of another version: they must be fetched."""
+def find_stale(
+    connection: Connection, table: EntityTable, settled: str | None = None
+) -> Sequence[str]:
+    """Ids in the census whose row is missing or of another version: they must be fetched.
+
+    Args:
+        connection: In a transaction.
+        table: Whose census it is.
+        settled: Where ``modifiedon`` alone tells versions apart, rows that are newer than
+            this may have changed again within their second, and count as of another version.
+    """
     key = table.table.c[table.entity.key]
     version = table.entity.version_column
     same = and_(
@@ -138,6 +147,8 @@ def find_stale(connection: Connection, table: EntityTable) -> Sequence[str]:
         if version is None
         else cast(table.table.c[version], Text).is_not_distinct_from(_CENSUS.c.version),
     )
+    if settled is not None and version == "modifiedon":
+        same = and_(same, table.table.c[version] <= settled)
     query = select(_CENSUS.c.record_id).where(
         _CENSUS.c.entity_name == table.name,
         or_(

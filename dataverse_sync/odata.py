@@ -166,10 +166,10 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         return match.end() if match else at
 
     at = skip(0) + 1  # past the opening brace
-    while text[at := skip(at)] != "}":
-        name, at = scan(text, at)
+    while True:
+        name, at = scan(text, skip(at))
         at = skip(skip(at) + 1)  # past the colon
-        if name == "value":
+        if name == "value" and text[at] == "[":
             break
         _, at = scan(text, at)
         at = skip(at)

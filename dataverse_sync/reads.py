@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Select
 
 from dataverse_sync import deletions, odata, sync_state
-from dataverse_sync.database import ROWS_PER_CALL, is_empty, upsert
+from dataverse_sync.database import ROWS_PER_CALL, find_newest, is_empty, upsert
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
 from dataverse_sync.pages import Steps, Wanted
@@ -90,7 +90,6 @@ class EntityRun:
     allow_deletes: bool = False
     counts: Counts = field(default_factory=Counts)
     note: str = ""
-    seen_max: str | None = None
     reader: EntityReader = field(init=False)
     _delta_link: str | None = field(default=None, init=False)
     _contexts: set[str] = field(default_factory=set, init=False)
@@ -113,7 +112,9 @@ class EntityRun:
         entity = self.table.entity
         plan = plan_read(self.state, entity.has("modifiedon"), self.full, self.api_url)
         log.info("%s: %s", self.name, plan.why)
-        fresh = plan.checkpoint.fresh if plan.checkpoint else is_empty(self.connection, self.table)
+        # A table that was emptied since is not fresh: what its bookmark passes must still be found.
+        empty = plan.kind == "full" and is_empty(self.connection, self.table)
+        fresh = plan.checkpoint.fresh if plan.checkpoint else empty
         keeps_deletions = self.config.deletions == "ignore"
         tracked = entity.change_tracking and entity.has("modifiedon") and not keeps_deletions
         if fresh and tracked and self.state.delta_link is None and plan.kind != "resume":
@@ -121,16 +122,19 @@ class EntityRun:
             yield from self._take_token(self._note_token)
             self._save_token()
         fresh = yield from self._read_records(plan, fresh)
-        if keeps_deletions or fresh:
+        # What was read before a break may have changed or gone since: nothing shows it but
+        # a comparison, also where the table was empty when the read began.
+        resumed = plan.kind == "resume"
+        if keeps_deletions or (fresh and not resumed):
             return
         yield None  # the records stand, even if the guard stops what follows
-        if not entity.has("modifiedon"):
-            yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
-            deletions.forget_seen(self.connection, self.name)
-        elif tracked:
+        if tracked:
             yield from self._delta_pass()
-        else:
+        elif resumed or entity.has("modifiedon"):
             yield from self._thin_pass()
+        else:
+            yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
+        deletions.forget_seen(self.connection, self.name)
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
         """The records of the plan; returns whether the table was empty when the read began."""
@@ -266,10 +270,10 @@ class EntityRun:
             doomed = deletions.list_doomed(self.connection, self.table)
 
             def confirm(page: Page) -> None:
-                there.update(self._keys(page))
+                there.update(self._upsert(page)[0])
 
             try:
-                yield from self.reader.read(self.reader.by_id(doomed, confirm, self.reader.thin))
+                yield from self.reader.read(self.reader.by_id(doomed, confirm))
             except RequestError as error:
                 if error.status not in REFUSED_QUERY:
                     raise
@@ -283,7 +287,8 @@ class EntityRun:
 
     def save_bookmark(self) -> None:
         """The bookmark of a filtered entity, whose reads have ended."""
-        newest = sync_state.later(self.state.bookmark, self.seen_max)
+        # From the table: a run that was killed may have stored the newest of them.
+        newest = sync_state.later(self.state.bookmark, find_newest(self.connection, self.table))
         if self.reader.first_request_at is not None:
             bookmark = sync_state.next_bookmark(newest, self.reader.first_request_at)
             sync_state.set_state(self.connection, self.name, last_timestamp=bookmark)
@@ -321,7 +326,8 @@ class EntityRun:
         else:
             thin = self.reader.by_id(known, census, self.reader.thin)
             yield from self.reader.read([*self.reader.by_id(new, take), *thin])
-            stale = deletions.find_stale(self.connection, self.table)
+            settled = self.state.bookmark or ""
+            stale = deletions.find_stale(self.connection, self.table, settled)
             yield from self.reader.read(self.reader.by_id(stale, take))
         gone(key for key in known if key not in returned)
 
@@ -353,6 +359,7 @@ class EntityRun:
             The keys that were written or found unchanged, and the newest ``modifiedon``.
         """
         sync_time = sync_state.to_text(self.now())
+        counts = Counts()  # told only when the whole page is stored
         keys: list[str] = []
         newest: str | None = None
         for start in range(0, len(page.records), ROWS_PER_CALL):
@@ -360,9 +367,9 @@ class EntityRun:
             rows = to_rows(self.table, records, sync_time)
             if wanted is not None:
                 rows = [row for row in rows if row[0].lower() in wanted]
-            self.counts += upsert(self.connection, self.table, rows)
+            counts += upsert(self.connection, self.table, rows)
             keys += [row[0] for row in rows]
             newest = sync_state.later(newest, newest_of(row[VALID_FROM] for row in rows))
-        self.seen_max = sync_state.later(self.seen_max, newest)
+        self.counts += counts
         sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
         return keys, newest

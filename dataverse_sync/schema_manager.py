@@ -160,7 +160,7 @@ def _decode_slowly(table: EntityTable, text: str) -> tuple[Any, ...]:
 
 def _fitting_int(digits: str) -> int | str:
     """An integer that SQLite can hold, else its digits as text."""
-    if len(digits) < 20 and _INT64[0] <= int(digits) <= _INT64[1]:
+    if len(digits) <= 20 and _INT64[0] <= int(digits) <= _INT64[1]:
         return int(digits)
     return digits
 

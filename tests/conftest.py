@@ -84,6 +84,7 @@ class World:
         self.folder = folder
         self.db_path = folder / "dataverse.db"
         self.schema_path = folder / "schema" / "schema.json"
+        self.page_size = 5
         self._keys = {table.entity_set: table.key for table in tables}
 
     def config(self, **changes: Any) -> Config:
@@ -93,7 +94,7 @@ class World:
             "client_secret": self.emulator.client_secret,
             "sqlite_db_path": self.db_path,
             "schema_path": self.schema_path,
-            "page_size": 5,
+            "page_size": self.page_size,
             "workers": 4,
         }
         return Config(**{**settings, **changes})

@@ -67,7 +67,7 @@ def _column_definition(table: Table, column: Column) -> Definition:
         "IsPrimaryId": column.name == table.key,
         "IsPrimaryName": column.name == table.name_column,
     }
-    if column.type in LOOKUPS:
+    if kind.metadata_type == "LookupAttributeMetadata":
         definition["Targets"] = (
             ["systemuser", "team"] if column.type == "Owner" else list(column.targets)
         )

@@ -61,10 +61,8 @@ def parse_filter(text: str) -> ast._Node:
     """The filter as a tree; any text that is none is refused with the service's status."""
     try:
         tree = ODataParser().parse(ODataLexer().tokenize(_PREPARE.sub(_prepare, text).strip()))
-    except (ODataException, ValueError, RecursionError) as error:
+    except (ODataException, ValueError) as error:
         raise bad_request(f"Syntax error in '{text}'.") from error
-    if tree is None:
-        raise bad_request(f"Expression expected in '{text}'.")
     return cast(ast._Node, tree)
 
 
@@ -88,7 +86,7 @@ def compile_filter(text: str, table: StoredTable) -> Condition:
     compiler = _Compiler(table)
     try:
         condition = compiler.condition(parse_filter(text))
-    except (RecursionError, ValueError) as error:  # too deep, or the 31st of February
+    except ValueError as error:  # the 31st of February
         raise bad_request(f"Syntax error in '{text}'.") from error
     if compiler.conditions > MAX_CONDITIONS:
         raise ServiceError(

@@ -162,8 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         """Close so that the peer gets a reset; the base class must find nothing to shut down."""
         linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.rfile.close()
-        self.wfile.close()
+        self.rfile.close()  # it holds the socket open too
         self.connection.close()
         self.close_connection = True
 

@@ -42,6 +42,8 @@ class Service:
             return self._answer(request, body, origin)
         except ServiceError as error:
             return error.answer()
+        except RecursionError:
+            return bad_request("The query is nested too deeply.").answer()
 
     def _answer(self, request: LoggedRequest, body: bytes, origin: str) -> Answer:
         below = API_PATH.fullmatch(request.path)
@@ -117,6 +119,8 @@ class Service:
             names = json.loads(text)
         except ValueError as error:
             raise bad_request(f"Syntax error in '{text}'.") from error
+        if not isinstance(names, list):
+            raise bad_request("EntityNames is a collection of names.")
         keys, values = [], []
         now = self.env.clock.now().timestamp()
         for name in names:
