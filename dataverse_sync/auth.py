@@ -142,7 +142,7 @@ def parse_token(body: bytes, now: float) -> Token:
         RecursionError,
     ) as error:
         raise ValueError("no access_token in the answer") from error
-    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value) or not life_s > 0:
+    if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]+", value) or not life_s >= 1:
         raise ValueError("no usable access_token in the answer")
     return Token(value, now, now + life_s)
 

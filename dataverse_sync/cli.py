@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -28,10 +28,9 @@ from dataverse_sync.errors import (
     UnreachableError,
 )
 from dataverse_sync.model import EntityConfig, SyncReport
+from dataverse_sync.options import build_parser
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.status import parse_age
 from dataverse_sync.sync import run_sync
-from dataverse_sync.version import __version__
 
 OK, FAILED, USAGE = 0, 1, 2
 EXIT_STATUSES: dict[type[SyncError], int] = {
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     redactor = Redactor()
     _listen_to_signals()
     try:
-        status: int = options.run(options, redactor)
+        status = COMMANDS[options.command](options, redactor)
     except SyncError as error:
         print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
         status = next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
@@ -99,218 +98,6 @@ def _listen_to_signals() -> None:
                 signal.signal(getattr(signal, name), interrupt)
 
 
-# Options
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dataverse_sync",
-        description="Keep a true, complete, queryable SQLite copy of a Microsoft Dataverse "
-        "environment.",
-        epilog="Without a command: sync. Every command has its own --help.",
-    )
-    parser.add_argument("--version", action="version", version=f"dataverse_sync {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    sync = _add(commands, "sync", _sync, "copy what changed since the last run")
-    _add_places(sync)
-    _add_selection(sync)
-    sync.add_argument(
-        "--full", action="store_true", help="ignore the bookmarks: read everything again"
-    )
-    _add_workers(sync)
-    sync.add_argument(
-        "--segments",
-        type=_positive,
-        metavar="N",
-        help="ranges that one large table is read in at once, at most; 1: one chain of pages",
-    )
-    _add_allow_deletes(sync)
-    _add_console(sync)
-
-    demo = _add(commands, "demo", _demo, "run two syncs of an emulated environment in demo/")
-    demo.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
-    _add_workers(demo)
-    _add_console(demo)
-
-    emulator = _add(
-        commands, "emulator", _emulator, "serve the emulator on loopback until interrupted"
-    )
-    emulator.add_argument(
-        "--port", type=_port, default=0, metavar="N", help="the port (default: a free one)"
-    )
-
-    check = _add(commands, "check", _check, "see whether a sync would work; writes nothing")
-    _add_places(check)
-    _add_selection(check)
-    _add_workers(check)
-    _add_json(check)
-    _add_console(check)
-
-    status = _add(commands, "status", _status, "say what the database knows, table by table")
-    _add_places(status)
-    status.add_argument(
-        "--max-age",
-        type=_age,
-        metavar="AGE",
-        help="exit 1 when the last success of an entity is older, such as 26h",
-    )
-    _add_json(status)
-    _add_console(status)
-
-    verify = _add(
-        commands, "verify", _verify, "compare the database with Dataverse, table by table"
-    )
-    _add_places(verify)
-    _add_selection(verify)
-    verify.add_argument(
-        "--repair", action="store_true", help="fetch and remove exactly what differs"
-    )
-    _add_allow_deletes(verify)
-    _add_workers(verify)
-    _add_json(verify)
-    _add_console(verify)
-
-    schema = commands.add_parser(
-        "schema", help="compare or accept the schema", description="Compare or accept the schema."
-    )
-    schemas = schema.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    diff = _add(schemas, "diff", _schema_diff, "show the locked schema against the live one")
-    _add_places(diff)
-    _add_selection(diff)
-    _add_json(diff)
-    _add_console(diff)
-    accept = _add(schemas, "accept", _schema_accept, "lock the live schema, and fill new columns")
-    accept.add_argument(
-        "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
-    )
-    accept.add_argument(
-        "--drop", action="store_true", help="drop columns that are gone from Dataverse"
-    )
-    _add_places(accept)
-    _add_console(accept)
-    return parser
-
-
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace, Redactor], int], text: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--schema",
-        type=Path,
-        metavar="PATH",
-        default=Path(settings.DEFAULT_SCHEMA),
-        help="the locked schema (default: %(default)s)",
-    )
-    _add_db(parser)
-
-
-def _add_db(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--db",
-        metavar="PATH",
-        help=f"the SQLite file; wins over SQLITE_DB_PATH (default: {settings.DEFAULT_DB})",
-    )
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--entity",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this entity set; repeatable (default: all)",
-    )
-
-
-def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        default=settings.DEFAULT_WORKERS,
-        metavar="N",
-        help="requests in flight at most (default: %(default)s)",
-    )
-
-
-def _add_allow_deletes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--allow-deletes",
-        action="store_true",
-        help="remove records even where more than half of a table would go",
-    )
-
-
-def _add_console(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--log-file",
-        type=Path,
-        metavar="PATH",
-        help="also write the log there, as JSON lines, rotated",
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="one line when all is well")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON document on standard output, nothing else"
-    )
-
-
-def _age(text: str) -> timedelta:
-    try:
-        return parse_age(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return number
-
-
 def _load(options: argparse.Namespace, redactor: Redactor) -> tuple[Config, list[EntityConfig]]:
     """The settings and the entities, with the mistakes of both told at once."""
     _configure_logging(options, redactor)
@@ -325,6 +112,7 @@ def _load(options: argparse.Namespace, redactor: Redactor) -> tuple[Config, list
             options.db,
             schema_path=options.schema,
             workers=getattr(options, "workers", settings.DEFAULT_WORKERS),
+            segments=getattr(options, "segments", None),
         )
     except ConfigError as error:
         mistakes.append(error)
@@ -347,16 +135,66 @@ def _configure_logging(options: argparse.Namespace, redactor: Redactor) -> None:
 
 def _sync(options: argparse.Namespace, redactor: Redactor) -> int:
     config, entities = _load(options, redactor)
-    report = _run_and_show(
-        config,
-        entities,
-        options,
-        redactor,
-        only=options.entity,
-        full=options.full,
-        allow_deletes=options.allow_deletes,
-    )
+    _check_outputs(options, config)
+    try:
+        report = _run_and_show(
+            config,
+            entities,
+            options,
+            redactor,
+            only=options.entity,
+            full=options.full,
+            allow_deletes=options.allow_deletes,
+        )
+    except (SyncError, KeyboardInterrupt) as error:
+        _tell_others(options, config, None, redactor.redact(str(error)) or "interrupted")
+        raise
+    _tell_others(options, config, report, None)
     return OK if report.ok else FAILED
+
+
+def _check_outputs(options: argparse.Namespace, config: Config) -> None:
+    """See before the run that its report and its notification have somewhere to go."""
+    if options.notify_always and not options.notify:
+        raise ConfigError("--notify-always: there is no address", "Name it with --notify URL.")
+    if options.notify:
+        from dataverse_sync.notify import find_url_problem
+
+        if problem := find_url_problem(options.notify):
+            raise ConfigError(f"--notify: {problem}", "Name an https:// address.")
+    if options.report:
+        from dataverse_sync.report import check_target
+
+        check_target(options.report, config.db_path)
+        if not options.report.absolute().parent.is_dir():
+            raise ConfigError(
+                f"{options.report}: there is no folder {options.report.parent}",
+                "Make it, or name another file with --report.",
+            )
+
+
+def _tell_others(
+    options: argparse.Namespace, config: Config, report: SyncReport | None, error: str | None
+) -> None:
+    """Write the report and post the summary, however the run ended."""
+    if options.report and config.db_path.exists():
+        from dataverse_sync.report import write_report
+
+        write_report(config.db_path, options.report, datetime.now(UTC))
+    if options.notify and (options.notify_always or report is None or not report.ok):
+        from dataverse_sync.notify import send_notification
+
+        send_notification(options.notify, report, error)
+
+
+def _report(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync.report import write_report
+
+    _configure_logging(options, redactor)
+    path = Path(settings.find_db_path(settings.load_settings(options.env_file), options.db))
+    write_report(path, options.path, datetime.now(UTC))
+    _tell(options)(f"written: {options.path}")
+    return OK
 
 
 def _run_and_show(
@@ -516,3 +354,16 @@ def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:
     print()
     for line in summary.format_summary(report):
         print(line)
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, Redactor], int]] = {
+    "sync": _sync,
+    "demo": _demo,
+    "emulator": _emulator,
+    "check": _check,
+    "status": _status,
+    "verify": _verify,
+    "schema diff": _schema_diff,
+    "schema accept": _schema_accept,
+    "report": _report,
+}

@@ -51,6 +51,7 @@ class Config:
     tenant_id: str | None = None  # else what the service's challenge names
     schema_path: str | Path = DEFAULT_SCHEMA
     workers: int = DEFAULT_WORKERS  # requests in flight at most
+    segments: int | None = None  # ranges of one large table read at once, at most; None: chosen
     page_size: int = 5000  # rows, as the service allows at most
     connect_timeout_s: float = 20.0
     read_timeout_s: float = 150.0  # the service gives up on a query after 120 s
@@ -59,6 +60,8 @@ class Config:
         problems = [*_check_api_url(self.api_url)]
         if self.workers < 1:
             problems.append(f"workers is {self.workers}: it must be 1 or more")
+        if self.segments is not None and self.segments < 1:
+            problems.append(f"segments is {self.segments}: it must be 1 or more")
         if not 1 <= self.page_size <= 5000:
             problems.append(f"page_size is {self.page_size}: it must be from 1 to 5000")
         if problems:

@@ -18,10 +18,17 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 import requests
-from urllib3.exceptions import MaxRetryError, ProtocolError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+)
 
 from dataverse_sync import metadata, odata
 from dataverse_sync.auth import Auth, describe
@@ -210,6 +217,37 @@ class DataverseClient:
             definitions += [_decode(record, request.entity) for record in page.records]
         return definitions
 
+    def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
+        """About how many records these tables hold, by logical name; up to a day old.
+
+        Raises:
+            RequestError: The service refused.
+            PageError: The answer is not one.
+
+        Source: learn.microsoft.com, "RetrieveTotalRecordCount function".
+        """
+        names = quote(json.dumps(list(logical_names), separators=(",", ":")))
+        request = PageRequest(
+            "RetrieveTotalRecordCount",
+            f"{self.api_url}RetrieveTotalRecordCount(EntityNames={names})",
+        )
+        page = self._get(
+            request.url,
+            request.entity,
+            prefer="",
+            parse=partial(odata.parse_document, request),
+            expected=_EXPECTED_PAGE,
+        )
+        self.release(page)
+        try:
+            counts = json.loads(bytes(page.records[0]))["EntityRecordCountCollection"]
+            return {
+                name: int(count)
+                for name, count in zip(counts["Keys"], counts["Values"], strict=True)
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise PageError(f"{request.entity}: the answer is not understood") from error
+
     def stop(self) -> None:
         """Send nothing any more; whoever waits raises ``StoppedError``."""
         self._transport.throttle.stop()
@@ -274,7 +312,9 @@ class DataverseClient:
             )
         except requests.RequestException as error:
             reason = self._describe(error)
-            if self._answered_at <= began:  # nobody was answered meanwhile: it is away
+            # No connection, and nobody was answered meanwhile: it is away. A connection that
+            # breaks says nothing of other requests.
+            if _is_unreachable(error) and self._answered_at <= began:
                 self._outage = f"since the service does not answer ({reason})"
             raise RequestError(
                 f"{label}: no answer from the service ({reason})",
@@ -389,3 +429,10 @@ def _hint(status: int) -> str:
     if 300 <= status < 400:
         return "Set DATAVERSE_API_URL to the address of the Web API itself."
     return ""
+
+
+def _is_unreachable(error: requests.RequestException) -> bool:
+    """Whether not even a connection came about."""
+    cause = error.args[0] if error.args else None
+    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError)

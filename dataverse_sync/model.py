@@ -53,7 +53,8 @@ class Entity:
     key_found: str = "metadata"  # how the key was found, as the log says it
 
     def has(self, name: str) -> bool:
-        return any(column.name == name for column in self.columns)
+        """Whether Dataverse has the column, not only our table."""
+        return any(column.name == name and not column.gone for column in self.columns)
 
     @property
     def version_column(self) -> str | None:

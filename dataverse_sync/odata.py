@@ -182,6 +182,19 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         at = skip(at + (text[at] == ","))
 
 
+def parse_document(request: PageRequest, body: bytes) -> Page:
+    """An answer that is one JSON document: a page with that as its only record.
+
+    Raises:
+        NotJsonError: The body is no JSON text; it may have been cut off.
+    """
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise NotJsonError(str(error)) from error
+    return Page(request, (msgspec.Raw(body),), size=len(body))
+
+
 def parse_error(body: bytes) -> tuple[str, str]:
     """The service's own code and message, from a body that may be JSON, HTML or empty."""
     try:

@@ -6,15 +6,19 @@ batches of ids; not what is done with a page.
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from dataverse_sync import odata
+import msgspec
+
+from dataverse_sync import odata, segments
 from dataverse_sync.errors import PageError, RequestError
 from dataverse_sync.model import Entity, Page, PageRequest
-from dataverse_sync.pages import Steps
+from dataverse_sync.pages import Steps, Wanted
+from dataverse_sync.segments import Segment
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,11 @@ EMPTY_PAGES = 1000  # in a row; more is no table but a circle
 REFUSED_QUERY = (400, 501)
 
 Store = Callable[[Page], None]
+StoreRange = Callable[[Page, Sequence[Segment]], None]
+
+
+class DisorderError(Exception):
+    """The service does not send the records of a range in the order that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,128 @@ class EntityReader:
         """Go on from a link that was kept, as it came; raises what ``read`` raises."""
         yield from self._read({link: Query(store, track_changes=True)})
 
+    def find_edges(self) -> Generator[Wanted, Page, tuple[datetime, datetime] | None]:
+        """The oldest and the newest ``createdon``; None where there is none.
+
+        Raises:
+            RequestError: The service refused to filter or to order by it.
+        """
+        requests = [
+            PageRequest(
+                self.entity.name,
+                odata.build_url(
+                    self._api_url,
+                    self.entity.name,
+                    select=("createdon",),
+                    filter="createdon ne null",
+                    orderby=order,
+                    top=1,
+                ),
+                top=True,
+            )
+            for order in ("createdon", "createdon desc")
+        ]
+        found: list[datetime] = []
+        wanted: Sequence[PageRequest] = requests
+        for _ in requests:
+            page = yield wanted
+            wanted = ()
+            self._note(page)
+            found += [moment for moment in _moments(page) if moment is not None]
+        return (min(found), max(found)) if len(found) == len(requests) else None
+
+    def read_segments(
+        self, ranges: Sequence[Segment], most: int, newest: datetime, store: StoreRange
+    ) -> Steps:
+        """Read ranges of ``createdon`` side by side, oldest records first in each.
+
+        Where one has ended and another has much left, it takes the later half of it.
+        A range whose end was moved forward stops at the first record beyond.
+
+        Args:
+            ranges: Those to read, some of them perhaps begun or done.
+            most: How many to read at once.
+            newest: About the end of the range that is open.
+            store: Told each page, and how far all ranges have come with it.
+
+        Raises:
+            RequestError: The service refused.
+            DisorderError: It does not send the records in order.
+        """
+        ranges = list(ranges)
+        reached: list[str | None] = [None] * len(ranges)
+        asked: dict[PageRequest, int] = {}
+        followed: set[int] = set()
+        while True:
+            new = self._start_ranges(ranges, reached, asked, most, newest)
+            if not asked:
+                return
+            page = yield new
+            self._note(page)
+            at = asked.pop(page.request)
+            if hash(page.next_link) in followed:
+                raise PageError(f"{page.request}: the next link leads back to a page already read")
+            if page.next_link is not None:
+                followed.add(hash(page.next_link))
+            page, reached[at] = _cut_page(page, ranges[at], reached[at])
+            done = page.next_link is None
+            ranges[at] = replace(
+                ranges[at],
+                next_link=page.next_link,
+                page=page.request.number + 1,
+                is_done=done,
+            )
+            store(page, ranges)
+            del page  # a name kept on it would hold its memory until the next one comes
+
+    def _start_ranges(
+        self,
+        ranges: list[Segment],
+        reached: list[str | None],
+        asked: dict[PageRequest, int],
+        most: int,
+        newest: datetime,
+    ) -> list[PageRequest]:
+        """Ask for the next page of every range that waits, and of halves while there is room."""
+        new = []
+        while len(asked) < most:
+            running = set(asked.values())
+            waiting = (at for at, one in enumerate(ranges) if at not in running and not one.is_done)
+            at = next(waiting, None)
+            if at is None:
+                widest = segments.find_widest(ranges, reached, newest)
+                halves = (
+                    None
+                    if widest is None
+                    else segments.split(ranges[widest], reached[widest], newest)
+                )
+                if widest is None or halves is None or not self._is_worth(ranges, widest):
+                    break
+                ranges[widest] = halves[0]
+                ranges.append(halves[1])
+                reached.append(None)
+                at = len(ranges) - 1
+            request = self._range_request(ranges[at])
+            asked[request] = at
+            new.append(request)
+        return new
+
+    def _is_worth(self, ranges: Sequence[Segment], at: int) -> bool:
+        """Whether a range has been read for long enough to say that it is a long one."""
+        return ranges[at].page > 2
+
+    def _range_request(self, segment: Segment) -> PageRequest:
+        if segment.next_link is not None:
+            return PageRequest(self.entity.name, segment.next_link, segment.page)
+        order = self.entity.key if segment.is_null else f"createdon,{self.entity.key}"
+        url = odata.build_url(self._api_url, self.entity.name, filter=segment.filter, orderby=order)
+        return PageRequest(self.entity.name, url)
+
+    def _note(self, page: Page) -> None:
+        self.requests += page.requests
+        if self.first_request_at is None:
+            self.first_request_at = page.asked_at
+
     def _request(self, query: Query) -> PageRequest:
         url = odata.build_url(
             self._api_url,
@@ -97,11 +228,12 @@ class EntityReader:
             try:
                 page = yield new
             except RequestError as error:
-                new = [self._ask_differently(error, asked)]
+                new = self._ask_differently(error, asked)
                 continue
-            self.requests += page.requests
-            if self.first_request_at is None:
-                self.first_request_at = page.asked_at
+            self._note(page)
+            if page.request not in asked:  # of a read that was given up
+                new = []
+                continue
             query = asked.pop(page.request)
             empty_pages = 0 if page.records else empty_pages + 1
             if empty_pages > EMPTY_PAGES:
@@ -122,11 +254,17 @@ class EntityReader:
             query.store(page)
             del page  # a name kept on it would hold its memory until the next one comes
 
-    def _ask_differently(self, error: RequestError, asked: dict[PageRequest, Query]) -> PageRequest:
+    def _ask_differently(
+        self, error: RequestError, asked: dict[PageRequest, Query]
+    ) -> list[PageRequest]:
         """The same question in the next best order, where it was the order that was refused."""
         self.requests += error.requests
         request = error.request
-        if error.status not in REFUSED_QUERY or not isinstance(request, PageRequest):
+        if not isinstance(request, PageRequest):
+            raise error
+        if request not in asked:  # of a read that was given up
+            return []
+        if error.status not in REFUSED_QUERY:
             raise error
         query = asked.pop(request)
         if query.track_changes or request.number > 1 or query.order + 1 == len(self._orders):
@@ -138,4 +276,44 @@ class EntityReader:
         self._refused = max(self._refused, query.order)
         again = self._request(query)
         asked[again] = query
-        return again
+        return [again]
+
+
+class _Created(msgspec.Struct):
+    createdon: str | None = None
+
+
+_decode_created = msgspec.json.Decoder(_Created).decode
+
+
+def _moments(page: Page) -> list[datetime | None]:
+    """The ``createdon`` of each record."""
+    return [odata.parse_timestamp(_decode_created(record).createdon) for record in page.records]
+
+
+def _cut_page(page: Page, segment: Segment, reached: str | None) -> tuple[Page, str | None]:
+    """Leave out what lies beyond the end of a range, which then has no next page.
+
+    Returns:
+        The page, and the last moment in it.
+
+    Raises:
+        DisorderError: The moments do not rise.
+    """
+    if segment.is_null:
+        return page, None
+    try:
+        moments = _moments(page)
+    except msgspec.MsgspecError as error:
+        raise DisorderError from error
+    known = [moment for moment in moments if moment is not None]
+    start = odata.parse_timestamp(reached)
+    if len(known) < len(moments) or known != sorted(known) or (start and known[:1] < [start]):
+        raise DisorderError
+    if not known:
+        return page, reached
+    last, end = known[-1], odata.parse_timestamp(segment.until)
+    if end is None or last < end:
+        return page, segments.to_text(last)
+    inside = bisect.bisect_left(known, end)
+    return replace(page, records=page.records[:inside], next_link=None), segments.to_text(end)

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Select
 
-from dataverse_sync import deletions, odata, sync_state
+from dataverse_sync import deletions, odata, segments, sync_state
 from dataverse_sync.database import ROWS_PER_CALL, find_newest, is_empty, upsert
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
 from dataverse_sync.pages import Steps, Wanted
-from dataverse_sync.reader import REFUSED_QUERY, EntityReader, Query, Store
+from dataverse_sync.reader import REFUSED_QUERY, DisorderError, EntityReader, Query, Store
 from dataverse_sync.schema_manager import VALID_FROM, EntityTable, to_rows
+from dataverse_sync.segments import Segment
 from dataverse_sync.sync_state import Checkpoint, EntityState
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,11 @@ def plan_read(state: EntityState, has_modifiedon: bool, full: bool, api_url: str
     checkpoint = state.checkpoint
     if (
         checkpoint is not None
-        and odata.origin(checkpoint.next_link) == odata.origin(api_url)
+        and all(odata.origin(link) == odata.origin(api_url) for link in checkpoint.links)
         and (checkpoint.full_asked or not full)
     ):
-        why = f"taken up at page {checkpoint.page}"
+        ranges = f"in {len(checkpoint.segments)} ranges" if checkpoint.segments else ""
+        why = f"taken up {ranges or f'at page {checkpoint.page}'}"
         return ReadPlan("resume", why, checkpoint.since, checkpoint)
     if full:
         return ReadPlan("full", "asked for by --full")
@@ -75,6 +77,52 @@ def newest_of(values: Iterable[object]) -> str | None:
     return newest
 
 
+class _Storing:
+    """What is done with each page of records: rows, then checkpoint or bookmark."""
+
+    def __init__(self, run: EntityRun, checkpoint: Checkpoint) -> None:
+        self._run = run
+        self._checkpoint = checkpoint
+
+    def store_page(self, page: Page) -> None:
+        """A page of the one chain."""
+        self._store(page)
+        if page.next_link is None:
+            self._complete()
+        else:
+            self._save(next_link=page.next_link, page=page.request.number + 1)
+
+    def store_range(self, page: Page, ranges: Sequence[Segment]) -> None:
+        """A page of one of several ranges."""
+        self._store(page)
+        if all(segment.is_done for segment in ranges):
+            self._complete()
+        else:
+            self._save(segments=tuple(ranges))
+
+    def _store(self, page: Page) -> None:
+        run, before = self._run, self._checkpoint
+        keys, newest = run.upsert(page)
+        if run.table.entity.has("modifiedon"):
+            newest = sync_state.later(before.seen_max, newest)
+        elif not before.fresh and run.config.deletions == "sync":
+            deletions.note_seen(run.connection, run.name, keys)
+        asked_at = before.first_request_at or (page.asked_at or run.now()).isoformat()
+        self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
+
+    def _save(self, **went_to: Any) -> None:
+        self._checkpoint = replace(self._checkpoint, **went_to)
+        sync_state.save_checkpoint(self._run.connection, self._run.name, self._checkpoint)
+
+    def _complete(self) -> None:
+        run, read = self._run, self._checkpoint
+        asked_at = odata.parse_timestamp(read.first_request_at) or run.now()
+        bookmark = None
+        if run.table.entity.has("modifiedon"):
+            bookmark = sync_state.next_bookmark(read.seen_max, asked_at)
+        sync_state.set_state(run.connection, run.name, last_timestamp=bookmark, checkpoint=None)
+
+
 @dataclass(slots=True)
 class EntityRun:
     """One entity in one run: what it works with, and what it has done so far."""
@@ -88,6 +136,7 @@ class EntityRun:
     log_id: int
     full: bool = False
     allow_deletes: bool = False
+    segments: int = 1  # ranges that a full read is cut into, at most
     counts: Counts = field(default_factory=Counts)
     note: str = ""
     reader: EntityReader = field(init=False)
@@ -104,6 +153,12 @@ class EntityRun:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def reads_in_full(self) -> bool:
+        """Whether its records will be read from the beginning, or are being read in ranges."""
+        plan = plan_read(self.state, self.table.entity.has("modifiedon"), self.full, self.api_url)
+        return plan.kind == "full" or bool(plan.checkpoint and plan.checkpoint.segments)
 
     # The whole of an unfiltered entity
 
@@ -139,54 +194,72 @@ class EntityRun:
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
         """The records of the plan; returns whether the table was empty when the read began."""
         if plan.checkpoint is not None:
-            checkpoint = plan.checkpoint
-            link = PageRequest(self.name, checkpoint.next_link, checkpoint.page)
             try:
-                yield from self.reader.follow(link, self._storing(plan.since, checkpoint))
+                yield from self._take_up(plan.checkpoint)
                 return fresh
             except RequestError as error:
-                if error.status not in _REFUSED_LINK or error.request != link:
+                if error.status not in _REFUSED_LINK or error.request not in self._kept(
+                    plan.checkpoint
+                ):
                     raise
             log.warning("%s: the service refused the stored link; read from the start", self.name)
             fresh = False
-        started = Checkpoint("", 0, plan.since, "", plan.since, fresh, full_asked=self.full)
         deletions.forget_seen(self.connection, self.name)
-        query = Query(self._storing(plan.since, started), filter=odata.changed_since(plan.since))
-        yield from self.reader.read([query])
+        started = Checkpoint(
+            since=plan.since, seen_max=plan.since, fresh=fresh, full_asked=self.full
+        )
+        if plan.since is None and self.segments > 1 and self.table.entity.has("createdon"):
+            done = yield from self._read_segments(started)
+            if done:
+                return fresh
+            yield None
+        storing = _Storing(self, started)
+        changed = odata.changed_since(plan.since)
+        yield from self.reader.read([Query(storing.store_page, filter=changed)])
         return fresh
 
-    def _storing(self, since: str | None, checkpoint: Checkpoint) -> Store:
-        """What is done with each page of records: rows, then checkpoint or bookmark."""
-        has_modifiedon = self.table.entity.has("modifiedon")
-        first_request_at = odata.parse_timestamp(checkpoint.first_request_at)
-        seen_max = checkpoint.seen_max
-
-        def store(page: Page) -> None:
-            nonlocal first_request_at, seen_max
-            first_request_at = first_request_at or page.asked_at or self.now()
-            keys, newest = self._upsert(page)
-            if has_modifiedon:
-                seen_max = sync_state.later(seen_max, newest)
-            elif not checkpoint.fresh and self.config.deletions == "sync":
-                deletions.note_seen(self.connection, self.name, keys)
-            if page.next_link is not None:
-                went = replace(
-                    checkpoint,
-                    next_link=page.next_link,
-                    page=page.request.number + 1,
-                    first_request_at=first_request_at.isoformat(),
-                    seen_max=seen_max,
-                )
-                sync_state.save_checkpoint(self.connection, self.name, went)
-                return
-            bookmark = None
-            if has_modifiedon:
-                bookmark = sync_state.next_bookmark(seen_max, first_request_at)
-            sync_state.set_state(
-                self.connection, self.name, last_timestamp=bookmark, checkpoint=None
+    def _take_up(self, checkpoint: Checkpoint) -> Steps:
+        """Go on with a read where it stopped."""
+        storing = _Storing(self, checkpoint)
+        if checkpoint.segments:
+            most = max(1, self.segments)
+            yield from self.reader.read_segments(
+                checkpoint.segments, most, self.now(), storing.store_range
             )
+        else:
+            (link,) = self._kept(checkpoint)
+            yield from self.reader.follow(link, storing.store_page)
 
-        return store
+    def _kept(self, checkpoint: Checkpoint) -> list[PageRequest]:
+        """The requests that a checkpoint's links make."""
+        if not checkpoint.segments:
+            return [PageRequest(self.name, checkpoint.next_link, checkpoint.page)]
+        return [
+            PageRequest(self.name, segment.next_link, segment.page)
+            for segment in checkpoint.segments
+            if segment.next_link
+        ]
+
+    def _read_segments(self, started: Checkpoint) -> Generator[Wanted, Page, bool]:
+        """Read ranges of ``createdon`` at once; returns False where that cannot be done."""
+        try:
+            edges = yield from self.reader.find_edges()
+            if edges is None:
+                return False
+            log.info("%s: read in %d ranges of createdon", self.name, self.segments)
+            ranges = segments.cut(*edges, self.segments)
+            yield from self.reader.read_segments(
+                ranges, self.segments, edges[1], _Storing(self, started).store_range
+            )
+        except RequestError as error:
+            if error.status not in REFUSED_QUERY:
+                raise
+            log.info("%s: ranges are refused; read as one chain of pages", self.name)
+            return False
+        except DisorderError:
+            log.warning("%s: ranges come unordered; read as one chain of pages", self.name)
+            return False
+        return True
 
     # What is gone
 
@@ -270,7 +343,7 @@ class EntityRun:
             doomed = deletions.list_doomed(self.connection, self.table)
 
             def confirm(page: Page) -> None:
-                there.update(self._upsert(page)[0])
+                there.update(self.upsert(page)[0])
 
             try:
                 yield from self.reader.read(self.reader.by_id(doomed, confirm))
@@ -318,7 +391,7 @@ class EntityRun:
             returned.update(key.lower() for key in self._keys(page))
 
         def take(page: Page) -> None:
-            returned.update(key.lower() for key in self._upsert(page, wanted)[0])
+            returned.update(key.lower() for key in self.upsert(page, wanted)[0])
 
         deletions.start_census(self.connection, self.name)
         if self.full or self.table.entity.version_column is None:
@@ -336,7 +409,7 @@ class EntityRun:
         returned: set[str] = set()
 
         def take(page: Page) -> None:
-            returned.update(self._upsert(page)[0])
+            returned.update(self.upsert(page)[0])
 
         if all(odata.is_guid(key) for key in ids):
             yield from self.reader.read(self.reader.by_id(ids, take))
@@ -350,7 +423,7 @@ class EntityRun:
     def _keys(self, page: Page) -> list[str]:
         return [row[0] for row in to_rows(self.table, page.records, "")]
 
-    def _upsert(
+    def upsert(
         self, page: Page, wanted: Collection[str] | None = None
     ) -> tuple[list[str], str | None]:
         """Write a page's records, only the wanted ones where that is said, and count them.

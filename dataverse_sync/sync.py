@@ -17,7 +17,15 @@ from functools import partial
 
 from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync import database, deletions, discovery, metadata, run_lock, schema_manager
+from dataverse_sync import (
+    database,
+    deletions,
+    discovery,
+    metadata,
+    run_lock,
+    schema_manager,
+    segments,
+)
 from dataverse_sync import sync_state as states
 from dataverse_sync.config import Config, check_entities, select_entities
 from dataverse_sync.environment import Environment, open_environment
@@ -261,9 +269,31 @@ class _Run:
         with database.transaction(self.connection):
             self.runs = {entity.name: self._begin(entity) for entity in chosen}
         unfiltered = [entity.name for entity in chosen if not entity.filtered]
+        self._choose_segments(unfiltered)
         loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
         if any(entity.filtered for entity in chosen):
             self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
+
+    def _choose_segments(self, names: Sequence[str]) -> None:
+        """See which tables are read in full and are large enough to be read in ranges."""
+        most = self.config.segments
+        runs = [
+            run
+            for run in (self.runs[name] for name in names)
+            if run.table.entity.logical_name is not None
+            and run.table.entity.has("createdon")
+            and run.reads_in_full
+        ]
+        if most == 1 or not runs:
+            return
+        logical_names = [str(run.table.entity.logical_name) for run in runs]
+        try:
+            counts = self.environment.client.get_counts(logical_names)
+        except EntityError as error:
+            log.info("row counts cannot be had: %s", error.message)
+            return
+        for run, name in zip(runs, logical_names, strict=True):
+            run.segments = segments.choose_count(counts.get(name), most)
 
     def _sync_filtered(self, loop: PageLoop, names: Sequence[str]) -> None:
         """Ask for what is linked to, until nothing new is; then remove what is not."""

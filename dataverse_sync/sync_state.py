@@ -15,11 +15,14 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select, update
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.database import OWN_TABLES
+from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts, Drift, State
 from dataverse_sync.odata import parse_timestamp
 from dataverse_sync.schema_manager import Lock, dump_lock, parse_lock
+from dataverse_sync.segments import Segment
 
 LATE_COMMIT = timedelta(minutes=2)  # the service commits out of order within this
 DIED = "the run ended without a word; it was killed, or the machine went down"
@@ -114,13 +117,20 @@ def next_bookmark(seen_max: str | None, first_request_at: datetime) -> str | Non
 class Checkpoint:
     """An unfinished read: how it was begun, and the link that goes on."""
 
-    next_link: str
-    page: int  # the number of the page behind the link
-    since: str | None  # the bookmark it started from; None: a full read
-    first_request_at: str
+    next_link: str = ""
+    page: int = 0  # the number of the page behind the link
+    since: str | None = None  # the bookmark it started from; None: a full read
+    first_request_at: str | None = None
     seen_max: str | None = None
     fresh: bool = False  # the table was empty when the read began
     full_asked: bool = False  # begun by --full
+    segments: tuple[Segment, ...] = ()  # instead of the link: ranges that are read at once
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Every link that the read goes on from."""
+        found = (self.next_link, *(segment.next_link for segment in self.segments))
+        return tuple(link for link in found if link)
 
 
 def parse_checkpoint(text: str | None) -> Checkpoint | None:
@@ -128,8 +138,11 @@ def parse_checkpoint(text: str | None) -> Checkpoint | None:
     if not text:
         return None
     try:
-        return Checkpoint(**json.loads(text))
-    except (ValueError, TypeError):
+        values = json.loads(text)
+        segments = tuple(Segment(**segment) for segment in values.pop("segments", ()))
+        checkpoint = Checkpoint(**values, segments=segments)
+        return checkpoint if checkpoint.next_link or segments else None
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
@@ -230,9 +243,15 @@ def load_lock_copy(connection: Connection, where: str) -> LockCopy | None:
     """The database's own copy of the lock; None in a database without one.
 
     Raises:
-        ConfigError: The copy is damaged.
+        ConfigError: The copy is damaged, or the database itself.
     """
-    row = connection.execute(select(SCHEMA_LOCK)).first()
+    try:
+        row = connection.execute(select(SCHEMA_LOCK)).first()
+    except DBAPIError as error:
+        raise ConfigError(
+            f"{where}: cannot be read ({error.orig})",
+            "Restore it from a backup, or move it away and sync again.",
+        ) from error
     if row is None:
         return None
     return LockCopy(parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces)

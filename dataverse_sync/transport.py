@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
@@ -37,6 +38,8 @@ RETRIES = 5  # after waits of 1, 2, 4, 8 and 16 s
 THROTTLED_RETRIES = 10  # 429s that a request may meet before they count as failures
 LONGEST_WAIT_S = 300.0  # the window that the service's limits look back on
 RETRIED_STATUSES = (429, 500, 502, 503, 504)
+NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # while a body is being read
+_DISCARDED = 65536  # bytes of a fault's body
 USER_AGENT = f"dataverse-sync/{__version__}"
 
 Clock = Callable[[], float]
@@ -221,8 +224,12 @@ class Retries(Retry):
             raise MaxRetryError(_pool, url or "", error) from error
         if response is not None and response.status == 429 and self.throttled > 0:
             met = RequestHistory(method, url, None, 429, None)
-            return self.new(throttled=self.throttled - 1, history=(*self.history, met))
-        return super().increment(method, url, response, error, _pool, _stacktrace)
+            retries = self.new(throttled=self.throttled - 1, history=(*self.history, met))
+        else:
+            retries = super().increment(method, url, response, error, _pool, _stacktrace)
+        if response is not None:
+            _discard(response)
+        return retries
 
     def get_backoff_time(self) -> float:
         return float(min(16, 2 ** max(0, len(self.history) - 1)))
@@ -241,6 +248,13 @@ class Retries(Retry):
             self.throttle.enter()
         else:
             self.throttle.sleep(wait_s)
+
+
+def _discard(response: BaseHTTPResponse) -> None:
+    """Read a short body, to keep the connection; urllib3 would read any, also one without end."""
+    with suppress(*NETWORK_ERRORS):
+        response.read(_DISCARDED, decode_content=False)
+    response.close()
 
 
 def _is_certificate_error(error: Exception) -> bool:
@@ -420,6 +434,3 @@ class Transport:
                 self._context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 self._context.load_verify_locations(certifi.where())
             return self._context
-
-
-NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # while a body is being read

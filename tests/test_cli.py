@@ -309,6 +309,53 @@ def test_check_verify_and_schema_diff_end_with_1_where_something_is_wrong(shell:
     assert shell.run("check")[0] == 1
 
 
+def test_the_report_is_written_after_a_run_and_by_its_own_command(shell: Shell) -> None:
+    assert shell.run("-q", "--report", "after.html")[0] == 0
+    assert shell.run("report")[:2] == (0, "written: report.html\n")
+
+    for name in ("after.html", "report.html"):
+        text = (shell.folder / name).read_text(encoding="utf-8")
+        assert "vin_candidates" in text.replace("<wbr>", "")
+        assert shell.world.emulator.client_secret not in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--report", "missing/report.html"),
+        ("--notify", "http://hooks.example/x"),
+        ("--notify-always",),
+        ("report", "--db", "missing.db"),
+    ],
+)
+def test_a_report_or_a_webhook_that_cannot_be_is_2(
+    shell: Shell, arguments: tuple[str, ...]
+) -> None:
+    assert shell.run(*arguments)[0] == 2
+    assert shell.world.emulator.log == []
+
+
+def test_a_failed_run_is_posted_and_a_good_one_only_always(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[tuple[bool, str | None]] = []
+    monkeypatch.setattr(
+        "dataverse_sync.notify.send_notification",
+        lambda _url, report, error: posted.append((report is not None and report.ok, error)),
+    )
+    hook = ("--notify", "https://hooks.example/x")
+
+    shell.run("-q", *hook)
+    shell.run("-q", *hook, "--notify-always")
+    shell.world.emulator.remove_table("vin_products")
+    shell.run("-q", *hook)
+    monkeypatch.setenv("DATAVERSE_CLIENT_SECRET", "a-wrong-secret-value")
+    shell.run("-q", *hook)
+
+    assert [ok for ok, _ in posted] == [True, False, False]
+    assert "AADSTS7000215" in str(posted[-1][1])
+
+
 def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

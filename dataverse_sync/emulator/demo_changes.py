@@ -6,8 +6,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from .demo_data import LINKED, LINKS, DemoWriter
+from .demo_data import COUNTS, LINKS, DemoWriter
 from .emulator import Emulator
+from .records import parse_record
 
 UPDATED = {"vin_candidates": 12, "vin_clinicaltrials": 9, "vin_products": 4, "accounts": 5,
            "contacts": 3, "vin_rdpriorities": 1}  # fmt: skip
@@ -38,15 +39,16 @@ class Changes:
 
 def change_demo(emulator: Emulator, seed: int = 1) -> dict[str, Changes]:
     """Update, create, delete, link and unlink; give another seed for another day."""
-    writer = DemoWriter()
-    writer.random.seed(seed)
+    writer = DemoWriter(seed, ids={name: emulator.ids(name) for name in COUNTS})
     chosen = random.Random(seed)  # noqa: S311  made-up data, no secrets
     created: Counter[str] = Counter()
     deleted: Counter[str] = Counter()
     ids = {name: emulator.ids(name) for name in {*UPDATED, *DELETED, _ACCOUNT_LINKS}}
     # Of accounts and contacts, those that are linked to: the others are not synced.
-    for name in ("accounts", "contacts"):
-        ids[name] = writer.ids[name][: LINKED[name]]
+    linked = {row["accountid"] for row in emulator.rows(_ACCOUNT_LINKS).values()}
+    not_linked = [id_ for id_ in ids["accounts"] if id_ not in linked]
+    ids["accounts"] = sorted(linked)
+    ids["contacts"] = sorted(_primary_contacts(emulator, ids["accounts"]))
     for name, count in UPDATED.items():
         for id_ in _take(ids[name], count, chosen):
             emulator.update(name, id_, {_NOTE[name]: f"Reviewed in round {seed} ✓"})
@@ -61,7 +63,7 @@ def change_demo(emulator: Emulator, seed: int = 1) -> dict[str, Changes]:
             created[name] += 1
     candidates = _take(ids["vin_candidates"], NEW_LINKS, chosen)
     for candidate in candidates:
-        account = chosen.choice(writer.ids["accounts"][LINKED["accounts"] :])
+        account = chosen.choice(not_linked)
         emulator.insert(_ACCOUNT_LINKS, {"vin_candidateid": candidate, "accountid": account})
         created[_ACCOUNT_LINKS] += 1
     for id_ in _take(ids[_ACCOUNT_LINKS], UNLINKED, chosen):
@@ -71,6 +73,11 @@ def change_demo(emulator: Emulator, seed: int = 1) -> dict[str, Changes]:
         name: Changes(created[name], UPDATED.get(name, 0), deleted[name])
         for name in sorted({*UPDATED, *created, *deleted})
     }
+
+
+def _primary_contacts(emulator: Emulator, accounts: list[str]) -> set[str]:
+    records = (parse_record(emulator.record_bytes("accounts", id_)) for id_ in accounts[:100])
+    return {record["_primarycontactid_value"] for record in records} - {None}
 
 
 def _take(ids: list[str], count: int, chosen: random.Random) -> list[str]:

@@ -65,6 +65,8 @@ LINKS = {
 # The first records of a set are what others link to; the rest only link to each other.
 LINKED = {"accounts": 2_400, "contacts": 1_500, "systemusers": 180}
 
+SCALED_FROM = 900  # smaller sets keep their size at any scale
+
 _NODES = ("000d3a1b1223", "000d3a572421", "0022481d68cd", "6045bd8f1a02")
 _YEARS = ("ed11", "ee11", "ef11", "f011")
 
@@ -72,10 +74,16 @@ _YEARS = ("ed11", "ee11", "ef11", "f011")
 class DemoWriter:
     """Makes records up, each set's ids known before its records are."""
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(
+        self, seed: int = SEED, scale: float = 1.0, ids: dict[str, list[str]] | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self._chance = self.random.random
-        self.ids = {name: [self.new_id() for _ in range(n)] for name, n in COUNTS.items()}
+        self._scale = scale
+        self.ids = ids or {
+            name: [self.new_id() for _ in range(self.scaled(name, count))]
+            for name, count in COUNTS.items()
+        }
         offsets = sorted(self.random.randrange(730 * 86_400) for _ in range(30_000))
         self._moments = [moment_text(LATEST - dt.timedelta(seconds=s)) for s in reversed(offsets)]
         self._days = [f"{y}-{m:02}-{d:02}" for y in range(2012, 2026) for m in range(1, 13)
@@ -103,6 +111,9 @@ class DemoWriter:
             "vin_sources": self._source,
         }  # fmt: skip
 
+    def scaled(self, entity_set: str, count: int) -> int:
+        return max(1, int(count * self._scale)) if count >= SCALED_FROM else count
+
     def records(self, entity_set: str) -> Iterator[Record]:
         """The records of one set, older moments and newer ones mixed."""
         key = self.key(entity_set)
@@ -125,6 +136,7 @@ class DemoWriter:
 
     def links(self, entity_set: str) -> Iterator[Record]:
         first, second, count = LINKS[entity_set]
+        count = self.scaled(entity_set, count)
         name = entity_set.removesuffix("set")
         seen: set[tuple[str, str]] = set()
         while len(seen) < count:
@@ -155,7 +167,18 @@ class DemoWriter:
     def linked(self, entity_set: str) -> str:
         """The id of a record that may be linked to."""
         ids = self.ids[entity_set]
-        return ids[int(self._chance() * LINKED.get(entity_set, len(ids)))]
+        return ids[int(self._chance() * self._linked_count(entity_set))]
+
+    def _linked_count(self, entity_set: str) -> int:
+        there, count = len(self.ids[entity_set]), LINKED.get(entity_set)
+        return there if count is None else min(there, self.scaled(entity_set, count))
+
+    def _neighbour(self, entity_set: str, linked: bool, margin: float = 1.0) -> str:
+        """One of the records that may be linked to, and some more; or one of all the others."""
+        ids = self.ids[entity_set]
+        edge = int(self._linked_count(entity_set) * margin)
+        low, high = (0, edge) if linked else (edge, len(ids))
+        return ids[low + int(self._chance() * (high - low))]
 
     def _pick(self, values: Sequence[Any]) -> Any:
         return values[int(self._chance() * len(values))]
@@ -215,11 +238,8 @@ class DemoWriter:
 
     def _account(self, i: int) -> Record:
         city, country = self._pick(words.CITIES)
-        known = i < LINKED["accounts"]
+        linked = i < self._linked_count("accounts")
         revenue = self._maybe(0.5, self._money(90_000_000))
-        contacts, accounts = self.ids["contacts"], self.ids["accounts"]
-        low, high = (0, 1_500) if known else (1_500, len(contacts))
-        first, last = (0, 2_600) if known else (2_600, len(accounts))
         return {
             "name": f"{self._company()} {i}" if i % 7 else self._company(),
             "accountnumber": f"ACC-{i:06}",
@@ -236,21 +256,15 @@ class DemoWriter:
             "revenue": revenue,
             "creditonhold": self._chance() < 0.05,
             "_transactioncurrencyid_value": revenue and self.ids["transactioncurrencies"][0],
-            "_primarycontactid_value": self._maybe(
-                0.5, contacts[low + int(self._chance() * (high - low))]
-            ),
-            "_parentaccountid_value": self._maybe(
-                0.2, accounts[first + int(self._chance() * (last - first))]
-            ),
+            "_primarycontactid_value": self._maybe(0.5, self._neighbour("contacts", linked)),
+            "_parentaccountid_value": self._maybe(0.2, self._neighbour("accounts", linked, 1.08)),
         }
 
     def _contact(self, i: int) -> Record:
         first, last = self._pick(words.FIRST_NAMES), self._pick(words.LAST_NAMES)
         income = self._maybe(0.2, self._money(150_000))
-        low, high = (0, 2_900) if i < LINKED["contacts"] else (2_900, 50_000)
-        parents = self.ids["accounts"] if i % 20 else self.ids["contacts"]
-        if parents is self.ids["contacts"]:
-            low, high = (0, 1_600) if i < LINKED["contacts"] else (1_600, 20_000)
+        linked = i < self._linked_count("contacts")
+        parent = self._neighbour("accounts" if i % 20 else "contacts", linked, 1.2)
         return {
             "fullname": f"{first} {last}",
             "firstname": first,
@@ -262,9 +276,7 @@ class DemoWriter:
             "donotemail": self._chance() < 0.1,
             "annualincome": income,
             "_transactioncurrencyid_value": income and self.ids["transactioncurrencies"][1],
-            "_parentcustomerid_value": self._maybe(
-                0.6, parents[low + int(self._chance() * (high - low))]
-            ),
+            "_parentcustomerid_value": self._maybe(0.6, parent),
         }
 
     def _country(self, i: int) -> Record:
@@ -417,9 +429,9 @@ class DemoWriter:
         }
 
 
-def fill_demo(emulator: Emulator, seed: int = SEED) -> None:
-    """Fill an emulator that has ``demo_tables()``."""
-    writer = DemoWriter(seed)
+def fill_demo(emulator: Emulator, seed: int = SEED, scale: float = 1.0) -> None:
+    """Fill an emulator that has ``demo_tables()``; at a smaller scale for a quick test."""
+    writer = DemoWriter(seed, scale)
     for entity_set in COUNTS:
         emulator.insert_many(entity_set, writer.records(entity_set))
     for entity_set in LINKS:

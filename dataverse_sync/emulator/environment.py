@@ -30,9 +30,9 @@ class Environment:
     metadata_readable: bool = True
     full_read_on_expiry: bool = False
     delta_token_life_s: float = 7 * 86400.0
-    user_id: str = str(uuid.UUID(int=0x4026BE436B69E1118F6578E7D1620F5E))
-    business_unit_id: str = str(uuid.UUID(int=0x38E0DBE4131BE111BA7E78E7D1620F5E))
-    organization_id: str = str(uuid.UUID(int=0x883278F507AF45EBA0BC3FEA67CAA544))
+    user_id: str = "4026be43-6b69-e111-8f65-78e7d1620f5e"
+    business_unit_id: str = "38e0dbe4-131b-e111-ba7e-78e7d1620f5e"
+    organization_id: str = "883278f5-07af-45eb-a0bc-3fea67caa544"
     cursors: Tokens = field(default_factory=Tokens)
     delta_tokens: dict[tuple[str, str | None, str], DeltaToken] = field(default_factory=dict)
     tracking_denied: set[str] = field(default_factory=set)

@@ -53,6 +53,7 @@ class Exchange:
         self._gzip = gzip_answers
         self._lock = threading.Lock()
         self._in_flight = 0
+        self._admitted: set[int] = set()  # of the requests that the limits let in
         self._last_page: dict[str, list[bytes]] = {}
         self._affinity = secrets.token_hex(32)
 
@@ -74,7 +75,9 @@ class Exchange:
                 return
             request.ended_at = time.monotonic()
             self._in_flight -= 1
-        if self._limiter and API_PATH.fullmatch(request.path):
+            admitted = id(request) in self._admitted
+            self._admitted.discard(id(request))
+        if self._limiter and admitted:
             self._limiter.finish(request.began_at, request.ended_at)
 
     def reply(self, request: LoggedRequest, body: bytes, origin: str) -> Reply:
@@ -82,12 +85,26 @@ class Exchange:
             self.on_request(request)
         fault = self.faults.take(request.method, request.target)
         request.fault = fault.kind if fault else None
-        self.stopping.wait(self.latency_s)
-        if fault and fault.kind == "stall":
-            self.stopping.wait(fault.details.get("seconds", 1.0))
-        answer = self._answer(request, body, origin, fault)
+        answer = self._refused(request, fault)
+        if answer is None:
+            self.stopping.wait(self.latency_s)
+            if fault and fault.kind == "stall":
+                self.stopping.wait(fault.details.get("seconds", 1.0))
+            answer = self._answer(request, body, origin, fault)
         request.status, request.records = answer.status, answer.records
         return self._reply(request, answer, fault)
+
+    def _refused(self, request: LoggedRequest, fault: Fault | None) -> Answer | None:
+        instead = fault and fault.kind in INSTEAD
+        if self._limiter is None or instead or not API_PATH.fullmatch(request.path):
+            return None
+        try:
+            self._limiter.admit(time.monotonic())
+        except ServiceError as refusal:
+            return refusal.answer()
+        with self._lock:
+            self._admitted.add(id(request))
+        return None
 
     def _answer(
         self, request: LoggedRequest, body: bytes, origin: str, fault: Fault | None
@@ -96,11 +113,6 @@ class Exchange:
             return answer_instead(fault)
         if len(request.target) > MAX_URL:
             return Answer(414, b"<h2>URI Too Long</h2>", "text/html; charset=us-ascii")
-        if self._limiter and API_PATH.fullmatch(request.path):
-            try:
-                self._limiter.admit(request.began_at, self._in_flight)
-            except ServiceError as refusal:
-                return refusal.answer()
         answer = self.service.answer(request, body, origin)
         if answer.page is not None:
             page, before = answer.page, self._last_page.get(answer.page.entity_set, [])

@@ -1,6 +1,7 @@
 """Faults on order: what a network, a gateway or a service in trouble does to an answer.
 
-A fault is aimed at requests by a pattern over ``GET /api/...``; it strikes ``times`` times
+A fault is aimed at requests by a pattern over method and target as they came, percent signs
+included (``GET /api/data/v9.2/accounts?$select=name``); it strikes ``times`` times
 after letting ``skip`` matching requests pass.
 """
 
@@ -116,15 +117,17 @@ def answer_instead(fault: Fault) -> Answer:
     headers = dict(details.get("headers", {}))
     content_type = headers.pop("Content-Type", Answer().content_type)
     return Answer(
-        details.get("status", 200), details.get("body", b""), content_type, list(headers.items())
+        details.get("status", 200),
+        _bytes(details.get("body", b"")),
+        content_type,
+        [*headers.items()],
     )
 
 
 def _status(details: dict[str, Any]) -> Answer:
     status = int(details["status"])
-    body = details.get("body")
-    if body is not None:
-        answer = Answer(status, body, "text/html; charset=utf-8")
+    if details.get("body") is not None:
+        answer = Answer(status, _bytes(details["body"]), "text/html; charset=utf-8")
     elif status in _CODES or "code" in details or "message" in details:
         code, message = _CODES.get(status, ("0x80044150", "Generic SQL error."))
         answer = ServiceError(
@@ -135,6 +138,10 @@ def _status(details: dict[str, Any]) -> Answer:
     if details.get("retry_after") is not None:
         answer.headers.append(("Retry-After", str(details["retry_after"])))
     return answer
+
+
+def _bytes(body: bytes | str) -> bytes:
+    return body.encode() if isinstance(body, str) else body
 
 
 def change_page(

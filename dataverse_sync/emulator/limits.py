@@ -31,13 +31,15 @@ class Limiter:
         self._lock = threading.Lock()
         self._began: deque[float] = deque()
         self._spent: deque[tuple[float, float]] = deque()
+        self._running = 0
 
-    def admit(self, now: float, in_flight: int) -> None:
+    def admit(self, now: float) -> None:
+        """Let a request in, to be ended by ``finish``; or raise the 429 it gets at once."""
         limits = self.limits
         with self._lock:
             self._forget(now)
             self._began.append(now)
-            if in_flight > limits.in_flight:
+            if self._running >= limits.in_flight:
                 raise _refused(
                     "0x80072326",
                     f"Number of concurrent requests exceeded the limit of {limits.in_flight}.",
@@ -60,9 +62,11 @@ class Limiter:
                     " reduce the duration of requests and try again later.",
                     self._wait_for_execution(now),
                 )
+            self._running += 1
 
     def finish(self, began_at: float, now: float) -> None:
         with self._lock:
+            self._running -= 1
             self._spent.append((now, now - began_at))
 
     def headers(self, now: float) -> list[tuple[str, str]]:

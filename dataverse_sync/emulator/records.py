@@ -49,6 +49,9 @@ class Codec:
             values[i] = None if value is None else to_sql[i](value)
         return values
 
+    def named(self, values: Sequence[SqlValue]) -> dict[str, SqlValue]:
+        return dict(zip(self._place, values, strict=True))
+
     def to_json(self, values: Sequence[SqlValue], version: int) -> bytes:
         """The whole record: its filled members first, then its nulls, as the service does."""
         filled = [f'{{"@odata.etag":"W/\\"{version}\\""']

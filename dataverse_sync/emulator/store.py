@@ -80,8 +80,9 @@ class Store:
         self.tables: dict[str, StoredTable] = {}
         self._clock = clock
         self._made = 0
-        self._waiting: dict[str, tuple[str, list[SqlValue], int]] = {}
-        self._removed: dict[tuple[str, str], list[SqlValue]] = {}
+        # By name, so that a column added meanwhile does no harm.
+        self._waiting: dict[str, tuple[str, dict[str, SqlValue], int]] = {}
+        self._removed: dict[tuple[str, str], dict[str, SqlValue]] = {}
         self._engine = sa.create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
@@ -90,7 +91,8 @@ class Store:
             "deleted",
             sa.MetaData(),
             sa.Column("entity_set", sa.Text, primary_key=True),
-            sa.Column("id", sa.Text, primary_key=True),
+            sa.Column("rank", sa.Text, primary_key=True),
+            sa.Column("id", sa.Text, nullable=False),
             sa.Column("version", sa.BigInteger, nullable=False),
         )
         self._deleted.create(self._engine)
@@ -176,7 +178,7 @@ class Store:
                 if committed:
                     rows.append(table.to_row(values, self.version))
                 else:
-                    self._waiting[id_] = (entity_set, values, self.version)
+                    self._waiting[id_] = (entity_set, codec.named(values), self.version)
             self._write(table, rows)
             self._undelete(table)
         return ids
@@ -203,28 +205,30 @@ class Store:
     def commit(self, id_: str) -> None:
         """Let everyone see a write that waited, with the version and moment it got then."""
         with self.lock:
-            entity_set, values, version = self._waiting.pop(id_)
+            entity_set, record, version = self._waiting.pop(id_)
             table = self.tables[entity_set]
+            values = _converted(table.codec, record)
             self._write(table, [table.to_row(values, version)])
             self._undelete(table)
 
     def delete(self, entity_set: str, id_: str) -> None:
         with self.lock:
             table = self.tables[entity_set]
-            self._removed[entity_set, id_] = self._values(table, id_)
+            self._removed[entity_set, id_] = table.codec.named(self._values(table, id_))
             self.version += 1
+            rank = guid_rank(id_)
             with self._engine.begin() as connection:
-                connection.execute(table.sql.delete().where(table.rank == guid_rank(id_)))
+                connection.execute(table.sql.delete().where(table.rank == rank))
                 connection.execute(
                     self._deleted.insert().values(
-                        entity_set=entity_set, id=id_, version=self.version
+                        entity_set=entity_set, rank=rank, id=id_, version=self.version
                     )
                 )
 
     def restore(self, entity_set: str, id_: str, *, modifiedon: object = None) -> None:
         with self.lock:
-            values = self._removed.pop((entity_set, id_))
             table = self.tables[entity_set]
+            values = _converted(table.codec, self._removed.pop((entity_set, id_)))
             self._put(table, values, id_, modifiedon, committed=True)
             self._undelete(table)
 
@@ -245,7 +249,7 @@ class Store:
         if committed:
             self._write(table, [table.to_row(values, self.version)])
         else:
-            self._waiting[id_] = (table.spec.entity_set, values, self.version)
+            self._waiting[id_] = (table.spec.entity_set, codec.named(values), self.version)
 
     def _values(self, table: StoredTable, id_: str) -> list[SqlValue]:
         columns = [table.sql.c[member.name] for member in table.codec.members]
@@ -266,7 +270,7 @@ class Store:
             connection.execute(
                 deleted.delete().where(
                     deleted.c.entity_set == table.spec.entity_set,
-                    deleted.c.id.in_(sa.select(table.key)),
+                    deleted.c.rank.in_(sa.select(table.rank)),
                 )
             )
 
@@ -288,12 +292,11 @@ class Store:
         with self.lock:
             old = self.tables[entity_set]
             new = self._make(spec, old.schema_version + 1)
-            names = [m.name for m in old.codec.members if m.name in spec.members]
-            query = sa.select(old.version, *(old.sql.c[name] for name in names))
+            query = sa.select(old.version, *(old.sql.c[m.name] for m in old.codec.members))
             rows = []
             for row in self.read(query):
-                record = dict(zip(names, row[1:], strict=True))
-                rows.append(new.to_row(_convert(new.codec, record), row[0]))
+                record = old.codec.named(row[1:])
+                rows.append(new.to_row(_converted(new.codec, record), row[0]))
             self._write(new, rows)
             self.tables[entity_set] = new
             old.sql.drop(self._engine)
@@ -305,11 +308,11 @@ class Store:
         return table
 
 
-def _convert(codec: Codec, record: Mapping[str, SqlValue]) -> list[SqlValue]:
+def _converted(codec: Codec, record: Mapping[str, SqlValue]) -> list[SqlValue]:
     values: list[SqlValue] = codec.to_values({})
     for name, value in record.items():
         # A value that the new type cannot hold is lost, as in a column made anew.
-        with suppress(TypeError, ValueError, ArithmeticError):
+        with suppress(TypeError, KeyError):
             values = codec.to_values({name: value}, values)
     return values
 

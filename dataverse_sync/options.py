@@ -1,0 +1,273 @@
+"""The commands and their options: what ``--help`` says, and what the arguments mean."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from dataverse_sync import config as settings
+from dataverse_sync.status import parse_age
+from dataverse_sync.version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """A parser whose result names its command in ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="dataverse_sync",
+        description="Keep a true, complete, queryable SQLite copy of a Microsoft Dataverse "
+        "environment.",
+        epilog="Without a command: sync. Every command has its own --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"dataverse_sync {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (
+        _add_sync,
+        _add_check,
+        _add_status,
+        _add_verify,
+        _add_schema,
+        _add_report,
+        _add_demo,
+        _add_emulator,
+    ):
+        add(commands)
+    return parser
+
+
+# Commands
+
+
+def _add_sync(commands: Any) -> None:
+    sync = _add(commands, "sync", "copy what changed since the last run")
+    _add_places(sync)
+    _add_selection(sync)
+    sync.add_argument(
+        "--full", action="store_true", help="ignore the bookmarks: read everything again"
+    )
+    _add_workers(sync)
+    sync.add_argument(
+        "--segments",
+        type=_positive,
+        metavar="N",
+        help="ranges that one large table is read in at once, at most; 1: one chain of pages",
+    )
+    _add_allow_deletes(sync)
+    sync.add_argument(
+        "--report", type=Path, metavar="PATH", help="write the HTML report after the run"
+    )
+    sync.add_argument(
+        "--notify", metavar="URL", help="post the run's summary as JSON there when it failed"
+    )
+    sync.add_argument(
+        "--notify-always",
+        action="store_true",
+        help="post it after every run, not only a failed one",
+    )
+    _add_console(sync)
+
+
+def _add_check(commands: Any) -> None:
+    check = _add(commands, "check", "see whether a sync would work; writes nothing")
+    _add_places(check)
+    _add_selection(check)
+    _add_workers(check)
+    _add_json(check)
+    _add_console(check)
+
+
+def _add_status(commands: Any) -> None:
+    status = _add(commands, "status", "say what the database knows, table by table")
+    _add_places(status)
+    status.add_argument(
+        "--max-age",
+        type=_age,
+        metavar="AGE",
+        help="exit 1 when the last success of an entity is older, such as 26h",
+    )
+    _add_json(status)
+    _add_console(status)
+
+
+def _add_verify(commands: Any) -> None:
+    verify = _add(commands, "verify", "compare the database with Dataverse, table by table")
+    _add_places(verify)
+    _add_selection(verify)
+    verify.add_argument(
+        "--repair", action="store_true", help="fetch and remove exactly what differs"
+    )
+    _add_allow_deletes(verify)
+    _add_workers(verify)
+    _add_json(verify)
+    _add_console(verify)
+
+
+def _add_schema(commands: Any) -> None:
+    schema = commands.add_parser(
+        "schema", help="compare or accept the schema", description="Compare or accept the schema."
+    )
+    schemas = schema.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    diff = _add(schemas, "schema diff", "show the locked schema against the live one")
+    _add_places(diff)
+    _add_selection(diff)
+    _add_json(diff)
+    _add_console(diff)
+    accept = _add(schemas, "schema accept", "lock the live schema, and fill new columns")
+    accept.add_argument(
+        "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
+    )
+    accept.add_argument(
+        "--drop", action="store_true", help="drop columns that are gone from Dataverse"
+    )
+    _add_places(accept)
+    _add_console(accept)
+
+
+def _add_report(commands: Any) -> None:
+    report = _add(commands, "report", "write an HTML report of the last runs")
+    report.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        default=Path("report.html"),
+        help="the file to write (default: %(default)s)",
+    )
+    report.add_argument("--env-file", type=Path, metavar="PATH", help="may name SQLITE_DB_PATH")
+    _add_db(report)
+    _add_console(report)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _add(commands, "demo", "run two syncs of an emulated environment in demo/")
+    demo.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    _add_workers(demo)
+    _add_console(demo)
+
+
+def _add_emulator(commands: Any) -> None:
+    emulator = _add(commands, "emulator", "serve the emulator on loopback until interrupted")
+    emulator.add_argument(
+        "--port", type=_port, default=0, metavar="N", help="the port (default: a free one)"
+    )
+
+
+# Options that several commands have
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name.rsplit(maxsplit=1)[-1], help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    parser.set_defaults(command=name)
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="PATH",
+        help="the file with the credentials (default: .env in the working folder)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--schema",
+        type=Path,
+        metavar="PATH",
+        default=Path(settings.DEFAULT_SCHEMA),
+        help="the locked schema (default: %(default)s)",
+    )
+    _add_db(parser)
+
+
+def _add_db(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--db",
+        metavar="PATH",
+        help=f"the SQLite file; wins over SQLITE_DB_PATH (default: {settings.DEFAULT_DB})",
+    )
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--entity",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this entity set; repeatable (default: all)",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=settings.DEFAULT_WORKERS,
+        metavar="N",
+        help="requests in flight at most (default: %(default)s)",
+    )
+
+
+def _add_allow_deletes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-deletes",
+        action="store_true",
+        help="remove records even where more than half of a table would go",
+    )
+
+
+def _add_console(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-file",
+        type=Path,
+        metavar="PATH",
+        help="also write the log there, as JSON lines, rotated",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="one line when all is well")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON document on standard output, nothing else"
+    )
+
+
+def _age(text: str) -> timedelta:
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number

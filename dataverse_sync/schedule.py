@@ -1,0 +1,275 @@
+"""Say how to run the job by the clock: a Task Scheduler task, a cron line, a systemd timer.
+
+Pure functions from a job and a schedule to text; nothing is registered here. Each
+leaves "one at a time" to the run lock where its scheduler does not see to it.
+
+https://learn.microsoft.com/windows/win32/taskschd/task-scheduler-schema
+https://www.freedesktop.org/software/systemd/man/latest/systemd.timer.html
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess  # for its quoting alone
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
+LONGEST_EVERY = timedelta(days=31)  # Task Scheduler repeats nothing less often
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_NO_RETRY = "2 3 4"  # exit statuses that running again soon does not mend
+
+LogonType = Literal["S4U", "Password"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The command that a scheduler starts; all paths absolute."""
+
+    interpreter: str  # sys.executable
+    folder: str  # the working folder, where .env and entities_config.json are
+    arguments: tuple[str, ...] = ("-m", "dataverse_sync", "sync", "-q")
+    description: str = "Copy what changed in Dataverse to SQLite."
+    stop_after: timedelta = timedelta(hours=6)
+    retry_after: timedelta = timedelta(minutes=10)
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        for text in (self.interpreter, self.folder, self.description, *self.arguments):
+            if re.search(r"[\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]", text):
+                raise ValueError(f"{text!r} holds a character that no scheduler takes")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (self.interpreter, *self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The two files of a systemd timer."""
+
+    service: str
+    timer: str
+
+
+# When: an interval, or a time of day
+
+
+def parse_every(text: str) -> timedelta:
+    """An interval such as ``15m``, ``1h`` or ``1d``, from a minute to 31 days.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII)
+    every = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
+    if not timedelta(minutes=1) <= every <= LONGEST_EVERY:
+        raise ValueError(f"{text!r} is no interval such as 15m, 1h or 1d, of at most 31d")
+    return every
+
+
+def parse_daily(text: str) -> time:
+    """A time of day such as ``02:00``, by the clock of the machine that runs the job.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text, re.ASCII)
+    if match is None:
+        raise ValueError(f"{text!r} is no time of day such as 02:00")
+    return time(int(match[1]), int(match[2]))
+
+
+# Windows
+
+
+def task_scheduler_xml(
+    job: Job,
+    schedule: timedelta | time,
+    *,
+    start: date,
+    user: str | None = None,
+    logon_type: LogonType = "S4U",
+) -> str:
+    r"""A task for ``schtasks /create /tn NAME /xml FILE``, version 1.2 of its schema.
+
+    It is plain ASCII and names no encoding, so that it is the same file whether the
+    shell that redirects it writes UTF-8, UTF-16 with its mark or a code page.
+
+    Args:
+        job: What to run.
+        schedule: An interval, or a time of day.
+        start: The day from which on, by the machine's calendar.
+        user: ``DOMAIN\name``, who the task runs as; None: who registers it.
+        logon_type: How it runs while nobody is logged on. S4U keeps no password, and
+            reaches no file on another machine; Password asks for it (``/ru USER /rp *``).
+    """
+    task = ET.Element("Task", {"version": "1.2", "xmlns": NAMESPACE})
+    _add(task, "RegistrationInfo", Description=job.description)
+    _add_trigger(_add(task, "Triggers"), schedule, start)
+    principal = _add(_add(task, "Principals"), "Principal")
+    principal.set("id", "Author")
+    if user is not None:
+        _add(principal, "UserId").text = user
+    _add(principal, "LogonType").text = logon_type
+    _add(principal, "RunLevel").text = "LeastPrivilege"
+    settings = _add(
+        task,
+        "Settings",
+        MultipleInstancesPolicy="IgnoreNew",
+        DisallowStartIfOnBatteries="false",
+        StopIfGoingOnBatteries="false",
+        AllowHardTerminate="true",
+        StartWhenAvailable="true",
+        RunOnlyIfNetworkAvailable="false",  # it judges some networks wrongly; a retry does better
+        AllowStartOnDemand="true",
+        Enabled="true",
+        ExecutionTimeLimit=format_duration(job.stop_after),
+    )
+    if job.retries:
+        interval = format_duration(job.retry_after)
+        _add(settings, "RestartOnFailure", Interval=interval, Count=str(job.retries))
+    actions = _add(task, "Actions")
+    actions.set("Context", "Author")
+    _add(
+        actions,
+        "Exec",
+        Command=job.interpreter,
+        Arguments=subprocess.list2cmdline(job.arguments),
+        WorkingDirectory=job.folder,
+    )
+    ET.indent(task)
+    body = ET.tostring(task, encoding="us-ascii", xml_declaration=False).decode("ascii")
+    return f'<?xml version="1.0"?>\n{body}\n'
+
+
+def _add(parent: ET.Element, name: str, **children: str) -> ET.Element:
+    element = ET.SubElement(parent, name)
+    for child, text in children.items():
+        ET.SubElement(element, child).text = text
+    return element
+
+
+def _add_trigger(triggers: ET.Element, schedule: timedelta | time, start: date) -> None:
+    # Enabled, StartBoundary, ..., Repetition is a sequence; a boundary without an
+    # offset is local time, so 02:00 stays 02:00 when the clocks change.
+    if isinstance(schedule, time):
+        at = datetime.combine(start, schedule)
+        trigger = _add(triggers, "CalendarTrigger", Enabled="true", StartBoundary=at.isoformat())
+        _add(trigger, "ScheduleByDay", DaysInterval="1")
+    else:
+        at = datetime.combine(start, time())
+        trigger = _add(triggers, "TimeTrigger", Enabled="true", StartBoundary=at.isoformat())
+        _add(trigger, "Repetition", Interval=format_duration(schedule), StopAtDurationEnd="false")
+
+
+def format_duration(length: timedelta) -> str:
+    """A length of time in ISO 8601, such as ``PT1H30M`` or ``P1D``."""
+    minutes, seconds = divmod(int(length.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = "".join(
+        f"{number}{unit}"
+        for number, unit in ((hours, "H"), (minutes, "M"), (seconds, "S"))
+        if number
+    )
+    text = "P" + (f"{days}D" if days else "") + (f"T{clock}" if clock else "")
+    return text if text != "P" else "PT0S"
+
+
+# cron
+
+
+def cron_line(job: Job, schedule: timedelta | time) -> str:
+    """A line for ``crontab -e``.
+
+    Its one line of output when all is well is dropped, since cron mails whatever is
+    printed; errors are mailed. It stops nothing and tries nothing again.
+
+    Raises:
+        ValueError: cron cannot say this interval.
+    """
+    command = f"cd {shlex.quote(job.folder)} && {shlex.join(job.command)} >/dev/null"
+    # To cron, an unescaped percent sign ends the command, quoted or not.
+    return f"{_cron_times(schedule)} {command.replace('%', chr(92) + '%')}\n"
+
+
+def _cron_times(schedule: timedelta | time) -> str:
+    if isinstance(schedule, time):
+        return f"{schedule.minute} {schedule.hour} * * *"
+    minutes = int(schedule.total_seconds()) // 60
+    if minutes < 60 and 60 % minutes == 0:
+        return "* * * * *" if minutes == 1 else f"*/{minutes} * * * *"
+    hours, rest = divmod(minutes, 60)
+    if not rest and hours < 24 and 24 % hours == 0:
+        return "0 * * * *" if hours == 1 else f"0 */{hours} * * *"
+    if minutes == 24 * 60:
+        return "0 0 * * *"
+    raise ValueError(
+        f"cron cannot repeat every {minutes} minutes: only what divides an hour or a day evenly"
+    )
+
+
+# systemd
+
+
+def systemd_units(job: Job, schedule: timedelta | time) -> Units:
+    """A service and the timer that starts it; one instance at a time by its nature.
+
+    A failed run is tried again where the next one is far enough away: systemd counts
+    the timer's starts among those that it limits.
+    """
+    if isinstance(schedule, time):
+        when = f"OnCalendar=*-*-* {schedule:%H:%M}:00\nPersistent=true"
+        apart = timedelta(days=1)
+    else:
+        # Counted from the last start; OnCalendar can say only what divides a day.
+        when = f"OnActiveSec=1min\nOnUnitActiveSec={_seconds(schedule)}"
+        apart = schedule
+    limit, restart = "", ""
+    if job.retries and apart >= 2 * (job.retries + 1) * job.retry_after:
+        limit = f"StartLimitIntervalSec={_seconds(apart / 2)}\nStartLimitBurst={job.retries + 1}\n"
+        restart = (
+            f"Restart=on-failure\n"
+            f"RestartSec={_seconds(job.retry_after)}\n"
+            f"RestartPreventExitStatus={_NO_RETRY}\n"
+        )
+    description = job.description.replace("%", "%%")
+    service = (
+        f"[Unit]\n"
+        f"Description={description}\n"
+        f"Wants=network-online.target\n"
+        f"After=network-online.target\n"
+        f"{limit}"
+        f"\n"
+        f"[Service]\n"
+        f"Type=oneshot\n"
+        f"WorkingDirectory={job.folder.replace('%', '%%')}\n"
+        f"ExecStart={' '.join(map(_quote_for_systemd, job.command))}\n"
+        f"TimeoutStartSec={_seconds(job.stop_after)}\n"
+        f"{restart}"
+    )
+    timer = (
+        f"[Unit]\n"
+        f"Description={description}\n"
+        f"\n"
+        f"[Timer]\n"
+        f"{when}\n"
+        f"\n"
+        f"[Install]\n"
+        f"WantedBy=timers.target\n"
+    )
+    return Units(service, timer)
+
+
+def _seconds(length: timedelta) -> str:
+    return f"{int(length.total_seconds())}s"
+
+
+def _quote_for_systemd(word: str) -> str:
+    for char, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
+        word = word.replace(char, escaped)
+    return word if re.fullmatch(r"[\w@%+=:,./$-]+", word) else f'"{word}"'

@@ -1,0 +1,264 @@
+"""See what the app may read: each entity set, its key, its rows, what a sync can go by.
+
+    python scripts/test_entity_access.py
+
+Reads, and writes nothing. Exits 1 if an entity set cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataverse_sync import Config, SyncError, console, discovery, odata
+from dataverse_sync import config as settings
+from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.errors import EntityError, RequestError
+from dataverse_sync.model import Entity, PageRequest
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.summary import format_table
+from dataverse_sync.transport import NETWORK_ERRORS, Throttle, Transport
+
+__test__ = False  # for pytest: this is a program, not a test
+
+COUNT_LIMIT = 5000  # where $count stops
+_ANSWER_LIMIT = 2**20  # bytes of a count that are read
+_HEADS = (
+    "entity set",
+    "readable",
+    "key",
+    "key found by",
+    "rows",
+    "counted by",
+    "modifiedon",
+    "change tracking",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What was found of one entity set, in words for the table."""
+
+    name: str
+    readable: str
+    key: str = "-"
+    key_found: str = "-"
+    rows: str = "-"
+    counted_by: str = "-"
+    modifiedon: str = "-"
+    change_tracking: str = "-"
+    reason: str = ""  # why it cannot be read, or not tracked
+
+    @property
+    def ok(self) -> bool:
+        return self.readable == "yes"
+
+
+class Counter:
+    """Asks for numbers of records, which are no pages; safe to call from any thread."""
+
+    def __init__(self, config: Config, environment: Environment) -> None:
+        self._api_url = config.api_url
+        self._auth = environment.auth
+        self._transport = Transport(
+            Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s
+        )
+
+    def count(self, name: str, logical_name: str | None) -> tuple[str, str]:
+        """How many, and how they were counted; the service keeps totals for a day."""
+        if logical_name is not None:
+            names = quote(json.dumps([logical_name]))
+            body = self._get(f"RetrieveTotalRecordCount(EntityNames={names})")
+            if (total := _parse_total(body)) is not None:
+                return str(total), "total (up to a day old)"
+        body = self._get(f"{name}/$count")
+        try:
+            count = int(body.decode("utf-8-sig"))
+        except ValueError:
+            return "-", "-"
+        return (f"{count}+" if count >= COUNT_LIMIT else str(count)), "$count"
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _get(self, path: str) -> bytes:
+        """The body of an answer; empty where the service refuses or does not answer."""
+        headers = {
+            "Accept": "application/json",
+            "OData-MaxVersion": "4.0",
+            "OData-Version": "4.0",
+        }
+        retries = self._transport.retries(gated=False)
+        token = self._auth.get_token()
+        try:
+            response = self._transport.send(
+                "GET", self._api_url + path, headers=headers, retries=retries, token=token
+            )
+            with response:
+                body: bytes = response.raw.read(_ANSWER_LIMIT, decode_content=True)
+        except NETWORK_ERRORS:
+            return b""
+        return body if response.status_code == 200 else b""
+
+
+def _parse_total(body: bytes) -> int | None:
+    try:
+        total = json.loads(body)["EntityRecordCountCollection"]["Values"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return total if isinstance(total, int) and total >= 0 else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(argv)
+    redactor = Redactor()
+    try:
+        console.configure_logging(options.verbose, None, redactor)
+        values = settings.load_settings(options.env_file)
+        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
+        config = settings.build_config(values, workers=options.workers)
+        entities = settings.load_entities(options.config)
+        names = [entity.name for entity in settings.select_entities(entities, options.entity)]
+        return _look(config, names, redactor)
+    except SyncError as error:
+        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
+        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="See which entity sets the app may read, with their keys and rows, and "
+        "whether a sync can go by modifiedon or change tracking."
+    )
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="PATH",
+        help="the file with the credentials (default: .env in the working folder)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--entity",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this entity set; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="requests in flight at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _look(config: Config, names: Sequence[str], redactor: Redactor) -> int:
+    # One record is enough of a tracked read, which takes no $top.
+    with open_environment(replace(config, page_size=1), redactor) as environment:
+        print(f"Signed in to {config.api_origin}, tenant {environment.auth.tenant_id}.")
+        described = discovery.read_metadata(environment.client, names)
+        if described.metadata_error is not None:
+            print(f"The metadata cannot be read: {redactor.redact(str(described.metadata_error))}")
+        sampled = discovery.read_samples(environment.client, environment.pool, described.unknown)
+        known = {**described.entities, **sampled.entities}
+        counter = Counter(config, environment)
+
+        def look(name: str) -> Access:
+            if name in known:
+                return _reach(environment, counter, known[name])
+            if name in sampled.failures:
+                return _unreadable(Access(name, "no"), sampled.failures[name])
+            return Access(name, "yes", rows="0", reason="empty, and not in the metadata")
+
+        found = list(environment.pool.map(look, names))
+        counter.close()
+    print()
+    for line in format_table(_HEADS, [_row(access) for access in found]):
+        print(line)
+    print()
+    for access in found:
+        if access.reason:
+            print(redactor.redact(f"{access.name}: {access.reason}"))
+    readable = sum(access.ok for access in found)
+    print(f"{readable} of {len(found)} entity sets can be read.")
+    return OK if readable == len(found) else FAILED
+
+
+def _reach(environment: Environment, counter: Counter, entity: Entity) -> Access:
+    """Ask for one key: enough to see whether the entity set may be read."""
+    client, name = environment.client, entity.name
+    build = partial(odata.build_url, client.api_url, name, select=(entity.key,))
+    access = Access(
+        name,
+        "yes",
+        key=entity.key,
+        key_found=entity.key_found,
+        modifiedon="yes" if entity.has("modifiedon") else "no",
+        change_tracking="yes" if entity.change_tracking else "no",
+    )
+    if entity.source == "sample":
+        access = replace(access, change_tracking="not known")
+    try:
+        client.release(client.get_page(PageRequest(name, build(top=1), top=True)))
+    except EntityError as error:
+        return _unreadable(access, error)
+    rows, counted_by = counter.count(name, entity.logical_name)
+    access = replace(access, rows=rows, counted_by=counted_by)
+    if not entity.change_tracking:
+        return access
+    try:
+        client.release(client.get_page(PageRequest(name, build(), track_changes=True)))
+    except EntityError as error:
+        return replace(access, change_tracking="refused", reason=f"not tracked: {error}")
+    return access
+
+
+def _unreadable(access: Access, error: EntityError) -> Access:
+    status = error.status if isinstance(error, RequestError) else None
+    return replace(access, readable=f"no ({status})" if status else "no", reason=str(error))
+
+
+def _row(access: Access) -> tuple[str, ...]:
+    return (
+        access.name,
+        access.readable,
+        access.key,
+        access.key_found,
+        access.rows,
+        access.counted_by,
+        access.modifiedon,
+        access.change_tracking,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Find the best page size: read pages of one entity set with each size, and time them.
+
+    python scripts/test_pagination.py --entity accounts --pages 10
+
+Reads, and writes nothing. Exits 1 if a key came twice, if a page held more records than
+were asked for, or, with --all, if two sizes read different records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import msgspec
+
+from dataverse_sync import Config, SyncError, console, discovery
+from dataverse_sync import config as settings
+from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.model import Entity, Page
+from dataverse_sync.pages import Wanted
+from dataverse_sync.reader import EntityReader, Query
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.summary import format_table
+
+__test__ = False  # for pytest: this is a program, not a test
+
+SIZES = (500, 1000, 2500, 5000)
+_HEADS = ("size", "pages", "rows", "MB", "seconds", "s/page", "rows/s", "MB/s", "result")
+
+
+@dataclass(slots=True)
+class Reading:
+    """What reading with one page size came to."""
+
+    size: int  # rows asked for
+    pages: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    seconds: float = 0.0  # spent waiting for pages
+    largest: int = 0  # rows of the largest page
+    twice: int = 0  # keys that had come before
+    is_whole: bool = False  # the last page was reached
+    keys: set[str] = field(default_factory=set)
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.rows / max(self.seconds, 1e-6)
+
+    @property
+    def problems(self) -> list[str]:
+        found = []
+        if self.twice:
+            found.append(f"{self.twice} keys came twice")
+        if self.largest > self.size:
+            found.append(f"a page held {self.largest} rows")
+        return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(argv)
+    redactor = Redactor()
+    try:
+        console.configure_logging(options.verbose, None, redactor)
+        values = settings.load_settings(options.env_file)
+        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
+        config = settings.build_config(values, workers=1)
+        entities = settings.load_entities(options.config)
+        chosen = settings.select_entities(entities, [options.entity] if options.entity else [])
+        pages = None if options.all else options.pages
+        return _compare(config, chosen[0].name, options.sizes, pages, redactor)
+    except SyncError as error:
+        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
+        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Read pages of one entity set with several page sizes, and time them."
+    )
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="PATH",
+        help="the file with the credentials (default: .env in the working folder)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--entity", metavar="NAME", help="the entity set to read (default: the first configured)"
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_sizes,
+        metavar="N,N,...",
+        default=SIZES,
+        help="page sizes, from 1 to 5000 (default: " + ",".join(map(str, SIZES)) + ")",
+    )
+    parser.add_argument(
+        "--pages",
+        type=_positive,
+        metavar="N",
+        default=5,
+        help="pages to read with each size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="read every page with each size, and compare the keys"
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(_positive(part.strip()) for part in text.split(",")))
+    if max(sizes) > 5000:
+        raise argparse.ArgumentTypeError(f"{max(sizes)} is more than the service allows (5000)")
+    return sizes
+
+
+def _compare(
+    config: Config, name: str, sizes: Sequence[int], pages: int | None, redactor: Redactor
+) -> int:
+    how = "every page" if pages is None else f"{pages} pages"
+    print(f"{name}: {how} with each size. One page is read before, and not timed.", flush=True)
+    readings: list[Reading] = []
+    for size in sizes:
+        with open_environment(replace(config, page_size=size), redactor) as environment:
+            if not readings:
+                entity = _find_entity(environment, name)
+                _read(environment, entity, size, pages=1)
+            readings.append(_read(environment, entity, size, pages))
+    problems = [f"size {one.size}: {text}" for one in readings for text in one.problems]
+    if pages is None:
+        problems += _differences(readings)
+    print()
+    for line in format_table(_HEADS, [_row(one) for one in readings]):
+        print(line)
+    print()
+    for line in problems:
+        print(f"problem: {line}")
+    print(_conclude(readings))
+    return FAILED if problems else OK
+
+
+def _find_entity(environment: Environment, name: str) -> Entity:
+    """Its key above all; out of the metadata, or guessed from a sample."""
+    found = discovery.read_metadata(environment.client, [name])
+    if not found.entities:
+        found = discovery.read_samples(environment.client, environment.pool, [name])
+    if name in found.failures:
+        raise found.failures[name]
+    if name not in found.entities:
+        raise EntityError(f"{name}: empty and not in the metadata", "There are no pages to time.")
+    return found.entities[name]
+
+
+def _read(environment: Environment, entity: Entity, size: int, pages: int | None) -> Reading:
+    """Read so many pages, one after the other, as a sync does; None for every page."""
+    client, reading = environment.client, Reading(size)
+    record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": entity.key})
+    decode = msgspec.json.Decoder(record_type).decode
+
+    def take(page: Page) -> None:
+        for record in page.records:
+            try:
+                key = decode(record).key  # type: ignore[attr-defined]
+            except msgspec.MsgspecError as error:
+                raise PageError(f"{page.request}: a record has no {entity.key}") from error
+            reading.twice += key in reading.keys
+            reading.keys.add(key)
+
+    steps = EntityReader(entity, client.api_url).read([Query(take)])
+    wanted: Wanted = next(steps)
+    waiting = list(wanted or ())
+    while reading.pages != pages:
+        began = time.perf_counter()
+        try:
+            page = client.get_page(waiting.pop())
+        except EntityError as error:
+            waiting += steps.throw(error) or ()  # in another order, or raised again
+            continue
+        reading.seconds += time.perf_counter() - began
+        client.release(page)
+        reading.pages += 1
+        reading.rows += len(page.records)
+        reading.bytes_read += page.size
+        reading.largest = max(reading.largest, len(page.records))
+        reading.is_whole = page.next_link is None
+        try:
+            waiting += steps.send(page) or ()
+        except StopIteration:
+            break
+    return reading
+
+
+def _differences(readings: Sequence[Reading]) -> list[str]:
+    first = readings[0]
+    return [
+        f"sizes {first.size} and {one.size}: {len(first.keys ^ one.keys)} keys came with only one "
+        "of them (were records made or deleted meanwhile?)"
+        for one in readings[1:]
+        if one.keys != first.keys
+    ]
+
+
+def _row(reading: Reading) -> tuple[str, ...]:
+    megabytes = reading.bytes_read / 1e6
+    seconds = max(reading.seconds, 1e-6)
+    end = "read to its end" if reading.is_whole else "more pages follow"
+    return (
+        str(reading.size),
+        str(reading.pages),
+        str(reading.rows),
+        f"{megabytes:.2f}",
+        f"{reading.seconds:.2f}",
+        f"{reading.seconds / reading.pages:.3f}",
+        f"{reading.rows_per_s:.0f}",
+        f"{megabytes / seconds:.2f}",
+        ", ".join(reading.problems) or end,
+    )
+
+
+def _conclude(readings: Sequence[Reading]) -> str:
+    sound = [one for one in readings if not one.problems and one.rows]
+    if not sound:
+        return "No size is best: nothing was read, or nothing that can be trusted."
+    best = max(sound, key=lambda one: one.rows_per_s)
+    text = f"Best: {best.size} rows a page, {best.rows_per_s:.0f} rows/s."
+    single = [one.size for one in readings if one.is_whole and one.pages == 1]
+    if single:
+        text += f" The table fits on one page of {min(single)}: larger ones tell nothing more."
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""See that $filter returns what is asked for: a batch of ids of a filtered entity set.
+
+    python scripts/verify_filtering.py --entity accounts --count 50
+    python scripts/verify_filtering.py --entity accounts --count 500 --db dataverse.db
+
+The ids come from a database that a sync made, or from the first page of the entity set;
+they are asked for as a sync does, 50 to a request. Reads, and writes nothing. Exits 1 if
+an id is missing from the answers, was not asked for, or came twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import msgspec
+from sqlalchemy import Select, column, select, table
+
+from dataverse_sync import Config, EntityConfig, SyncError, console, database, discovery, odata
+from dataverse_sync import config as settings
+from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.errors import ConfigError, EntityError, PageError
+from dataverse_sync.model import Entity, Page
+from dataverse_sync.pages import Steps, Wanted
+from dataverse_sync.reader import EntityReader, Query
+from dataverse_sync.redaction import Redactor
+
+__test__ = False  # for pytest: this is a program, not a test
+
+URL_LIMIT = 32 * 1024  # characters that the service takes
+EXAMPLES = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(argv)
+    redactor = Redactor()
+    try:
+        console.configure_logging(options.verbose, None, redactor)
+        values = settings.load_settings(options.env_file)
+        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
+        config = settings.build_config(values, workers=1)
+        name = _choose(settings.load_entities(options.config), options.entity)
+        if options.db is not None:
+            _check_table(options.db, name)
+        return _verify(config, name, options.count, options.db, redactor)
+    except SyncError as error:
+        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
+        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Ask for a batch of ids with $filter, and compare what comes back."
+    )
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="PATH",
+        help="the file with the credentials (default: .env in the working folder)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--entity", metavar="NAME", help="the entity set to ask (default: the first filtered one)"
+    )
+    parser.add_argument(
+        "--count",
+        type=_positive,
+        default=odata.IDS_PER_REQUEST,
+        metavar="N",
+        help="ids to ask for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--db",
+        type=Path,
+        metavar="PATH",
+        help="take the ids from the table there (default: from the entity set's first pages)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _choose(entities: Sequence[EntityConfig], name: str | None) -> str:
+    if name is not None:
+        return settings.select_entities(entities, [name])[0].name
+    for entity in entities:
+        if entity.filtered:
+            return entity.name
+    raise ConfigError("no entity is filtered in the configuration", "Name one with --entity.")
+
+
+def _check_table(path: Path, name: str) -> None:
+    database.check_file(path)
+    if not path.exists():
+        raise ConfigError(f"{path}: there is no such database", "Run a sync first.")
+    with database.open_reader(path).connect() as connection:
+        if name not in database.read_tables(connection):
+            raise ConfigError(f"{path}: there is no table {name}", "Run a sync first.")
+
+
+def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Redactor) -> int:
+    with open_environment(config, redactor) as environment:
+        entity = _find_entity(environment, name)
+        reader = EntityReader(entity, config.api_url)
+        found = _load_ids(db, entity, count) if db else _get_ids(environment, reader, count)
+        ids = [key.lower() for key in found if odata.is_guid(key)]
+        if not ids:
+            print(f"{name}: there are no ids to ask for, so nothing was verified.")
+            return FAILED
+        returned: Counter[str] = Counter()
+        urls: list[str] = []
+
+        def take(page: Page) -> None:
+            urls.append(page.request.url)
+            returned.update(_keys(page, entity.key))
+
+        _drive(environment, reader.read(reader.by_id(ids, take, (entity.key,))))
+    wrong = {
+        "missing": [key for key in ids if key not in returned],
+        "not asked for": [key for key in returned if key not in set(ids)],
+        "twice": [key for key, times in returned.items() if times > 1],
+        "not ids": [key for key in found if not odata.is_guid(key)],
+    }
+    source = f"the table in {db}" if db else "the first pages"
+    print(f"{name}: {len(ids)} ids from {source}, asked for by {entity.key}.")
+    print(
+        f"{len(urls)} answers, {sum(returned.values())} records; "
+        f"longest URL {max(map(len, urls))} of {URL_LIMIT} characters."
+    )
+    for what, keys in wrong.items():
+        more = f" and {len(keys) - EXAMPLES} more" if len(keys) > EXAMPLES else ""
+        examples = f": {', '.join(keys[:EXAMPLES])}{more}" if keys else ""
+        print(redactor.redact(f"  {what + ':':<14} {len(keys)}{examples}"))
+    if not any(wrong.values()):
+        print("The filter returned exactly what was asked for.")
+        return OK
+    print("The filter did not return exactly what was asked for.")
+    if wrong["missing"] and db:
+        print("Records deleted since the last sync are missing rightly: sync, and ask again.")
+    return FAILED
+
+
+def _find_entity(environment: Environment, name: str) -> Entity:
+    """Its key above all; out of the metadata, or guessed from a sample."""
+    found = discovery.read_metadata(environment.client, [name])
+    if not found.entities:
+        found = discovery.read_samples(environment.client, environment.pool, [name])
+    if name in found.failures:
+        raise found.failures[name]
+    if name not in found.entities:
+        raise EntityError(f"{name}: empty and not in the metadata", "There is nothing to ask for.")
+    return found.entities[name]
+
+
+def _load_ids(path: Path, entity: Entity, count: int) -> list[str]:
+    with database.open_reader(path).connect() as connection:
+        if entity.key not in database.read_tables(connection)[entity.name]:
+            raise ConfigError(f"{path}: the table {entity.name} has no column {entity.key}")
+        query: Select[Any] = select(column(entity.key)).select_from(table(entity.name)).limit(count)
+        return [str(key) for key in connection.execute(query).scalars()]
+
+
+def _get_ids(environment: Environment, reader: EntityReader, count: int) -> list[str]:
+    ids: list[str] = []
+
+    def take(page: Page) -> None:
+        ids.extend(_keys(page, reader.entity.key))
+
+    query = Query(take, select=(reader.entity.key,))
+    _drive(environment, reader.read([query]), lambda: len(ids) >= count)
+    return ids[:count]
+
+
+def _drive(
+    environment: Environment, steps: Steps, is_enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Send what a reader wants sent, one request after the other."""
+    client = environment.client
+    wanted: Wanted = next(steps)
+    waiting = list(wanted or ())
+    while waiting and not is_enough():
+        try:
+            try:
+                page = client.get_page(waiting.pop(0))
+            except EntityError as error:
+                waiting += steps.throw(error) or ()  # in another order, or raised again
+            else:
+                client.release(page)
+                waiting += steps.send(page) or ()
+        except StopIteration:
+            return
+
+
+def _keys(page: Page, key: str) -> list[str]:
+    record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": key})
+    decode = msgspec.json.Decoder(record_type).decode
+    try:
+        return [decode(record).key.lower() for record in page.records]  # type: ignore[attr-defined]
+    except msgspec.MsgspecError as error:
+        raise PageError(f"{page.request}: a record has no {key}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

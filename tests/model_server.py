@@ -1,0 +1,599 @@
+"""A small Dataverse in memory that never holds still, in the place of the client.
+
+It keeps every state that each record ever had, so that a test can say what a
+copy may hold. No sockets and no threads: its clock, its changes and the order
+in which requests are answered all come from one ``random.Random``, so that a
+schedule can be played again. It behaves as ``DATAVERSE.md`` has it (sections 3,
+5 and 6): each page is a fresh query, writes are committed up to two minutes
+after they got their ``modifiedon`` and ``versionnumber``, change tracking goes
+by the order of commits.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+from urllib.parse import parse_qsl, urlsplit
+
+from sqlalchemy import Dialect, Engine
+
+from dataverse_sync import database, odata, schema_manager
+from dataverse_sync.environment import Environment
+from dataverse_sync.errors import RequestError
+from dataverse_sync.model import EntityConfig, Page, PageRequest
+
+API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
+BEGAN_AT = datetime(2026, 5, 1, tzinfo=UTC)
+LATEST_COMMIT_S = 120.0
+# The service shows whole seconds. A write of 10.5 s that is committed at 130.5 s shows 10, and a
+# read that began at 130.2 s may go on after 10: what is told by modifiedon alone has 119 s.
+LATEST_SHOWN_S = 119.0
+
+
+# A run of a few records spends nine tenths of its time on building the text of its statements:
+# here all runs share what was built once.
+_COMPILED: dict[Any, Any] = {}
+_DIALECTS: dict[str, Dialect] = {}
+_open_engine = database.open_engine
+_build_table = cache(schema_manager.build_table)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of it runs any more."""
+
+
+# What it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One entity set: its columns, and the ids that its records may have."""
+
+    name: str
+    logical_name: str
+    ids: Sequence[str]
+    lookups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column → entity sets
+    keys_of: Sequence[str] = ()  # a junction's plain columns, named as the keys they hold
+    filtered: bool = False
+    tracked: bool = False
+    dated: bool = True  # has modifiedon and createdon
+    versioned: bool = True  # has versionnumber
+    keeps_deleted: bool = False  # "deletions": "ignore"
+
+    @property
+    def key(self) -> str:
+        return f"{self.logical_name}id"
+
+    @property
+    def shows_change(self) -> bool:
+        """Whether a comparison of keys and versions shows what has changed."""
+        return not self.keeps_deleted and (self.dated or self.versioned or bool(self.keys_of))
+
+    @property
+    def config(self) -> EntityConfig:
+        deletions = "ignore" if self.keeps_deleted else "sync"
+        return EntityConfig(self.name, filtered=self.filtered, deletions=cast(Any, deletions))
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a record was from one commit to the next."""
+
+    position: int  # among all commits
+    values: Mapping[str, Any] | None  # None: deleted
+    text: str | None  # its JSON, as every answer sends it
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A write that nobody sees before its transaction is committed."""
+
+    commit_at: float
+    table: Table
+    record_id: str
+    values: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """What a link goes on with."""
+
+    table: Table
+    select: Sequence[str] = ()
+    filter: str = ""
+    orderby: Sequence[str] = ()
+    tracked: bool = False
+    since: int | None = None  # a delta: changes after this position
+    until: int = 0  # the position that its own token will name
+    after: tuple[Any, ...] | None = None  # where the page before it ended
+    asked_in: int = 0  # the run that was told the link
+
+    @property
+    def reads_records(self) -> bool:
+        return not self.select
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One page that was answered."""
+
+    table: str
+    url: str
+    whole: bool  # records, and not their keys and versions alone
+    records: int
+    goes_on: str | None  # the link to the next page, in a read that can be taken up there
+
+
+@dataclass(slots=True)
+class Moods:
+    """How likely it is, at each request, that something happens."""
+
+    change: float = 0.3
+    late: float = 0.3  # of the writes
+    pass_time: float = 0.3
+    fault: float = 0.0
+    kill: float = 0.0
+    expire: float = 0.05
+    full_answer: float = 0.05  # to a delta link
+    refuse_link: float = 0.05  # of those kept from an earlier run
+    empty_page: float = 0.03
+
+
+class ModelServer:
+    """The environment, and what ``DataverseClient`` is to a run."""
+
+    api_url = API
+    in_flight = 0
+    waited_s = 0.0
+
+    def __init__(self, rng: Random, tables: Sequence[Table], page_size: int) -> None:
+        self.rng = rng
+        self.tables = {table.name: table for table in tables}
+        self.now = 0.0  # seconds since BEGAN_AT
+        self.position = 0
+        self.moods = Moods()
+        self.bytes_read = 0
+        self.run = 0
+        self.kill_hard = False
+        self.asked: list[Asked] = []
+        self.first_asked_at: dict[str, datetime] = {}
+        self.first_urls: dict[str, str] = {}
+        self.held = 0  # pages that were not released
+        self._page_size = page_size
+        # Whether a delta read leaves out what is changed again while it is paged.
+        self.delta_is_bounded = rng.random() < 0.5
+        # Where no order can be asked for, pages go by counting: what is deleted meanwhile moves
+        # others to the pages before.
+        self.counts_pages = {t.name for t in tables if not t.dated and rng.random() < 0.3}
+        self._version = 1000
+        self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
+        self._pending: list[_Pending] = []
+        self._links: dict[str, _Query] = {}
+
+    # What a test may know
+
+    def history(self, name: str, record_id: str) -> Sequence[Version]:
+        return self._history[name].get(record_id, ())
+
+    def committed(self, name: str) -> dict[str, Version]:
+        """The records that are there now, by id."""
+        last = {key: versions[-1] for key, versions in self._history[name].items()}
+        return {key: version for key, version in last.items() if version.text is not None}
+
+    def seen_since(self, name: str, record_id: str, position: int) -> list[Version | None]:
+        """All that a record has been since a position; None where it was not there."""
+        before: Version | None = None
+        since: list[Version | None] = []
+        for version in self.history(name, record_id):
+            found = None if version.text is None else version
+            if version.position <= position:
+                before = found
+            else:
+                since.append(found)
+        return [before, *since]
+
+    def links_of(self, table: Table, version: Version) -> Iterator[tuple[str, str]]:
+        """The records that one version of a record links to: entity set and id."""
+        assert version.values is not None
+        for column, targets in table.lookups.items():
+            if (target := version.values[column]) is not None:
+                yield from ((name, target) for name in targets)
+        for column in table.keys_of:
+            for other in self.tables.values():
+                if other.key == column:
+                    yield other.name, version.values[column]
+
+    # What happens to it
+
+    def live(self, steps: int) -> None:
+        for _ in range(steps):
+            self._act()
+            if self.rng.random() < self.moods.pass_time:
+                self.now += self.rng.choice((0.1, 1, 3, 20, 75)) * self.rng.random()
+        self._land()
+
+    def rest(self) -> None:
+        """No change any more, and all that was begun is committed."""
+        self.now = max([self.now, *(write.commit_at for write in self._pending)])
+        self._land()
+        self.moods.change = self.moods.fault = self.moods.kill = 0.0
+
+    def _act(self) -> None:
+        rng = self.rng
+        table = rng.choice(list(self.tables.values()))
+        record_id = rng.choice(table.ids)
+        if any(write.record_id == record_id for write in self._pending):
+            return  # locked by that transaction
+        versions = self.history(table.name, record_id)
+        old = versions[-1].values if versions else None
+        if old is not None and rng.random() < (0.8 if table.keys_of else 0.3):
+            values = None
+        else:
+            values = self._write(table, record_id, old)
+        can_tell = table.versioned and not table.keeps_deleted
+        limit = LATEST_COMMIT_S if can_tell else LATEST_SHOWN_S
+        late = rng.choice((1, 20, limit)) * rng.random() if rng.random() < self.moods.late else 0
+        self._pending.append(_Pending(self.now + late, table, record_id, values))
+        self._land()
+
+    def _write(self, table: Table, record_id: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The record as it is written now: new, restored, changed, imported, linked or unlinked."""
+        rng = self.rng
+        self._version += rng.randint(1, 3)
+        if table.keys_of:
+            rng = Random(record_id)  # a pair that is linked anew gets a new id
+        values: dict[str, Any] = {
+            "@odata.etag": f'W/"{self._version if table.versioned else 1}"',
+            table.key: record_id,
+            "name": rng.choice(("Ada", "Zoë ✓", 'a "quoted"\r\nname ', None)),
+            "amount": f"{rng.randint(0, 99)}.{rng.randint(0, 9)}0",
+            "closed": rng.random() < 0.5,
+        }
+        for column, targets in table.lookups.items():
+            ids = [key for name in targets for key in self.tables[name].ids]
+            values[column] = rng.choice(ids) if rng.random() < 0.5 else None
+            if old is not None and rng.random() < 0.5:
+                values[column] = old[column]
+        for column in table.keys_of:
+            (ids,) = (other.ids for other in self.tables.values() if other.key == column)
+            values[column] = rng.choice(ids)
+        can_tell = table.versioned and not table.keeps_deleted
+        if table.dated:
+            before = {
+                version.values["modifiedon"]
+                for version in self.history(table.name, record_id)
+                if version.values is not None
+            }
+            modified_on = _shown(self.now)
+            if not table.keeps_deleted and rng.random() < 0.2:
+                modified_on = _shown(rng.random() * self.now)
+                if not table.versioned and modified_on in before:
+                    modified_on = _shown(self.now)  # nothing would tell the two apart
+            elif old is not None and can_tell and rng.random() < 0.1:
+                modified_on = old["modifiedon"]  # as where a calculated column changes
+            values["createdon"] = _shown(0) if old is None else old["createdon"]
+            values["modifiedon"] = modified_on
+        if table.versioned:
+            values["versionnumber"] = self._version
+        return values
+
+    def _land(self) -> None:
+        """Commit what is due, in the order of the commits."""
+        due = [write for write in self._pending if write.commit_at <= self.now]
+        if not due:
+            return
+        self._pending = [write for write in self._pending if write.commit_at > self.now]
+        for write in sorted(due, key=lambda write: write.commit_at):
+            self.position += 1
+            text = None if write.values is None else self._text(write.table, write.values)
+            versions = self._history[write.table.name].setdefault(write.record_id, [])
+            if versions or text is not None:
+                versions.append(Version(self.position, write.values, text))
+
+    def _text(self, table: Table, values: Mapping[str, Any]) -> str:
+        raw = {name: json.dumps(value) for name, value in values.items()}
+        raw["amount"] = values["amount"]  # a decimal with its scale, which no float keeps
+        filled = [f'"{name}":{text}' for name, text in raw.items() if text != "null"]
+        nulls = [f'"{name}":null' for name, text in raw.items() if text == "null"]
+        return "{" + ",".join([*filled, *nulls]) + "}"
+
+    # What a run asks it
+
+    def get_page(self, request: PageRequest) -> Page:
+        asked_at = BEGAN_AT + timedelta(seconds=int(self.now))
+        self._between_requests(request)
+        query = self._links.get(request.url) or self._parse(request)
+        self.first_urls.setdefault(request.entity, request.url)
+        if query.reads_records or query.table.filtered:
+            self.first_asked_at.setdefault(request.entity, asked_at)
+        is_kept = query.asked_in < self.run and query.since is None
+        if is_kept and self.rng.random() < self.moods.refuse_link:
+            raise self._refusal(request, 400, "0x80041129", "Paging cookie does not match.")
+        page = odata.parse_page(request, self._answer(request, query))
+        by_id = f"{query.table.key} eq" in query.filter
+        goes_on = page.next_link if query.reads_records and not by_id else None
+        self.asked.append(
+            Asked(request.entity, request.url, query.reads_records, len(page.records), goes_on)
+        )
+        self.held += 1
+        return replace(page, asked_at=asked_at)
+
+    def release(self, _page: Page) -> None:
+        self.held -= 1
+
+    def get_sample(self, entity_set: str) -> dict[str, Any] | None:
+        raise AssertionError(f"{entity_set}: a sample is asked for, though the metadata knows it")
+
+    def get_definitions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [self._definition(self.tables[name]) for name in names]
+
+    def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
+        tables = {table.logical_name: table.name for table in self.tables.values()}
+        return {name: len(self.committed(tables[name])) for name in logical_names}
+
+    def stop(self) -> None:
+        if self.kill_hard:
+            raise Killed
+
+    def _definition(self, table: Table) -> dict[str, Any]:
+        kinds = {table.key: "Uniqueidentifier", "name": "String", "amount": "Decimal"}
+        kinds |= {"closed": "Boolean"} | dict.fromkeys(table.keys_of, "Uniqueidentifier")
+        kinds |= {column[1:-6]: "Lookup" for column in table.lookups}
+        if table.dated:
+            kinds |= {"createdon": "DateTime", "modifiedon": "DateTime"}
+        if table.versioned:
+            kinds |= {"versionnumber": "BigInt"}
+        return {
+            "LogicalName": table.logical_name,
+            "EntitySetName": table.name,
+            "PrimaryIdAttribute": table.key,
+            "IsIntersect": bool(table.keys_of),
+            "ChangeTrackingEnabled": table.tracked,
+            "Attributes": [
+                {"LogicalName": name, "AttributeType": kind, "IsValidODataAttribute": True}
+                for name, kind in kinds.items()
+            ],
+            "ManyToOneRelationships": [
+                {
+                    "ReferencingAttribute": column[1:-6],
+                    "ReferencedEntity": self.tables[target].logical_name,
+                }
+                for column, targets in table.lookups.items()
+                for target in targets
+            ],
+        }
+
+    def _between_requests(self, request: PageRequest) -> None:
+        rng, moods = self.rng, self.moods
+        while rng.random() < moods.change:
+            self._act()
+        if rng.random() < moods.pass_time:
+            self.now += rng.choice((0.1, 1, 5, 150)) * rng.random()
+        self._land()
+        if rng.random() < moods.kill:
+            self.kill_hard = rng.random() < 0.5
+            raise Killed if self.kill_hard else KeyboardInterrupt
+        if rng.random() < moods.fault:
+            raise self._refusal(request, 503, "", "The service is unavailable.")
+
+    def _parse(self, request: PageRequest) -> _Query:
+        """A query as it was built, which no link was given out for."""
+        parts = urlsplit(request.url)
+        assert request.url.startswith(API) and parts.path.startswith(urlsplit(API).path)
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        name = parts.path.removeprefix(urlsplit(API).path)
+        query = _Query(
+            self.tables[name],
+            select=[column for column in options.pop("$select", "").split(",") if column],
+            filter=options.pop("$filter", ""),
+            orderby=[column for column in options.pop("$orderby", "").split(",") if column],
+            tracked=request.track_changes,
+            until=self.position,
+            asked_in=self.run,
+        )
+        assert not options, f"{request.url}: not known here"
+        assert not (query.tracked and (query.filter or query.orderby))
+        assert not query.tracked or query.table.tracked
+        if name in self.counts_pages and query.orderby:
+            raise self._refusal(request, 400, "0x80060888", "The order is not supported.")
+        return query
+
+    def _answer(self, request: PageRequest, query: _Query) -> bytes:
+        context = f"{API}$metadata#{query.table.name}"
+        if query.since is not None and query.after is None:
+            if self.rng.random() < self.moods.expire:
+                raise self._refusal(request, 400, "0x80044352", "Version stamp has expired.")
+            query = replace(query, until=self.position)
+            if self.rng.random() < self.moods.full_answer:
+                query = replace(query, since=None)
+        if query.since is not None:
+            context += "/$delta"
+            entries = self._changes(query)
+        else:
+            entries = self._records(query)
+        size = self._page_size
+        if entries and self.rng.random() < self.moods.empty_page:
+            size = 0
+        answer = ['"@odata.context":' + json.dumps(context)]
+        if len(entries) > size:
+            after = entries[size - 1][0] if size else query.after
+            link = self._link(replace(query, after=after or (), asked_in=self.run))
+            answer.append('"@odata.nextLink":' + json.dumps(link))
+        elif query.tracked:
+            answer.append('"@odata.deltaLink":' + json.dumps(self._delta_link(query)))
+        answer.append('"value":[' + ",".join(text for _, text in entries[:size]) + "]")
+        return ("{" + ",".join(answer) + "}").encode()
+
+    def _records(self, query: _Query) -> list[tuple[tuple[Any, ...], str]]:
+        """The records after the last page, each with its place in the order."""
+        table = query.table
+        counted = table.name in self.counts_pages
+        order = [*query.orderby, table.key]
+        entries = []
+        for version in self.committed(table.name).values():
+            values = cast(Mapping[str, Any], version.values)
+            place = tuple(values[column] for column in order)
+            if query.after and not counted and place <= query.after:
+                continue
+            if query.filter and not _matches(query.filter, values):
+                continue
+            entries.append((place, self._shape(query, version)))
+        entries.sort()
+        if counted:
+            start = query.after[0] if query.after else 0
+            return [((at + 1,), text) for at, (_, text) in enumerate(entries)][start:]
+        return entries
+
+    def _changes(self, query: _Query) -> list[tuple[tuple[Any, ...], str]]:
+        """What changed, in the order of the commits, then what was deleted."""
+        assert query.since is not None
+        until = query.until if self.delta_is_bounded else self.position
+        entries = []
+        for record_id, versions in self._history[query.table.name].items():
+            last = versions[-1]
+            place = (last.text is None, last.position)
+            if query.since < last.position <= until and not (query.after and place <= query.after):
+                entries.append((place, self._shape(query, last, record_id)))
+        return sorted(entries)
+
+    def _shape(self, query: _Query, version: Version, record_id: str = "") -> str:
+        if version.text is None:
+            entry = {
+                "@odata.context": f"{API}$metadata#{query.table.name}/$deletedEntity",
+                "id": record_id,
+                "reason": "deleted",
+            }
+            return json.dumps(entry)
+        if not query.select:
+            return version.text
+        assert version.values is not None
+        chosen = ("@odata.etag", query.table.key, *query.select)
+        return json.dumps({name: version.values[name] for name in chosen})
+
+    def _link(self, query: _Query) -> str:
+        """Opaque: only as it was given out does it lead anywhere."""
+        link = f"{API}{query.table.name}?$skiptoken=%3Ccookie%20n=%22{len(self._links)}%22%20/%3E"
+        self._links[link] = query
+        return link
+
+    def _delta_link(self, query: _Query) -> str:
+        link = f"{API}{query.table.name}?$deltatoken={query.until}%21{len(self._links)}"
+        self._links[link] = replace(query, since=query.until, after=None, asked_in=self.run)
+        return link
+
+    def _refusal(self, request: PageRequest, status: int, code: str, text: str) -> RequestError:
+        error = RequestError(f"{request}: {status} {code}: {text}", status=status, code=code)
+        error.request = request
+        return error
+
+    # In the client's place
+
+    @contextmanager
+    def in_place(self, workers: int, pages_per_transaction: int, ids: int) -> Iterator[None]:
+        """Every run in the block asks this server, through workers that are not threads."""
+        self.run += 1
+        self.asked.clear()
+        self.first_asked_at.clear()
+        self.first_urls.clear()
+        self.held = 0
+        self.kill_hard = False
+        pool = Workers(self.rng, workers)
+
+        @contextmanager
+        def open_environment(*_: object) -> Iterator[Environment]:
+            yield Environment(cast(Any, self), cast(Any, pool), cast(Any, None))
+
+        def open_engine(path: Path) -> Engine:
+            engine = _open_engine(path)
+            engine.dialect = _DIALECTS.setdefault("sqlite", engine.dialect)  # part of each key
+            return engine.execution_options(compiled_cache=_COMPILED)
+
+        arrivals = SimpleNamespace(SimpleQueue=lambda: pool, Empty=queue.Empty)
+        with (
+            patch("dataverse_sync.sync.open_environment", open_environment),
+            patch("dataverse_sync.database.open_engine", open_engine),
+            patch("dataverse_sync.schema_manager.build_table", _build_table),
+            patch("dataverse_sync.pages.queue", arrivals),
+            patch("dataverse_sync.pages.PAGES_PER_TRANSACTION", pages_per_transaction),
+            patch("dataverse_sync.pages.TRANSACTION_S", 3600.0),
+            patch("dataverse_sync.odata.IDS_PER_REQUEST", ids),
+        ):
+            yield
+
+
+class Workers:
+    """A pool and the queue of what arrives, on one thread: any request may be answered first."""
+
+    def __init__(self, rng: Random, workers: int) -> None:
+        self._rng = rng
+        self._workers = workers
+        self._jobs: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self._arrived: deque[Any] = deque()
+
+    def submit(self, job: Callable[..., object], *arguments: object) -> None:
+        self._jobs.append((job, arguments))
+        assert len(self._jobs) + len(self._arrived) <= self._workers, "more than was asked for"
+
+    def map(self, job: Callable[..., object], *arguments: Iterable[object]) -> Iterator[object]:
+        return map(job, *arguments)
+
+    def put(self, arrival: object) -> None:
+        self._arrived.append(arrival)
+
+    def get(self, timeout: float | None = None) -> object:
+        if not self._arrived:
+            assert self._jobs, "waits for what nobody was asked for"
+            self._answer_one()
+        return self._arrived.popleft()
+
+    def get_nowait(self) -> object:
+        while self._jobs and self._rng.random() < 0.5:
+            self._answer_one()
+        if not self._arrived:
+            raise queue.Empty
+        return self._arrived.popleft()
+
+    def _answer_one(self) -> None:
+        job, arguments = self._jobs.pop(self._rng.randrange(len(self._jobs)))
+        job(*arguments)
+
+
+def make_ids(rng: Random, count: int) -> list[str]:
+    return [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(count)]
+
+
+def _shown(moment: float) -> str:
+    return (BEGAN_AT + timedelta(seconds=int(moment))).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _matches(filter: str, values: Mapping[str, Any]) -> bool:
+    return any(
+        all(_holds(term, values) for term in part.split(" and ")) for part in filter.split(" or ")
+    )
+
+
+def _holds(term: str, values: Mapping[str, Any]) -> bool:
+    name, operator, literal = term.split(" ")
+    value = values[name]
+    if value is None:
+        return False
+    assert len(value) == len(literal), f"{term}: compared with {value}"  # as text
+    return {
+        "eq": value == literal.lower() or value == literal,
+        "gt": value > literal,
+        "ge": value >= literal,
+        "lt": value < literal,
+        "le": value <= literal,
+    }[operator]

@@ -1,0 +1,272 @@
+"""Metadata describes the tables the way a real environment does."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from emulator_caller import ACCOUNTS, CONTACTS, LINKS, running
+
+from dataverse_sync.emulator import Column, Table
+
+HIDDEN = Table("hidden", "hiddens", "hiddenid", (Column("name", "String"),), in_metadata=False)
+ATTRIBUTES = "EntityDefinitions(LogicalName='account')/Attributes"
+CAST = "Microsoft.Dynamics.CRM."
+
+
+@pytest.fixture(scope="module")
+def caller():
+    with running(ACCOUNTS, CONTACTS, LINKS, HIDDEN) as (_, caller):
+        yield caller
+
+
+def _account(caller, path):
+    return caller.value(f"EntityDefinitions?$filter=LogicalName eq 'account'&{path}")[0]
+
+
+def test_definitions_say_what_a_sync_needs_in_one_request(caller):
+    answer = caller.get(
+        "EntityDefinitions?$select=LogicalName,EntitySetName,PrimaryIdAttribute,IsIntersect,"
+        "ChangeTrackingEnabled&$filter=EntitySetName eq 'accounts' or EntitySetName eq "
+        "'account_contactset'&$expand=Attributes($select=LogicalName,AttributeType),"
+        "ManyToOneRelationships($select=ReferencedEntity,ReferencingAttribute)"
+    )
+    account, link = answer.json()["value"]
+
+    assert "@odata.nextLink" not in answer.json()
+    assert set(account) == {
+        "MetadataId", "LogicalName", "EntitySetName", "PrimaryIdAttribute", "IsIntersect",
+        "ChangeTrackingEnabled", "Attributes", "ManyToOneRelationships",
+    }  # fmt: skip
+    assert (account["IsIntersect"], account["ChangeTrackingEnabled"]) == (False, True)
+    assert (link["IsIntersect"], link["PrimaryIdAttribute"]) == (True, "account_contactid")
+    assert {
+        (r["ReferencingAttribute"], r["ReferencedEntity"])
+        for r in account["ManyToOneRelationships"]
+    } == {
+        ("primarycontactid", "contact"), ("parentcustomerid", "account"),
+        ("parentcustomerid", "contact"), ("ownerid", "owner"),
+        ("transactioncurrencyid", "transactioncurrency"),
+    }  # fmt: skip
+    assert link["ManyToOneRelationships"] == []
+
+
+def test_attributes_of_a_real_table_are_more_than_its_columns(caller):
+    attributes = {
+        a["LogicalName"]: a
+        for a in _account(
+            caller,
+            "$expand=Attributes($select=LogicalName,AttributeType,AttributeTypeName,AttributeOf,"
+            "IsValidODataAttribute,IsValidForRead,SchemaName,DisplayName)",
+        )["Attributes"]
+    }
+
+    assert attributes["accountid"]["@odata.type"] == f"#{CAST}UniqueIdentifierAttributeMetadata"
+    assert attributes["markets"]["AttributeType"] == "Virtual"
+    assert attributes["markets"]["AttributeTypeName"] == {"Value": "MultiSelectPicklistType"}
+    assert attributes["primarycontactid"]["AttributeType"] == "Lookup"
+    assert attributes["primarycontactidname"]["AttributeOf"] == "primarycontactid"
+    assert attributes["industrycodename"]["AttributeType"] == "Virtual"
+    assert attributes["owneridtype"]["AttributeType"] == "EntityName"
+    assert attributes["participants"]["AttributeType"] == "PartyList"
+    assert attributes["name"]["DisplayName"]["UserLocalizedLabel"]["Label"] == "Name"
+    columns = {name for name, a in attributes.items() if a["IsValidODataAttribute"]}
+    record_members = {name.removeprefix("_").removesuffix("_value") for name in ACCOUNTS.members}
+    assert columns == record_members
+    assert not any(
+        attributes[name]["IsValidODataAttribute"]
+        for name in ("primarycontactidname", "industrycodename", "participants", "allowemailname")
+    )
+
+
+def test_a_column_may_be_unreadable():
+    table = Table("a", "aset", "aid", (Column("hushed", "String", readable=False),))
+    with running(table) as (_, caller):
+        found = caller.value("EntityDefinitions(LogicalName='a')/Attributes"
+                             "?$filter=LogicalName eq 'hushed'")[0]  # fmt: skip
+
+        assert (found["IsValidForRead"], found["IsValidODataAttribute"]) == (False, False)
+
+
+def test_one_definition_is_read_by_logical_name_or_id(caller):
+    whole = caller.get("EntityDefinitions(LogicalName='account')").json()
+    by_id = caller.get(f"EntityDefinitions({whole['MetadataId']})?$select=LogicalName").json()
+
+    assert whole["@odata.context"].endswith("$metadata#EntityDefinitions/$entity")
+    assert whole["PrimaryNameAttribute"] == "name"
+    assert whole["CanChangeTrackingBeEnabled"]["Value"] is True
+    assert by_id["LogicalName"] == "account"
+    assert set(by_id) == {"@odata.context", "MetadataId", "LogicalName"}
+
+
+def test_option_sets_are_read_by_a_cast(caller):
+    answer = caller.get(
+        f"{ATTRIBUTES}/{CAST}PicklistAttributeMetadata?$select=LogicalName"
+        "&$expand=OptionSet($select=Options)"
+    ).json()
+    states = caller.value(f"{ATTRIBUTES}/{CAST}StateAttributeMetadata?$expand=OptionSet")
+    statuses = caller.value(f"{ATTRIBUTES}/{CAST}StatusAttributeMetadata?$expand=OptionSet")
+    booleans = caller.value(
+        f"{ATTRIBUTES}/{CAST}BooleanAttributeMetadata?$expand=OptionSet,GlobalOptionSet"
+    )
+    several = caller.value(
+        f"{ATTRIBUTES}/{CAST}MultiSelectPicklistAttributeMetadata?$expand=OptionSet"
+    )
+
+    assert answer["@odata.context"].endswith(
+        "EntityDefinitions('account')/Attributes/Microsoft.Dynamics.CRM.PicklistAttributeMetadata"
+        "(LogicalName,OptionSet(Options))"
+    )
+    picklist = answer["value"][0]
+    assert list(picklist) == ["MetadataId", "LogicalName", "OptionSet"]
+    assert set(picklist["OptionSet"]) == {"MetadataId", "Options"}
+    assert [
+        (o["Value"], o["Label"]["UserLocalizedLabel"]["Label"])
+        for o in picklist["OptionSet"]["Options"]
+    ] == [(1, "Accounting"), (2, "Health")]
+    assert states[0]["OptionSet"]["Options"][0]["InvariantName"] == "Active"
+    assert [o["State"] for o in statuses[0]["OptionSet"]["Options"]] == [0, 1]
+    assert booleans[0]["OptionSet"]["TrueOption"]["Label"]["UserLocalizedLabel"]["Label"] == "Yes"
+    assert booleans[0]["GlobalOptionSet"] is None
+    assert len(several[0]["OptionSet"]["Options"]) == 3
+    assert "OptionSet" not in caller.value(f"{ATTRIBUTES}/{CAST}PicklistAttributeMetadata")[0]
+
+
+def test_targets_are_read_by_a_cast_only(caller):
+    lookups = {
+        a["LogicalName"]: a["Targets"]
+        for a in caller.value(
+            f"{ATTRIBUTES}/{CAST}LookupAttributeMetadata?$select=LogicalName,Targets"
+        )
+    }
+
+    assert lookups["ownerid"] == ["systemuser", "team"]
+    assert lookups["parentcustomerid"] == ["account", "contact"]
+    assert caller.refusal(f"{ATTRIBUTES}?$select=Targets") == (
+        400, "0x0",
+        "Could not find a property named 'Targets' on type "
+        "'Microsoft.Dynamics.CRM.AttributeMetadata'.",
+    )  # fmt: skip
+
+
+def test_one_attribute_is_read_by_its_name(caller):
+    plain = caller.get(f"{ATTRIBUTES}(LogicalName='name')?$select=SchemaName").json()
+    cast = caller.get(
+        f"{ATTRIBUTES}(LogicalName='industrycode')/{CAST}PicklistAttributeMetadata"
+        "?$expand=OptionSet"
+    ).json()
+
+    assert plain["SchemaName"] == "Name"
+    assert len(cast["OptionSet"]["Options"]) == 2
+    assert caller.refusal(f"{ATTRIBUTES}(LogicalName='nme')")[0] == 404
+
+
+def test_relationships_are_read_both_ways(caller):
+    many = caller.value("EntityDefinitions(LogicalName='account')/ManyToOneRelationships")
+    contact = caller.value(
+        "EntityDefinitions?$filter=LogicalName eq 'contact'"
+        "&$expand=OneToManyRelationships($select=ReferencingEntity,ReferencingAttribute),Keys"
+    )[0]
+
+    customer = [r for r in many if r["ReferencingAttribute"] == "parentcustomerid"]
+    assert [r["ReferencingEntityNavigationPropertyName"] for r in customer] == [
+        "parentcustomerid_account", "parentcustomerid_contact",
+    ]  # fmt: skip
+    assert customer[0]["ReferencedAttribute"] == "accountid"
+    assert [r["ReferencingAttribute"] for r in contact["OneToManyRelationships"]] == [
+        "primarycontactid", "parentcustomerid",
+    ]  # fmt: skip
+    assert contact["Keys"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("IsIntersect eq true", ["account_contact"]),
+        ("IsIntersect ne true and LogicalName ne 'stringmap'", ["account", "contact"]),
+        ("not (LogicalName eq 'account')", ["contact", "account_contact", "stringmap"]),
+        ("DataProviderId eq null and LogicalName eq 'contact'", ["contact"]),
+        ("IsCustomizable/Value eq false", []),
+        ("MetadataId eq 00000000-0000-0000-0000-000000000000", []),
+    ],
+)
+def test_definitions_are_filtered(caller, text, found):
+    value = caller.value(f"EntityDefinitions?$select=LogicalName&$filter={text}")
+
+    assert [definition["LogicalName"] for definition in value] == found
+
+
+def test_attributes_are_filtered_by_type(caller):
+    kind = "Microsoft.Dynamics.CRM.AttributeTypeCode'Picklist'"
+    found = caller.value(f"{ATTRIBUTES}?$filter=AttributeType eq {kind}")
+    nested = _account(
+        caller, f"$expand=Attributes($select=LogicalName;$filter=AttributeType eq {kind})"
+    )
+
+    assert [a["LogicalName"] for a in found] == ["industrycode"]
+    assert [a["LogicalName"] for a in nested["Attributes"]] == ["industrycode"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("EntityDefinitions?$filter=startswith(LogicalName,'acc')", 501, "0x8006088a"),
+        ("EntityDefinitions?$filter=LogicalName gt 'a'", 400, "0x80060888"),
+        ("EntityDefinitions?$filter=Nme eq 'a'", 400, "0x0"),
+        ("EntityDefinitions?$select=Nme", 400, "0x0"),
+        ("EntityDefinitions?$expand=Nme", 400, "0x0"),
+        ("EntityDefinitions?$expand=Attributes($select=Nme)", 400, "0x0"),
+        ("EntityDefinitions?$expand=Attributes($top=1)", 400, "0x80060888"),
+        ("EntityDefinitions?$top=1", 400, "0x80060888"),
+        ("EntityDefinitions(LogicalName='nothing')", 404, "0x80060888"),
+        ("EntityDefinitions(5)", 404, "0x8006088a"),
+        ("EntityDefinitions(LogicalName='account')/Nothing", 404, "0x8006088a"),
+        (f"{ATTRIBUTES}?$expand=OptionSet", 400, "0x0"),
+        (f"{ATTRIBUTES}/{CAST}StringAttributeMetadata?$expand=OptionSet", 400, "0x0"),
+    ],
+)
+def test_what_metadata_cannot_do_is_refused(caller, path, status, code):
+    assert caller.refusal(path)[:2] == (status, code)
+
+
+def test_a_table_may_be_unknown_to_metadata_and_still_be_read(caller):
+    assert caller.value("EntityDefinitions?$filter=EntitySetName eq 'hiddens'") == []
+    assert caller.value("hiddens") == []
+
+
+def test_metadata_may_be_forbidden():
+    with running(ACCOUNTS, metadata_readable=False) as (_, caller):
+        assert caller.refusal("EntityDefinitions")[:2] == (403, "0x80040220")
+        assert caller.value("accounts") == []
+
+
+def test_csdl_names_keys_types_and_navigation(caller):
+    answer = caller.get("$metadata")
+    root = ET.fromstring(answer.content)
+    edm = "{http://docs.oasis-open.org/odata/ns/edm}"
+    account = root.find(f".//{edm}EntityType[@Name='account']")
+    types = {p.get("Name"): p.get("Type") for p in account.iter(f"{edm}Property")}
+    navigation = {p.get("Name"): p.get("Type") for p in account.iter(f"{edm}NavigationProperty")}
+
+    assert answer.headers["Content-Type"] == "application/xml"
+    assert account.find(f"{edm}Key/{edm}PropertyRef").get("Name") == "accountid"
+    assert types["_primarycontactid_value"] == "Edm.Guid"
+    assert types["revenue"] == "Edm.Decimal"
+    assert types["founded"] == "Edm.Date"
+    assert types["iscustomizable"] == "mscrm.BooleanManagedProperty"
+    assert navigation == {
+        "primarycontactid": "mscrm.contact",
+        "parentcustomerid_account": "mscrm.account",
+        "parentcustomerid_contact": "mscrm.contact",
+    }
+    sets = {s.get("Name"): s.get("EntityType") for s in root.iter(f"{edm}EntitySet")}
+    assert sets["accounts"] == "Microsoft.Dynamics.CRM.account"
+
+
+def test_string_maps_hold_the_labels_of_choices(caller):
+    rows = caller.value(
+        "stringmaps?$filter=objecttypecode eq 'account' and attributename eq 'industrycode'"
+        "&$orderby=displayorder"
+    )
+
+    assert [(row["attributevalue"], row["value"], row["langid"]) for row in rows] == [
+        (1, "Accounting", 1033), (2, "Health", 1033),
+    ]  # fmt: skip

@@ -1,0 +1,241 @@
+"""How one entity is read: the plan, and answers that are not as they should be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import CANDIDATES, OLD, PRODUCTS, insert
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataverse_sync import EntityConfig
+from dataverse_sync.emulator import Fault
+from dataverse_sync.odata import parse_timestamp
+from dataverse_sync.reads import newest_of, plan_read
+from dataverse_sync.sync_state import Checkpoint, EntityState
+
+API = "https://org.crm.dynamics.com/api/data/v9.2/"
+CHECKPOINT = Checkpoint(f"{API}accounts?$skiptoken=x", 4, OLD, "2026-11-23T02:00:00+00:00")
+BOOKMARKED = EntityState("completed", bookmark=OLD)
+BROKEN_OFF = EntityState("failed", bookmark=OLD, checkpoint=CHECKPOINT)
+ONLY = [EntityConfig("vin_candidates")]
+PRODUCTS_ONLY = [EntityConfig("vin_products")]
+
+
+# The plan
+
+
+@pytest.mark.parametrize(
+    ("state", "has_modifiedon", "full", "kind", "since"),
+    [
+        (EntityState(), True, False, "full", None),
+        (BOOKMARKED, True, False, "since", OLD),
+        (BOOKMARKED, True, True, "full", None),
+        (BOOKMARKED, False, False, "full", None),
+        (BROKEN_OFF, True, False, "resume", OLD),
+        (BROKEN_OFF, True, True, "full", None),
+        (
+            replace(BROKEN_OFF, checkpoint=replace(CHECKPOINT, full_asked=True, since=None)),
+            True,
+            True,
+            "resume",
+            None,
+        ),
+    ],
+)
+def test_a_read_is_in_full_since_a_bookmark_or_from_a_checkpoint(
+    state, has_modifiedon, full, kind, since
+):
+    plan = plan_read(state, has_modifiedon, full, API)
+
+    assert (plan.kind, plan.since) == (kind, since)
+    assert plan.why
+    assert (plan.checkpoint is not None) == (kind == "resume")
+
+
+def test_a_checkpoint_of_another_environment_is_not_followed():
+    elsewhere = replace(CHECKPOINT, next_link="https://evil.example/api/data/v9.2/accounts?x")
+
+    plan = plan_read(replace(BROKEN_OFF, checkpoint=elsewhere), True, False, API)
+
+    assert (plan.kind, plan.since) == ("since", OLD)
+
+
+MOMENTS = ["2024-01-01T00:00:00Z", "2024-01-01T00:00:00.5Z", "2024-01-01T02:00:00+02:00", "2023"]
+
+
+@given(st.lists(st.sampled_from([*MOMENTS, "2024-02-30T00:00:00Z", "soon", None, 7, ""])))
+def test_the_newest_of_many_is_the_latest_moment_among_them(values):
+    newest = newest_of(values)
+
+    moments = [parse_timestamp(value) for value in values if parse_timestamp(value)]
+    assert parse_timestamp(newest) == max(moments, default=None)
+    assert newest is None or newest in values
+
+
+# Answers that are not as they should be
+
+
+@pytest.fixture
+def candidates(make_world):
+    world = make_world([CANDIDATES])
+    insert(world.emulator, "vin_candidates", [{"vin_name": str(n)} for n in range(13)])
+    return world
+
+
+def test_a_link_that_leads_in_a_circle_fails_the_entity(candidates):
+    pages = []
+
+    def circle(request):
+        if request.kind == "data" and "$skiptoken" in request.query:
+            pages.append(request.target)
+        if len(pages) == 2:
+            link = f"{candidates.emulator.origin}{pages[0]}"
+            candidates.emulator.fault(Fault("other_origin_link", match="skiptoken", location=link))
+
+    candidates.emulator.on_request = circle
+    report = candidates.sync(ONLY)
+
+    assert "leads back to a page already read" in report.failed[0].error
+    assert len(candidates.copy("vin_candidates")) == 10
+
+
+def test_a_link_to_another_origin_is_not_followed(candidates):
+    link = "https://evil.example/api/data/v9.2/vin_candidates?$skiptoken=x"
+    pattern = r"/vin_candidates\?"
+    candidates.emulator.fault(Fault("other_origin_link", match=pattern, location=link))
+
+    report = candidates.sync(ONLY)
+
+    assert "leads to another origin" in report.failed[0].error
+    assert candidates.copy("vin_candidates") == {}
+
+
+def test_empty_pages_without_end_end(candidates, monkeypatch):
+    monkeypatch.setattr("dataverse_sync.reader.EMPTY_PAGES", 20)
+    candidates.emulator.fault(Fault("empty_page_with_link", match=r"/vin_candidates\?", times=99))
+
+    report = candidates.sync(ONLY)
+
+    assert "20 pages in a row held no record" in report.failed[0].error
+    assert len(candidates.asked()) == 21
+
+
+def test_some_empty_pages_are_no_end(candidates):
+    pattern = r"/vin_candidates\?"
+    candidates.emulator.fault(Fault("empty_page_with_link", match=pattern, times=3, skip=1))
+
+    report = candidates.sync(ONLY)
+
+    assert report.ok
+    assert candidates.is_mirror("vin_candidates")
+
+
+def test_a_page_that_comes_twice_is_stored_once_and_what_it_hid_comes_next_time(candidates):
+    candidates.emulator.fault(Fault("repeat_page", match="skiptoken"))
+    candidates.sync(ONLY)
+
+    report = candidates.sync(ONLY)
+
+    assert report.ok
+    assert candidates.is_mirror("vin_candidates")
+
+
+@pytest.mark.parametrize("entry", ['{"versionnumber":1}', "7"])
+def test_an_entry_of_a_comparison_that_has_no_key_removes_nothing(candidates, entry):
+    candidates.sync(ONLY)
+    before = candidates.copy("vin_candidates")
+    body = f'{{"value":[{entry}]}}'.encode()
+    candidates.emulator.fault(Fault("body", match=r"/vin_candidates\?.*select=", body=body))
+
+    report = candidates.sync(ONLY)
+
+    assert "vin_candidates, page 1: an entry" in report.failed[0].error
+    assert candidates.copy("vin_candidates") == before
+
+
+def test_what_cannot_be_asked_for_by_id_is_removed_on_the_complete_read(candidates):
+    candidates.sync(ONLY)
+    candidates.emulator.delete("vin_candidates", min(candidates.copy("vin_candidates")))
+    candidates.emulator.fault(Fault("status", match=r"filter=vin_candidateid", times=9, status=400))
+
+    report = candidates.sync(ONLY)
+
+    assert report.ok
+    assert candidates.is_mirror("vin_candidates")
+
+
+def test_what_is_forbidden_to_be_asked_for_by_id_removes_nothing(candidates):
+    candidates.sync(ONLY)
+    before = candidates.copy("vin_candidates")
+    candidates.emulator.delete("vin_candidates", min(before))
+    candidates.emulator.fault(Fault("status", match=r"filter=vin_candidateid", status=403))
+
+    report = candidates.sync(ONLY)
+
+    assert [entity.name for entity in report.failed] == ["vin_candidates"]
+    assert candidates.copy("vin_candidates") == before
+
+
+def test_what_differs_and_is_gone_before_it_is_fetched_is_removed(candidates):
+    candidates.sync(ONLY)
+    key = min(candidates.copy("vin_candidates"))
+    candidates.emulator.update("vin_candidates", key, {"vin_name": "import"}, modifiedon=OLD)
+
+    def delete(request):
+        if request.kind == "data" and " eq " in request.query.get("$filter", ""):
+            candidates.emulator.on_request = None
+            candidates.emulator.delete("vin_candidates", key)
+
+    candidates.emulator.on_request = delete
+    report = candidates.sync(ONLY)
+
+    assert report.ok
+    assert list(candidates.removed("vin_candidates")) == [key]
+    assert candidates.is_mirror("vin_candidates")
+
+
+def test_keys_that_are_no_guids_are_read_in_full_where_they_differ(make_world):
+    world = make_world([CANDIDATES])
+    records = [{"vin_candidateid": f"{n}", "versionnumber": n, "modifiedon": OLD} for n in range(3)]
+
+    def serve(rows, times):
+        body = json.dumps({"value": rows}).encode()
+        world.emulator.fault(Fault("body", match=r"/vin_candidates\?", times=times, body=body))
+
+    serve(records, times=1)
+    world.sync(ONLY)
+    serve([], times=1)  # nothing changed by modifiedon; the comparison tells otherwise
+    serve([{**records[0], "versionnumber": 9}, *records[1:]], times=2)
+
+    report = world.sync(ONLY)
+
+    assert report.ok
+    assert len(world.asked()) == 2
+    assert world.query("SELECT versionnumber FROM vin_candidates ORDER BY 1") == [(1,), (2,), (9,)]
+
+
+@pytest.mark.parametrize("status", [400, 501])
+def test_where_every_order_is_refused_the_last_refusal_is_told(candidates, status):
+    pattern = r"/vin_candidates\?|/vin_candidates "
+    candidates.emulator.fault(Fault("status", match=pattern, times=9, status=status))
+    candidates.emulator.fault(Fault("status", match="/vin_candidates$", times=9, status=status))
+
+    report = candidates.sync(ONLY)
+
+    assert f"answered {status}" in report.failed[0].error
+    assert report.failed[0].requests == 4
+
+
+def test_a_token_of_another_environment_is_not_sent_there(make_world):
+    world = make_world([PRODUCTS])
+    insert(world.emulator, "vin_products", [{"vin_name": "A"}])
+    world.sync(PRODUCTS_ONLY)
+    world.execute("UPDATE _sync_state SET delta_link = 'https://evil.example/x?$deltatoken=1'")
+
+    report = world.sync(PRODUCTS_ONLY)
+
+    assert report.ok
+    assert world.state("vin_products", "delta_link").startswith(world.emulator.origin)

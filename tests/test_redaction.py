@@ -1,0 +1,171 @@
+"""Secrets in text: masked whole, in pieces, and in the forms that a server echoes them in."""
+
+from __future__ import annotations
+
+import json
+import threading
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dataverse_sync.redaction import MASK, Redactor
+
+SECRET = "Zq3~8Q.ab+cD/eF-gh_IjKl=mN"
+PIECE = 8
+
+
+@pytest.fixture
+def redactor() -> Redactor:
+    made = Redactor()
+    made.add(SECRET)
+    return made
+
+
+def pieces(secret: str) -> list[str]:
+    return [secret[at : at + PIECE] for at in range(len(secret) - PIECE + 1)]
+
+
+def test_a_secret_is_masked_as_one(redactor):
+    said = redactor.redact(f"client_secret={SECRET}&grant_type=client_credentials")
+
+    assert said == f"client_secret={MASK}&grant_type=client_credentials"
+
+
+def test_text_without_a_secret_is_left_alone(redactor):
+    said = "accounts, page 3: the service answered 503 äöü 😀\n"
+
+    assert redactor.redact(said) == said
+
+
+@pytest.mark.parametrize("length", [PIECE, 12, len(SECRET) - 1])
+def test_a_part_of_a_secret_is_masked(redactor, length):
+    for at in range(len(SECRET) - length + 1):
+        assert redactor.redact(f"<{SECRET[at : at + length]}>") == f"<{MASK}>"
+
+
+def test_a_secret_cut_in_pieces_is_masked_in_each(redactor):
+    said = redactor.redact(f"{SECRET[:10]} ... {SECRET[10:18]}\n{SECRET[18:]}")
+
+    assert said == f"{MASK} ... {MASK}\n{MASK}"
+
+
+def test_a_piece_too_short_to_matter_is_left(redactor):
+    assert redactor.redact(f"<{SECRET[:7]}>") == f"<{SECRET[:7]}>"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        quote(SECRET, safe=""),
+        quote_plus(SECRET),
+        quote(SECRET, safe="").replace("~", "%7E"),
+        quote(SECRET, safe="").replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d"),
+        "Zq3%7e8Q.ab%2bcD%2feF-gh_IjKl%3dmN",  # as .NET writes it
+    ],
+)
+def test_a_percent_encoded_secret_is_masked(redactor, form):
+    assert redactor.redact(f"body: secret={form}&x=1") == f"body: secret={MASK}&x=1"
+
+
+def test_a_secret_with_blanks_is_masked_as_a_form_sends_it():
+    redactor = Redactor()
+    redactor.add("one two three four")
+
+    assert redactor.redact("s=one+two+three+four&") == f"s={MASK}&"
+
+
+def test_a_secret_inside_json_is_masked():
+    redactor = Redactor()
+    secret = 'a"b\\c"d\\e"f\\g"h'
+    redactor.add(secret)
+
+    assert redactor.redact(json.dumps({"x": secret})) == json.dumps({"x": MASK})
+
+
+def test_a_short_secret_is_masked_wherever_it_shows():
+    redactor = Redactor()
+    redactor.add("k3y")
+    redactor.add("p/w")
+
+    assert redactor.redact("k3y, xk3yx, p/w, p%2Fw, p%2fw") == (
+        f"{MASK}, x{MASK}x, {MASK}, {MASK}, {MASK}"
+    )
+
+
+def test_an_empty_secret_masks_nothing():
+    redactor = Redactor()
+    redactor.add("")
+
+    assert redactor.redact("nothing to hide") == "nothing to hide"
+
+
+def test_several_secrets_are_masked(redactor):
+    redactor.add("another-secret-0815")
+
+    assert redactor.redact(f"{SECRET} another-secret-0815") == f"{MASK} {MASK}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: Bearer abc.DEF-123_~+/==", f"Authorization: Bearer {MASK}"),
+        ("authorization:  dG9rZW4tdG9rZW4=", f"authorization: {MASK}"),
+        ("{'Authorization': 'bearer 0123456789'}", f"{{'Authorization': 'bearer {MASK}'}}"),
+        ("the bearer of news", "the bearer of news"),
+        ("bearer short", "bearer short"),
+    ],
+)
+def test_a_bearer_header_is_masked_though_its_token_is_not_known(text, expected):
+    assert Redactor().redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJodHRwczovL2NvbnRvc28ifQ.c2ln-bmF0_dXJl",
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQi",
+        "eyJ0eXAiOiJKV1Qi",
+    ],
+)
+def test_a_json_web_token_is_masked_whole_or_cut(token):
+    assert Redactor().redact(f'{{"access_token":"{token}"}}') == f'{{"access_token":"{MASK}"}}'
+
+
+def test_secrets_can_be_added_while_others_redact(redactor):
+    def add() -> None:
+        for number in range(200):
+            redactor.add(f"secret-number-{number:06}")
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    said = {redactor.redact(SECRET) for _ in range(200)}
+    adder.join()
+
+    assert said == {MASK}
+    assert redactor.redact("secret-number-000199") == MASK
+
+
+_SECRETS = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=PIECE, max_size=48
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(secret=_SECRETS, around=st.text(max_size=20), data=st.data())
+def test_no_piece_of_a_secret_survives(secret, around, data):
+    assume(not any(piece in around or piece in MASK * 3 for piece in pieces(secret)))
+    form = data.draw(
+        st.sampled_from([secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret * 2])
+    )
+    start = data.draw(st.integers(0, len(form)))
+    end = data.draw(st.integers(start, len(form)))
+    redactor = Redactor()
+    redactor.add(secret)
+
+    said = redactor.redact(f"{around}{form[start:end]}{around}{form}{around}")
+
+    left = said.replace(MASK, "\0")
+    assert not [piece for piece in pieces(secret) if piece in left]
+    assert not [piece for piece in pieces(quote(secret, safe="")) if piece in left]

@@ -1,0 +1,398 @@
+"""The mirror is true whatever happens meanwhile: schedules of changes, killed runs and faults.
+
+Each seed is one schedule: tables, changes between any two requests, runs that end
+well or not. After every run that ended well, each record must be stored as the
+service had it at some moment of that run; after the changes stop, one more run
+must equal the service. ``python scripts/schedules.py`` plays many more.
+
+One seed alone, with the log of its runs: ``python scripts/schedules.py --seeds 7 -v``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from model_server import API, Killed, ModelServer, Moods, Table, Version, make_ids
+
+from dataverse_sync import Config, SyncReport, run_sync
+from dataverse_sync.model import Event, PageStored
+
+SEEDS = 200  # on each change; scripts/schedules.py plays as many as are wanted
+CHUNK = 10
+TWO_MINUTES = timedelta(minutes=2)
+
+
+def play(seed: int, folder: Path) -> None:
+    """Play one schedule; raises AssertionError where the copy is not what it must be."""
+    rng = Random(seed)
+    server = ModelServer(rng, make_tables(rng), page_size=rng.randint(1, 4))
+    mirror = Mirror(server, rng, folder)
+    server.live(rng.choice((0, 20, 60)))
+    for _ in range(rng.randint(1, 5)):
+        server.moods = Moods(
+            change=rng.choice((0.1, 0.3, 0.7)),
+            late=rng.choice((0.0, 0.3, 0.8)),
+            fault=rng.choice((0.0, 0.0, 0.02)),
+            kill=rng.choice((0.0, 0.0, 0.05, 0.2)),
+        )
+        mirror.sync(partial=rng.random() < 0.1, full=rng.random() < 0.1)
+        server.live(rng.choice((0, 1, 3, 10)))
+        server.now += rng.choice((0.5, 40, 130, 900)) * rng.random()
+    server.rest()
+    is_settled = rng.random() < 0.7
+    server.now += 130.0 if is_settled else rng.choice((0.0, 5.0, 100.0))
+    went_on = mirror.is_unfinished
+    mirror.sync()
+    mirror.check_equal(went_on)
+    if went_on:  # a read that is taken up keeps the bookmark of its beginning
+        mirror.sync()
+        mirror.check_equal()
+    mirror.check_no_work_twice(is_settled)
+
+
+def make_tables(rng: Random) -> list[Table]:
+    """Tables of each kind that is kept up to date in its own way, some of them very small."""
+    linked = rng.random() < 0.75
+
+    def table(name: str, lookups: Mapping[str, Sequence[str]], **about: Any) -> Table:
+        sizes = (4, 10, 20) if about.get("filtered") else (1, 3, 6, 10)
+        ids = make_ids(rng, rng.choice(sizes))
+        return Table(name, name[:-1], ids, lookups if linked else {}, **about)
+
+    def maybe() -> bool:
+        return rng.random() < 0.6
+
+    unfiltered = [
+        table("things", {"_account_value": ["accounts"]}, tracked=True),
+        table("notes", {"_about_value": ["contacts"]}, versioned=maybe()),
+        table("kinds", {}, dated=False, versioned=maybe()),
+        table("events", {}, keeps_deleted=True, tracked=maybe()),
+    ]
+    tables = rng.sample(unfiltered, rng.randint(1, 3))
+    if linked:
+        customer = {"_parentcustomerid_value": ["accounts", "contacts"]}
+        contact = {"_primarycontactid_value": ["contacts"]}
+        tables += [
+            table("links", {}, keys_of=("accountid",), dated=False, versioned=maybe()),
+            table("accounts", contact, filtered=True, versioned=maybe()),
+            table("contacts", customer, filtered=True, tracked=maybe()),
+        ]
+    rng.shuffle(tables)
+    return tables
+
+
+@dataclass
+class Mirror:
+    """The copy, and what must be true of it after each run."""
+
+    server: ModelServer
+    rng: Random
+    folder: Path
+    is_unfinished: bool = False  # the last run was killed, or an entity failed
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)  # table → id → json_response
+    bookmarks: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)  # table → where its read must go on
+    stored: Counter[str] = field(default_factory=Counter)  # pages that this run has committed
+
+    def __post_init__(self) -> None:
+        self.database = self.folder / "mirror.db"
+        self.workers = self.rng.choice((1, 1, 3))
+        self.config = Config(
+            api_url=API,
+            client_id="model",
+            client_secret="model",
+            sqlite_db_path=self.database,
+            schema_path=self.folder / "schema.json",
+            workers=self.workers,
+        )
+
+    def sync(self, partial: bool = False, full: bool = False) -> SyncReport | None:
+        """One run; whatever its end, what it left behind is looked at."""
+        server, rng = self.server, self.rng
+        names = list(server.tables)
+        partial = partial and len(names) > 1
+        only = rng.sample(names, rng.randint(1, len(names) - 1)) if partial else []
+        entities = [table.config for table in server.tables.values()]
+        position, went_on, before = server.position, self.is_unfinished, self.rows
+        report: SyncReport | None = None
+        self.stored.clear()
+        pages, ids = rng.choice((1, 2, 10)), rng.choice((1, 3, 50))
+        with (
+            server.in_place(self.workers, pages_per_transaction=pages, ids=ids),
+            suppress(KeyboardInterrupt, Killed),
+        ):
+            report = run_sync(
+                self.config, entities, only=only, full=full, on_event=self._count_stored
+            )
+        self._check_went_on(report, full)
+        self.is_unfinished = report is None or not report.ok or (went_on and partial)
+        if not self.database.exists():
+            assert report is None
+            return None
+        with closing(sqlite3.connect(self.database)) as connection:
+            connection.row_factory = sqlite3.Row
+            self._look(connection, report, bool(only))
+        if report is not None:
+            assert server.held == 0, "pages were not released"
+            well = {entity.name for entity in report.entities if entity.state == "completed"}
+            if partial:  # what is no longer linked to stays, and is not asked for
+                well -= {table.name for table in server.tables.values() if table.filtered}
+            self._check_moments(position, well, went_on, before)
+            if report.ok and not partial:
+                self._check_reachable(position)
+        return report
+
+    def _count_stored(self, event: Event) -> None:
+        if isinstance(event, PageStored):
+            self.stored[event.entity] += 1
+
+    # After every run
+
+    def _check_went_on(self, report: SyncReport | None, full: bool) -> None:
+        """An unfinished read is taken up after the last page that was committed."""
+        reports = () if report is None else report.entities
+        completed = {entity.name for entity in reports if entity.state == "completed"}
+        for table in self.server.tables.values():
+            name, link = table.name, self.links.get(table.name)
+            url = self.server.first_urls.get(name, link)
+            assert full or link is None or url == link, f"{name}: asked for {url}, not {link}"
+            pages = [asked for asked in self.server.asked if asked.table == name]
+            if name in completed:
+                self.links.pop(name, None)
+            elif self.stored[name] and not table.filtered:
+                self.links.pop(name, None)
+                if (goes_on := pages[self.stored[name] - 1].goes_on) is not None:
+                    self.links[name] = goes_on
+
+    def _look(
+        self, connection: sqlite3.Connection, report: SyncReport | None, is_partial: bool
+    ) -> None:
+        """Read the copy; its columns, bookmarks and removed rows must be right at any time."""
+        before, self.rows = self.rows, {}
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        for table in self.server.tables.values():
+            if table.name not in there:
+                self.rows[table.name] = {}
+                continue
+            rows = connection.execute(f"SELECT * FROM {table.name}").fetchall()
+            for row in rows:
+                check_columns(table, row)
+            self.rows[table.name] = {row[table.key]: row["json_response"] for row in rows}
+        self._check_removed(connection, before, report, is_partial)
+        self._check_states(connection, report)
+
+    def _check_removed(
+        self,
+        connection: sqlite3.Connection,
+        before: Mapping[str, Mapping[str, str]],
+        report: SyncReport | None,
+        is_partial: bool,
+    ) -> None:
+        if not before:
+            return
+        query = "SELECT * FROM _sync_deleted WHERE id > ?"
+        removed = connection.execute(query, (self._last_removed,)).fetchall()
+        kept = {(row["entity_name"], row["record_id"]) for row in removed}
+        for name, rows in before.items():
+            for record_id in rows.keys() - self.rows[name].keys():
+                assert (name, record_id) in kept, f"{name} {record_id}: removed, and not kept"
+        for row in removed:
+            self._last_removed = row["id"]
+            table = self.server.tables[row["entity_name"]]
+            versions = self.server.history(table.name, row["record_id"])
+            texts = [version.text for version in versions]
+            assert row["json_response"] in texts, f"{table.name}: kept as it never was"
+            assert not table.keeps_deleted, f"{table.name}: nothing may be removed"
+            assert row["reason"] in allowed_reasons(table, is_partial), (
+                f"{table.name}: {tuple(row)}"
+            )
+            if row["reason"] != "unlinked":
+                assert None in texts, f"{table.name} {row['record_id']}: it was never deleted"
+        if report is not None:
+            assert len(removed) == report.totals.deleted
+
+    _last_removed = 0
+
+    def _check_states(self, connection: sqlite3.Connection, report: SyncReport | None) -> None:
+        for row in connection.execute("SELECT * FROM _sync_state"):
+            name = row["entity_name"]
+            asked_at = self.server.first_asked_at.get(name)
+            bookmark = row["last_timestamp"]
+            if bookmark and asked_at and bookmark != self.bookmarks.get(name):
+                assert datetime.fromisoformat(bookmark) <= asked_at - TWO_MINUTES, (
+                    f"{name}: the bookmark {bookmark} passes the first request at {asked_at}"
+                )
+            self.bookmarks[name] = bookmark
+            if report is not None and name in {entity.name for entity in report.entities}:
+                assert row["records_count"] == len(self.rows[name])
+
+    # After every run that ended well
+
+    def _check_moments(
+        self,
+        position: int,
+        names: Iterable[str],
+        went_on: bool,
+        before: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        """Each row is what the service had at some moment of the run, and no record is left out."""
+        for table in (self.server.tables[name] for name in names):
+            if went_on and not table.shows_change:
+                continue  # what changed behind a read that is taken up is found by the next
+            for record_id in table.ids:
+                stored = self.rows[table.name].get(record_id)
+                states = self._states(table, record_id, position)
+                texts = [state and state.text for state in states]
+                if stored is None:
+                    fits = table.filtered or None in texts
+                    if table.name in self.server.counts_pages:
+                        # The service left it out; but what was there is not taken as gone.
+                        fits |= record_id not in before.get(table.name, {})
+                else:
+                    fits = stored in texts or (table.keeps_deleted and None in texts)
+                assert fits, (
+                    f"{table.name} {record_id}: stored as {stored}, "
+                    f"while the service had {' then '.join(map(str, texts))}"
+                )
+
+    def _states(self, table: Table, record_id: str, position: int) -> list[Version | None]:
+        """All that a row may be after a run that began at this position."""
+        states = self.server.seen_since(table.name, record_id, position)
+        if len(states) > 1 and table.tracked and self.server.delta_is_bounded:
+            # The delta may have left it to the next one, with whatever was stored.
+            states = self.server.seen_since(table.name, record_id, 0)
+        return states
+
+    def _check_reachable(self, position: int) -> None:
+        """All that was linked to throughout is there, and nothing that never was."""
+        server = self.server
+        always: dict[tuple[str, str], list[Version]] = {}
+        ever: dict[tuple[str, str], list[Version]] = {}
+        for table in server.tables.values():
+            for record_id in table.ids:
+                states = self._states(table, record_id, position)
+                versions = [state for state in states if state is not None]
+                if versions:
+                    ever[table.name, record_id] = versions
+                was_read = table.filtered or record_id in self.rows[table.name]
+                if len(states) == 1 and versions and was_read:
+                    always[table.name, record_id] = versions
+        stored = {
+            (table.name, record_id)
+            for table in server.tables.values()
+            if table.filtered
+            for record_id in self.rows[table.name]
+        }
+        missing = reach(server, always) - stored
+        assert not missing, f"linked to, and not stored: {missing}"
+        stray = stored - reach(server, ever)
+        assert not stray, f"stored, and not linked to: {stray}"
+
+    # After the last
+
+    def check_equal(self, went_on: bool = False) -> None:
+        """The tables equal the service, and the filtered ones what can be reached on it."""
+        server = self.server
+        there = {
+            (name, record_id): [version]
+            for name in server.tables
+            for record_id, version in server.committed(name).items()
+        }
+        linked = reach(server, there)
+        for table in server.tables.values():
+            expected = {
+                record_id: version.text
+                for record_id, version in server.committed(table.name).items()
+                if not table.filtered or (table.name, record_id) in linked
+            }
+            stored: dict[str, str] = self.rows[table.name]
+            if went_on and not table.shows_change:
+                continue
+            if table.keeps_deleted:
+                stored = {key: text for key, text in stored.items() if key in expected}
+            assert stored == expected, f"{table.name} is not what the service has"
+
+    def check_no_work_twice(self, is_settled: bool) -> None:
+        """One more run finds everything as it was: it reads no record and writes no row."""
+        before = self._dump()
+        report = self.sync()
+        assert report is not None
+        assert self._dump() == before, "rows were written, though nothing had changed"
+        totals = report.totals
+        assert (totals.added, totals.updated, totals.deleted) == (0, 0, 0)
+        if is_settled:
+            read = [asked for asked in self.server.asked if asked.whole and asked.records]
+            read = [asked for asked in read if self.server.tables[asked.table].dated]
+            assert not read, f"records were read, though nothing had changed: {read}"
+
+    def _dump(self) -> Mapping[str, Sequence[tuple[object, ...]]]:
+        with closing(sqlite3.connect(self.database)) as connection:
+            return {
+                name: connection.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
+                for name in self.server.tables
+            }
+
+
+def check_columns(table: Table, row: sqlite3.Row) -> None:
+    """The columns of a row say what its JSON says."""
+    record = json.loads(row["json_response"])
+    special = {"json_response", "sync_time", "valid_from"}
+    columns = {name: value for name, value in dict(row).items() if name not in special}
+    said = {name: value for name, value in record.items() if not name.startswith("@")}
+    assert columns == said, f"{table.name}: the columns {columns} do not agree with {said}"
+    assert row["valid_from"] == record.get("modifiedon")
+    assert row["sync_time"].endswith("Z")
+
+
+def allowed_reasons(table: Table, is_partial: bool) -> set[str]:
+    if table.filtered:
+        return {"not_returned"} if is_partial else {"not_returned", "unlinked"}
+    return {"deleted", "not_returned"} if table.tracked else {"not_returned"}
+
+
+def reach(
+    server: ModelServer, records: Mapping[tuple[str, str], Sequence[Version]]
+) -> set[tuple[str, str]]:
+    """The filtered records that the unfiltered ones link to, also by way of each other."""
+    waiting = [place for place in records if not server.tables[place[0]].filtered]
+    reached: set[tuple[str, str]] = set()
+    while waiting:
+        name, record_id = waiting.pop()
+        for version in records[name, record_id]:
+            for place in server.links_of(server.tables[name], version):
+                if place in records and server.tables[place[0]].filtered and place not in reached:
+                    reached.add(place)
+                    waiting.append(place)
+    return reached
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """The runs warn of every fault that they were given."""
+    logger = logging.getLogger("dataverse_sync")
+    logger.setLevel(logging.CRITICAL + 1)
+    yield
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK), ids=lambda n: f"{n}-{n + CHUNK}")
+def test_one_more_sync_equals_the_service(first, tmp_path):
+    for seed in range(first, first + CHUNK):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        try:
+            play(seed, folder)
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
