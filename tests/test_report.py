@@ -523,10 +523,11 @@ def test_deletions_are_counted_by_reason(db_path, page):
 def hostile(db_path):
     """A database in which every text is an attack."""
     with writing(db_path) as connection:
-        add_state(connection, HOSTILE, state="failed", error=HOSTILE, last_timestamp=HOSTILE)
+        attack = f"{HOSTILE}\n\x00\x1b[31m\x85"
+        add_state(connection, HOSTILE, state="failed", error=attack, last_timestamp=HOSTILE)
         add_state(connection, "x_" + HOSTILE, state=HOSTILE)
         add_failed(connection, HOSTILE, "r0", NIGHT - timedelta(days=1))
-        add_log(connection, "r1", HOSTILE, status="failed", error=f"{HOSTILE}\n\x00\x1b[31m\x85")
+        add_log(connection, "r1", HOSTILE, status="failed", error=attack)
         add_change(connection, HOSTILE, HOSTILE, HOSTILE, severity=HOSTILE, old_type=HOSTILE)
         add_deleted(connection, HOSTILE, 1, HOSTILE)
 
