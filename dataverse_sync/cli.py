@@ -356,6 +356,47 @@ def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:
         print(line)
 
 
+def _schedule(options: argparse.Namespace, _redactor: Redactor) -> int:
+    """Only text: nothing is registered here."""
+    from dataverse_sync import schedule
+
+    when = options.every if options.every is not None else options.daily
+    try:
+        job = schedule.Job(
+            interpreter=sys.executable,
+            folder=str(Path.cwd()),
+            arguments=("-m", "dataverse_sync", "sync", "-q", *_job_arguments(options)),
+        )
+        if options.format == "cron":
+            print(schedule.cron_line(job, when), end="")
+        elif options.format == "systemd":
+            units = schedule.systemd_units(job, when)
+            print(f"# dataverse-sync.service\n{units.service}")
+            print(f"# dataverse-sync.timer\n{units.timer}", end="")
+        else:
+            today = datetime.now().astimezone().date()
+            user = settings.find_windows_user()
+            print(schedule.task_scheduler_xml(job, when, start=today, user=user), end="")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return OK
+
+
+def _job_arguments(options: argparse.Namespace) -> list[str]:
+    """The places that the job works with, absolute: a scheduler starts it anywhere."""
+    arguments = ["--log-file", str((options.log_file or Path("sync.log")).absolute())]
+    named = {
+        "--env-file": options.env_file,
+        "--config": options.config,
+        "--schema": options.schema,
+        "--db": options.db,
+    }
+    for name, path in named.items():
+        if path is not None:
+            arguments += [name, str(Path(path).absolute())]
+    return arguments
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace, Redactor], int]] = {
     "sync": _sync,
     "demo": _demo,
@@ -366,4 +407,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Redactor], int]] = {
     "schema diff": _schema_diff,
     "schema accept": _schema_accept,
     "report": _report,
+    "schedule": _schedule,
 }

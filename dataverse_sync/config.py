@@ -162,6 +162,12 @@ def find_db_path(settings: Mapping[str, str], db_path: str | None) -> str:
     return db_path or settings.get("SQLITE_DB_PATH", "").strip() or DEFAULT_DB
 
 
+def find_windows_user() -> str | None:
+    r"""Who is logged on, as ``DOMAIN\user``; None where that is not Windows."""
+    domain, user = os.environ.get("USERDOMAIN"), os.environ.get("USERNAME")
+    return f"{domain}\\{user}" if domain and user else None
+
+
 def load_entities(path: Path) -> list[EntityConfig]:
     """The entities of an ``entities_config.json``, in its order.
 

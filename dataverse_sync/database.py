@@ -123,11 +123,19 @@ def open_engine(path: Path) -> Engine:
     return engine
 
 
-def open_reader(path: Path) -> Engine:
-    """An engine that can only read, and creates nothing."""
+def open_reader(path: Path, *, lasting: bool = False) -> Engine:
+    """An engine that can only read, and creates nothing.
+
+    Args:
+        path: The SQLite file.
+        lasting: Whether it reads for longer than a moment, so that a writer may come.
+    """
 
     def connect() -> sqlite3.Connection:
         uri = path.absolute().as_uri() + "?mode=ro"
+        if not lasting and not path.with_name(path.name + "-wal").exists():
+            # Nobody writes. Any other way of reading a file in WAL mode leaves files beside it.
+            uri += "&immutable=1"
         return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)

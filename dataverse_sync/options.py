@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Any
 
 from dataverse_sync import config as settings
+from dataverse_sync.schedule import parse_daily, parse_every
 from dataverse_sync.status import parse_age
 from dataverse_sync.version import __version__
 
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_verify,
         _add_schema,
         _add_report,
+        _add_schedule,
         _add_demo,
         _add_emulator,
     ):
@@ -137,6 +139,23 @@ def _add_report(commands: Any) -> None:
     report.add_argument("--env-file", type=Path, metavar="PATH", help="may name SQLITE_DB_PATH")
     _add_db(report)
     _add_console(report)
+
+
+def _add_schedule(commands: Any) -> None:
+    schedule = _add(commands, "schedule", "print a task, a cron line or a timer for this job")
+    when = schedule.add_mutually_exclusive_group(required=True)
+    when.add_argument("--every", type=_every, metavar="1h", help="run again and again")
+    when.add_argument("--daily", type=_daily, metavar="02:00", help="run once a day at this time")
+    schedule.add_argument(
+        "--format",
+        choices=("task", "cron", "systemd"),
+        default="task",
+        help="a Windows Task Scheduler task, a cron line or a systemd timer (default: %(default)s)",
+    )
+    _add_places(schedule)
+    schedule.add_argument(
+        "--log-file", type=Path, metavar="PATH", help="where the job logs (default: sync.log)"
+    )
 
 
 def _add_demo(commands: Any) -> None:
@@ -253,6 +272,20 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _age(text: str) -> timedelta:
     try:
         return parse_age(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _every(text: str) -> timedelta:
+    try:
+        return parse_every(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _daily(text: str) -> time:
+    try:
+        return parse_daily(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

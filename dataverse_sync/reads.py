@@ -174,8 +174,11 @@ class EntityRun:
         tracked = entity.change_tracking and entity.has("modifiedon") and not keeps_deletions
         if fresh and tracked and self.state.delta_link is None and plan.kind != "resume":
             # Before the first page, so that nothing can change unseen between the two.
-            yield from self._take_token(self._note_token)
-            self._save_token()
+            try:
+                yield from self._read_tracked(self._note_token)
+                self._save_token()
+            except RequestError as error:
+                self._note_untracked(error)
         fresh = yield from self._read_records(plan, fresh)
         # What was read before a break may have changed or gone since: nothing shows it but
         # a comparison, also where the table was empty when the read began.
@@ -288,21 +291,25 @@ class EntityRun:
                     return
                 log.warning("%s: the delta read did not answer with changes alone", self.name)
         deletions.start_census(self.connection, self.name)
-        yield from self._take_token(self._census)
+        try:
+            yield from self._read_tracked(self._census)
+        except RequestError as error:
+            self._note_untracked(error)
+            yield from self._thin_pass()
+            return
         yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
         self._save_token()
 
-    def _take_token(self, store: Store) -> Steps:
-        """A tracked read of all keys, whose last page brings a delta link; else a thin one."""
-        try:
-            yield from self.reader.read([Query(store, select=self.reader.thin, track_changes=True)])
-        except RequestError as error:
-            if error.status not in _NOT_TRACKED:
-                raise
-            self.note = f"change tracking cannot be used ({error.message}); keys are compared"
-            log.warning("%s: %s", self.name, self.note)
-            deletions.start_census(self.connection, self.name)
-            yield from self.reader.read([Query(store, select=self.reader.thin)])
+    def _read_tracked(self, store: Store) -> Steps:
+        """A tracked read of all keys; its last page brings a delta link."""
+        yield from self.reader.read([Query(store, select=self.reader.thin, track_changes=True)])
+
+    def _note_untracked(self, error: RequestError) -> None:
+        """Say that change tracking is of no use here; raises what says nothing of it."""
+        if error.status not in _NOT_TRACKED:
+            raise error
+        self.note = f"change tracking cannot be used ({error.message}); keys are compared"
+        log.warning("%s: %s", self.name, self.note)
 
     def _note_token(self, page: Page) -> None:
         self._delta_link = page.delta_link

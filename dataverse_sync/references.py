@@ -92,11 +92,12 @@ def find_links(entities: Iterable[Entity], filtered: Collection[str]) -> list[Li
 
 
 def _pointing_columns(source: Entity, target: Entity) -> Iterable[str]:
+    columns = [column for column in source.columns if not column.gone]
     if source.source == "metadata" and target.logical_name is not None:
-        lookups = [c.name for c in source.columns if target.logical_name in c.targets]
+        lookups = [c.name for c in columns if target.logical_name in c.targets]
         same_name = source.is_intersect
     else:
-        lookups = [c.name for c in source.columns if c.name[:1] == "_" and c.name[-6:] == "_value"]
+        lookups = [c.name for c in columns if c.name[:1] == "_" and c.name[-6:] == "_value"]
         same_name = True
     yield from lookups
     if same_name and source.key != target.key and source.has(target.key):

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Text, cast, literal, select
+from sqlalchemy import Connection, Text, cast, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync import database, deletions, odata, run_lock, sync_state
@@ -102,11 +102,14 @@ def run_verify(
         if entity.name in locked.lock and entity.name in locked.tables
     }
     with ExitStack() as stack:
-        engine: Engine
         if repair:
             stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
         environment = stack.enter_context(open_environment(config, redactor))
-        engine = (database.open_engine if repair else database.open_reader)(config.db_path)
+        engine = (
+            database.open_engine(config.db_path)
+            if repair
+            else database.open_reader(config.db_path, lasting=True)
+        )
         connection = stack.enter_context(engine.connect())
         integrity = _check_integrity(connection)
         connection.rollback()

@@ -176,7 +176,7 @@ class ModelServer:
         self.delta_is_bounded = rng.random() < 0.5
         # Where no order can be asked for, pages go by counting: what is deleted meanwhile moves
         # others to the pages before.
-        self.counts_pages = {t.name for t in tables if not t.dated and rng.random() < 0.3}
+        self.counts_pages = {t.name for t in tables if not t.dated and rng.random() < 0.5}
         self._version = 1000
         self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
         self._pending: list[_Pending] = []
@@ -277,7 +277,7 @@ class ModelServer:
                 if version.values is not None
             }
             modified_on = _shown(self.now)
-            if not table.keeps_deleted and rng.random() < 0.2:
+            if not table.keeps_deleted and rng.random() < 0.3:
                 modified_on = _shown(rng.random() * self.now)
                 if not table.versioned and modified_on in before:
                     modified_on = _shown(self.now)  # nothing would tell the two apart

@@ -356,6 +356,34 @@ def test_a_failed_run_is_posted_and_a_good_one_only_always(
     assert "AADSTS7000215" in str(posted[-1][1])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--daily", "02:00"), "<Task "),
+        (("--every", "1h", "--format", "cron"), "0 * * * * cd "),
+        (("--daily", "02:00", "--format", "systemd"), "OnCalendar="),
+    ],
+)
+def test_schedule_prints_what_a_scheduler_needs(
+    shell: Shell, arguments: tuple[str, ...], part: str
+) -> None:
+    status, out, _ = shell.run("schedule", *arguments, "--db", "copy.db")
+
+    assert status == 0
+    assert part in out
+    assert sys.executable in out
+    assert str(shell.folder / "copy.db") in out
+    assert shell.files() == [".env", "entities_config.json"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--daily", "25:00"), ("--every", "soon"), ("--every", "7m", "--format", "cron")],
+)
+def test_a_schedule_that_cannot_be_is_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+    assert shell.run("schedule", *arguments)[0] == 2
+
+
 def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

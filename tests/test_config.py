@@ -17,6 +17,7 @@ from dataverse_sync.config import (
     build_config,
     check_entities,
     find_db_path,
+    find_windows_user,
     is_loopback,
     load_entities,
     load_settings,
@@ -531,3 +532,12 @@ def test_selecting_what_is_not_configured_names_what_is():
         select_entities([EntityConfig("accounts"), EntityConfig("contacts")], ["account"])
 
     assert caught.value.hint == "Configured are: accounts, contacts."
+
+
+def test_the_windows_user_is_named_with_their_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USERDOMAIN", "CONTOSO")
+    monkeypatch.setenv("USERNAME", "nightly")
+    assert find_windows_user() == "CONTOSO\\nightly"
+
+    monkeypatch.delenv("USERDOMAIN")
+    assert find_windows_user() is None

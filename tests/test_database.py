@@ -210,7 +210,10 @@ def test_a_reader_and_the_writer_do_not_wait_for_each_other(db_path, monkeypatch
         write(writer, ALICE)
     count = "SELECT count(*) FROM accounts"
 
-    with database.open_reader(db_path).connect() as reader, engine.connect() as writer:
+    with (
+        database.open_reader(db_path, lasting=True).connect() as reader,
+        engine.connect() as writer,
+    ):
         reader.exec_driver_sql("BEGIN")
         before = reader.exec_driver_sql(count).scalar_one()
         with database.transaction(writer):
@@ -433,3 +436,24 @@ def test_counts_and_rows_agree_with_a_dictionary(connection, pages):
         model |= latest
 
     assert {key: row[0] for key, row in stored(connection).items()} == model
+
+
+def test_a_brief_reader_leaves_no_file_beside_a_database_that_nobody_writes(db_path: Path) -> None:
+    with database.open_engine(db_path).connect() as writer, database.transaction(writer):
+        writer.exec_driver_sql("CREATE TABLE t (a)")
+    assert [path.name for path in db_path.parent.iterdir()] == [db_path.name]
+
+    database.check_file(db_path)
+
+    assert [path.name for path in db_path.parent.iterdir()] == [db_path.name]
+
+
+def test_a_brief_reader_sees_what_a_writer_has_committed(db_path: Path) -> None:
+    with database.open_engine(db_path).connect() as writer:
+        with database.transaction(writer):
+            writer.exec_driver_sql("CREATE TABLE t (a)")
+
+        with database.open_reader(db_path).connect() as reader:
+            found = reader.exec_driver_sql("SELECT count(*) FROM t").scalar_one()
+
+    assert found == 0

@@ -44,7 +44,7 @@ def play(seed: int, folder: Path) -> None:
             change=rng.choice((0.1, 0.3, 0.7)),
             late=rng.choice((0.0, 0.3, 0.8)),
             fault=rng.choice((0.0, 0.0, 0.02)),
-            kill=rng.choice((0.0, 0.0, 0.05, 0.2)),
+            kill=rng.choice((0.0, 0.0, 0.1, 0.2)),
         )
         mirror.sync(partial=rng.random() < 0.1, full=rng.random() < 0.1)
         server.live(rng.choice((0, 1, 3, 10)))
@@ -73,13 +73,13 @@ def make_tables(rng: Random) -> list[Table]:
     def maybe() -> bool:
         return rng.random() < 0.6
 
-    unfiltered = [
-        table("things", {"_account_value": ["accounts"]}, tracked=True),
+    things = table("things", {"_account_value": ["accounts"]}, tracked=True)
+    others = [
         table("notes", {"_about_value": ["contacts"]}, versioned=maybe()),
         table("kinds", {}, dated=False, versioned=maybe()),
         table("events", {}, keeps_deleted=True, tracked=maybe()),
     ]
-    tables = rng.sample(unfiltered, rng.randint(1, 3))
+    tables = [things, *rng.sample(others, rng.randint(0, 2))]
     if linked:
         customer = {"_parentcustomerid_value": ["accounts", "contacts"]}
         contact = {"_primarycontactid_value": ["contacts"]}
