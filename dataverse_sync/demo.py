@@ -78,7 +78,7 @@ def run_demo(
     """
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(exist_ok=True)
-    entities = load_entities(config_path) if config_path.exists() else _demo_entities()
+    entities = find_entities(config_path)
     write("Filling an emulated environment on this machine ...")
     with Emulator(demo_tables()) as emulator:
         fill_demo(emulator)
@@ -108,7 +108,10 @@ def run_demo(
     return first.ok and second.ok
 
 
-def _demo_entities() -> list[EntityConfig]:
+def find_entities(config_path: Path) -> list[EntityConfig]:
+    """The configuration, or the emulator's own tables where there is none."""
+    if config_path.exists():
+        return load_entities(config_path)
     return [
         EntityConfig(table.entity_set, filtered=table.entity_set in FILTERED)
         for table in demo_tables()
@@ -118,5 +121,5 @@ def _demo_entities() -> list[EntityConfig]:
 def _answer(db_path: Path, sql: str) -> list[str]:
     with open_reader(db_path).connect() as connection:
         result = connection.execute(text(sql))
-        rows = [[str(value) for value in row] for row in result]
+        rows = [["-" if value is None else str(value) for value in row] for row in result]
         return format_table(list(result.keys()), rows)
