@@ -197,25 +197,46 @@ class DataverseClient:
         """
         definitions: list[dict[str, Any]] = []
         for start in range(0, len(names), 100):
-            batch = names[start : start + 100]
-            url = odata.build_url(
-                self.api_url,
+            definitions += self.get_metadata(
                 "EntityDefinitions",
                 select=metadata.DEFINITION_SELECT,
-                filter=metadata.definitions_filter(batch),
+                filter=metadata.definitions_filter(names[start : start + 100]),
                 expand=metadata.DEFINITION_EXPAND,
             )
-            request = PageRequest("EntityDefinitions", url)
-            page = self._get(
-                url,
-                request.entity,
-                prefer="",
-                parse=partial(odata.parse_page, request),
-                expected=_EXPECTED_PAGE,
-            )
-            self.release(page)
-            definitions += [_decode(record, request.entity) for record in page.records]
         return definitions
+
+    def get_metadata(
+        self, path: str, *, select: Sequence[str] = (), filter: str = "", expand: str = ""
+    ) -> list[dict[str, Any]]:
+        """The elements of one metadata answer, decoded; such answers are never paged.
+
+        Args:
+            path: Below the API root, such as ``EntityDefinitions`` or
+                ``EntityDefinitions(LogicalName='account')/Attributes/Microsoft.Dynamics.CRM...``.
+            select: Properties; all where empty.
+            filter: Equality of properties and enums; functions are refused.
+            expand: Attributes, relationships; with a cast, option sets.
+
+        Raises:
+            RequestError: Metadata may not be read, or cannot be had.
+            PageError: The answer is not one.
+
+        Source: learn.microsoft.com, "Query table definitions using the Web API".
+        """
+        url = odata.build_url(self.api_url, path, select=select, filter=filter, expand=expand)
+        request = PageRequest(path.partition("/")[0], url)
+        page = self._get(
+            url,
+            request.entity,
+            prefer="",
+            parse=partial(odata.parse_page, request),
+            expected=_EXPECTED_PAGE,
+        )
+        self.release(page)
+        rows = [_decode(record, request.entity) for record in page.records]
+        if not all(isinstance(row, dict) for row in rows):
+            raise PageError(f"{request.entity}: the answer is not understood")
+        return rows
 
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
         """About how many records these tables hold, by logical name; up to a day old.

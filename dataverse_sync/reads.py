@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import Connection, Select
 
 from dataverse_sync import deletions, odata, segments, sync_state
@@ -139,6 +140,7 @@ class EntityRun:
     segments: int = 1  # ranges that a full read is cut into, at most
     counts: Counts = field(default_factory=Counts)
     note: str = ""
+    sample: msgspec.Raw | None = None  # the first whole record of this run
     reader: EntityReader = field(init=False)
     _delta_link: str | None = field(default=None, init=False)
     _contexts: set[str] = field(default_factory=set, init=False)
@@ -438,6 +440,8 @@ class EntityRun:
         Returns:
             The keys that were written or found unchanged, and the newest ``modifiedon``.
         """
+        if self.sample is None and page.records:
+            self.sample = msgspec.Raw(bytes(page.records[0]))  # a copy: the page goes
         sync_time = sync_state.to_text(self.now())
         counts = Counts()  # told only when the whole page is stored
         keys: list[str] = []

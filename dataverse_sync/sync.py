@@ -6,6 +6,7 @@ raises only what ends the whole run; a failed entity is in the report.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -203,10 +204,13 @@ class _Run:
                 drift += metadata.diff_entity(self.lock[name], live.entities[name])
             elif live.metadata_error is None and self.lock[name].source == "metadata":
                 drift.append(Drift(name, "entity_removed"))
+        self._tell_drift(drift)
+        return drift
+
+    def _tell_drift(self, drift: Iterable[Drift]) -> None:
         for item in drift:
             level = logging.WARNING if item.severity == "breaking" else logging.INFO
             log.log(level, "schema drift, %s: %s", item.severity, item)
-        return drift
 
     def _make_tables(self, added: Mapping[str, Entity], compared: Collection[str]) -> None:
         """Tables, lock and its copy in one transaction; then the file, whole."""
@@ -273,6 +277,24 @@ class _Run:
         loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
         if any(entity.filtered for entity in chosen):
             self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
+        self._compare_samples()
+
+    def _compare_samples(self) -> None:
+        """What metadata could not tell: whether the records of this run have other columns.
+
+        None is read for this alone, so a table where nothing changed shows no drift.
+        """
+        drift: dict[str, list[Drift]] = {}
+        for name, run in self.runs.items():
+            if run.sample is not None and self.lock[name].source == "sample":
+                live = metadata.infer_entity(name, json.loads(bytes(run.sample)))
+                drift[name] = metadata.diff_entity(self.lock[name], live)
+        found = [item for items in drift.values() for item in items]
+        self._tell_drift(found)
+        self.drift += found
+        if drift:
+            with database.transaction(self.connection):
+                states.record_drift(self.connection, self.run_id, found, drift, _now())
 
     def _choose_segments(self, names: Sequence[str]) -> None:
         """See which tables are read in full and are large enough to be read in ranges."""

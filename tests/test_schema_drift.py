@@ -375,3 +375,27 @@ def test_the_lock_file_says_which_columns_are_gone(world: World) -> None:
     assert dose == Column("vin_dose", "REAL", gone=True)
     assert json.loads(dump_lock(lock)) == json.loads(world.schema_path.read_text("utf-8"))
     assert replace(dose, gone=False) != dose
+
+
+def test_without_metadata_the_records_of_a_run_show_the_drift(make_world: Any) -> None:
+    plain = Table(
+        "vin_plain", "vin_plains", "vin_plainid", [EmulatedColumn("vin_name", "String")],
+        in_metadata=False,
+    )  # fmt: skip
+    world: World = make_world([plain])
+    keys = insert(world.emulator, "vin_plains", [{"vin_name": "a"}, {"vin_name": "b"}])
+    entities = [EntityConfig("vin_plains")]
+    world.sync(entities)
+    world.emulator.add_column("vin_plains", EmulatedColumn("vin_new", "Integer"))
+
+    unchanged = world.sync(entities)
+    world.wait()
+    world.emulator.update("vin_plains", keys[0], {"vin_new": 7})
+    changed = world.sync(entities)
+    world.sync(entities)
+
+    assert unchanged.drift == ()
+    assert [item.column for item in changed.drift] == ["vin_new"]
+    assert world.query("SELECT column_name, change FROM _schema_changes") == [
+        ("vin_new", "column_added")
+    ]
