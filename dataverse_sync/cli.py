@@ -58,18 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     redactor = Redactor()
     _listen_to_signals()
+    return guard(lambda: COMMANDS[options.command](options, redactor), redactor)
+
+
+def guard(work: Callable[[], int], redactor: Redactor) -> int:
+    """Run a command; what a user can act on becomes a line and an exit status."""
     try:
-        status = COMMANDS[options.command](options, redactor)
+        return work()
     except SyncError as error:
         print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        status = next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
+        return next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         print(
             "interrupted; what was committed is kept, and the next run goes on from there",
             file=sys.stderr,
         )
-        status = FAILED
-    return status
+        return FAILED
 
 
 def entry_point() -> None:
@@ -98,8 +102,19 @@ def _listen_to_signals() -> None:
                 signal.signal(getattr(signal, name), interrupt)
 
 
-def _load(options: argparse.Namespace, redactor: Redactor) -> tuple[Config, list[EntityConfig]]:
-    """The settings and the entities, with the mistakes of both told at once."""
+def load(
+    options: argparse.Namespace, redactor: Redactor, **changes: Any
+) -> tuple[Config, list[EntityConfig]]:
+    """The settings and the entities, with the mistakes of both told at once.
+
+    Args:
+        options: Where they are, and what they say of the run and the console.
+        redactor: Learns the secret.
+        changes: Fields of ``Config`` that no option names.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
     _configure_logging(options, redactor)
     mistakes: list[ConfigError] = []
     config: Config | None = None
@@ -107,13 +122,14 @@ def _load(options: argparse.Namespace, redactor: Redactor) -> tuple[Config, list
     try:
         values = settings.load_settings(options.env_file)
         redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(
-            values,
-            options.db,
-            schema_path=options.schema,
-            workers=getattr(options, "workers", settings.DEFAULT_WORKERS),
-            segments=getattr(options, "segments", None),
-        )
+        given = {
+            "schema_path": getattr(options, "schema", None),
+            "workers": getattr(options, "workers", None),
+            "segments": getattr(options, "segments", None),
+        }
+        known = {name: value for name, value in given.items() if value is not None}
+        db_path = getattr(options, "db", None)
+        config = settings.build_config(values, db_path, **{**known, **changes})
     except ConfigError as error:
         mistakes.append(error)
     try:
@@ -134,7 +150,7 @@ def _configure_logging(options: argparse.Namespace, redactor: Redactor) -> None:
 
 
 def _sync(options: argparse.Namespace, redactor: Redactor) -> int:
-    config, entities = _load(options, redactor)
+    config, entities = load(options, redactor)
     _check_outputs(options, config)
     try:
         report = _run_and_show(
@@ -253,7 +269,7 @@ def _emulator(options: argparse.Namespace, _redactor: Redactor) -> int:
 def _check(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync import check
 
-    config, entities = _load(options, redactor)
+    config, entities = load(options, redactor)
     findings = check.run_check(config, entities, options.entity, redactor)
     document = check.to_document(findings)
     _show(options, document, lambda: check.format_findings(findings))
@@ -289,7 +305,7 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
 def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync import verify
 
-    config, entities = _load(options, redactor)
+    config, entities = load(options, redactor)
     found = verify.run_verify(
         config,
         entities,
@@ -305,7 +321,7 @@ def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
 def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync import schema_drift
 
-    config, entities = _load(options, redactor)
+    config, entities = load(options, redactor)
     live = schema_drift.get_drift(config, entities, options.entity, redactor)
     _show(options, schema_drift.to_document(live), lambda: schema_drift.format_drift(live))
     return FAILED if live.drift or live.failures else OK
@@ -314,7 +330,7 @@ def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
 def _schema_accept(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync import schema_drift
 
-    config, entities = _load(options, redactor)
+    config, entities = load(options, redactor)
     failures = schema_drift.accept(
         config, entities, options.only, redactor, drop=options.drop, tell=_tell(options)
     )

@@ -44,14 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_sync(commands: Any) -> None:
     sync = _add(commands, "sync", "copy what changed since the last run")
     _add_places(sync)
-    _add_selection(sync)
+    add_selection(sync)
     sync.add_argument(
         "--full", action="store_true", help="ignore the bookmarks: read everything again"
     )
-    _add_workers(sync)
+    add_workers(sync)
     sync.add_argument(
         "--segments",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="ranges that one large table is read in at once, at most; 1: one chain of pages",
     )
@@ -73,8 +73,8 @@ def _add_sync(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     check = _add(commands, "check", "see whether a sync would work; writes nothing")
     _add_places(check)
-    _add_selection(check)
-    _add_workers(check)
+    add_selection(check)
+    add_workers(check)
     _add_json(check)
     _add_console(check)
 
@@ -95,12 +95,12 @@ def _add_status(commands: Any) -> None:
 def _add_verify(commands: Any) -> None:
     verify = _add(commands, "verify", "compare the database with Dataverse, table by table")
     _add_places(verify)
-    _add_selection(verify)
+    add_selection(verify)
     verify.add_argument(
         "--repair", action="store_true", help="fetch and remove exactly what differs"
     )
     _add_allow_deletes(verify)
-    _add_workers(verify)
+    add_workers(verify)
     _add_json(verify)
     _add_console(verify)
 
@@ -112,7 +112,7 @@ def _add_schema(commands: Any) -> None:
     schemas = schema.add_subparsers(title="commands", metavar="COMMAND", required=True)
     diff = _add(schemas, "schema diff", "show the locked schema against the live one")
     _add_places(diff)
-    _add_selection(diff)
+    add_selection(diff)
     _add_json(diff)
     _add_console(diff)
     accept = _add(schemas, "schema accept", "lock the live schema, and fill new columns")
@@ -167,7 +167,7 @@ def _add_demo(commands: Any) -> None:
         default=Path("entities_config.json"),
         help="the entity configuration (default: %(default)s)",
     )
-    _add_workers(demo)
+    add_workers(demo)
     _add_console(demo)
 
 
@@ -189,7 +189,8 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Where the credentials and the entity configuration are."""
     parser.add_argument(
         "--env-file",
         type=Path,
@@ -203,6 +204,17 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         default=Path("entities_config.json"),
         help="the entity configuration (default: %(default)s)",
     )
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """How much is said on the console."""
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
+    )
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser)
     parser.add_argument(
         "--schema",
         type=Path,
@@ -221,7 +233,8 @@ def _add_db(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which entity sets."""
     parser.add_argument(
         "--entity",
         action="append",
@@ -231,11 +244,12 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_workers(parser: argparse.ArgumentParser) -> None:
+def add_workers(parser: argparse.ArgumentParser, default: int = settings.DEFAULT_WORKERS) -> None:
+    """How many requests at once."""
     parser.add_argument(
         "--workers",
-        type=_positive,
-        default=settings.DEFAULT_WORKERS,
+        type=positive,
+        default=default,
         metavar="N",
         help="requests in flight at most (default: %(default)s)",
     )
@@ -256,9 +270,7 @@ def _add_console(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="also write the log there, as JSON lines, rotated",
     )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_verbosity(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="one line when all is well")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
 
@@ -296,7 +308,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of 1 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     try:
         number = int(text)
     except ValueError:

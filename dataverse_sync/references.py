@@ -35,34 +35,24 @@ from dataverse_sync.database import TEMPORARY_TABLES
 from dataverse_sync.model import Entity
 from dataverse_sync.schema_manager import EntityTable
 
-_LINKED = Table(
-    "_linked",
-    TEMPORARY_TABLES,
-    Column("entity_name", Text, nullable=False),
-    Column("record_id", Text(collation="NOCASE"), nullable=False),
-    Column("depth", Integer, nullable=False),
-    PrimaryKeyConstraint("entity_name", "record_id"),
-    prefixes=["TEMPORARY"],
-    sqlite_with_rowid=False,
-)
-_GONE = Table(
-    "_gone",
-    TEMPORARY_TABLES,
-    Column("entity_name", Text, nullable=False),
-    Column("record_id", Text(collation="NOCASE"), nullable=False),
-    PrimaryKeyConstraint("entity_name", "record_id"),
-    prefixes=["TEMPORARY"],
-    sqlite_with_rowid=False,
-)
-_ASKED = Table(
-    "_asked",
-    TEMPORARY_TABLES,
-    Column("entity_name", Text, nullable=False),
-    Column("record_id", Text(collation="NOCASE"), nullable=False),
-    PrimaryKeyConstraint("entity_name", "record_id"),
-    prefixes=["TEMPORARY"],
-    sqlite_with_rowid=False,
-)
+
+def _marks(name: str, *more: Column[Any]) -> Table:
+    """A temporary table of records, each once, whatever the case its id is written in."""
+    return Table(
+        name,
+        TEMPORARY_TABLES,
+        Column("entity_name", Text, nullable=False),
+        Column("record_id", Text(collation="NOCASE"), nullable=False),
+        *more,
+        PrimaryKeyConstraint("entity_name", "record_id"),
+        prefixes=["TEMPORARY"],
+        sqlite_with_rowid=False,
+    )
+
+
+_LINKED = _marks("_linked", Column("depth", Integer, nullable=False))
+_GONE = _marks("_gone")
+_ASKED = _marks("_asked")
 
 
 @dataclass(frozen=True, slots=True)

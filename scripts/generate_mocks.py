@@ -24,10 +24,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config, SyncError, console, odata
+from dataverse_sync import Config, odata
 from dataverse_sync import config as settings
 from dataverse_sync.auth import describe
-from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import (
     ConfigError,
@@ -37,6 +37,7 @@ from dataverse_sync.errors import (
     StorageError,
 )
 from dataverse_sync.model import PageRequest
+from dataverse_sync.options import add_selection, add_settings, add_verbosity
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.transport import NETWORK_ERRORS, Throttle, Transport
 
@@ -203,26 +204,19 @@ def _letter(char: str, byte: int, at: int) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     redactor = Redactor()
-    try:
-        console.configure_logging(options.verbose, None, redactor)
-        values = settings.load_settings(options.env_file)
-        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(values, workers=1)
-        entities = settings.load_entities(options.config)
-        names = [entity.name for entity in settings.select_entities(entities, options.entity)]
-        _check_output(options.output)
-        disguise = None
-        if not options.keep_values:
-            disguise = Disguise(config.api_url, secrets.token_bytes(32))
-        with open_environment(config, redactor) as environment:
-            recorder = Recorder(config, environment, redactor, disguise, options.output)
-            return _record(recorder, names, options.records, redactor)
-    except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
+    return guard(lambda: _run(options, redactor), redactor)
+
+
+def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=1)
+    names = [entity.name for entity in settings.select_entities(entities, options.entity)]
+    _check_output(options.output)
+    disguise = None
+    if not options.keep_values:
+        disguise = Disguise(config.api_url, secrets.token_bytes(32))
+    with open_environment(config, redactor) as environment:
+        recorder = Recorder(config, environment, redactor, disguise, options.output)
+        return _record(recorder, names, options.records, redactor)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -230,26 +224,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Save a small sample of each entity set as mock responses, with made-up "
         "names, texts, e-mail addresses, ids and host."
     )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--entity",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this entity set; repeatable (default: all)",
-    )
+    add_settings(parser)
+    add_selection(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -269,9 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="save what came as it came: names, texts and ids of real people included",
     )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_verbosity(parser)
     return parser
 
 

@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config, SyncError, console, discovery, odata
+from dataverse_sync import Config, discovery, odata
 from dataverse_sync import config as settings
-from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Entity, PageRequest
+from dataverse_sync.options import add_selection, add_settings, add_verbosity, add_workers
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.summary import format_table
 from dataverse_sync.transport import NETWORK_ERRORS, Throttle, Transport
@@ -121,20 +122,13 @@ def _parse_total(body: bytes) -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     redactor = Redactor()
-    try:
-        console.configure_logging(options.verbose, None, redactor)
-        values = settings.load_settings(options.env_file)
-        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(values, workers=options.workers)
-        entities = settings.load_entities(options.config)
-        names = [entity.name for entity in settings.select_entities(entities, options.entity)]
-        return _look(config, names, redactor)
-    except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
+    return guard(lambda: _run(options, redactor), redactor)
+
+
+def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+    config, entities = load(options, redactor)
+    names = [entity.name for entity in settings.select_entities(entities, options.entity)]
+    return _look(config, names, redactor)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -142,43 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="See which entity sets the app may read, with their keys and rows, and "
         "whether a sync can go by modifiedon or change tracking."
     )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--entity",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="only this entity set; repeatable (default: all)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        default=4,
-        metavar="N",
-        help="requests in flight at most (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_settings(parser)
+    add_selection(parser)
+    add_workers(parser, default=4)
+    add_verbosity(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _look(config: Config, names: Sequence[str], redactor: Redactor) -> int:

@@ -14,13 +14,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config, EntityConfig, SyncError, SyncReport, console, run_sync
+from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync import config as settings
-from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.cli import FAILED, OK, guard, load
+from dataverse_sync.options import add_settings, add_verbosity, add_workers
 from dataverse_sync.progress import PlainDisplay
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.summary import format_summary
@@ -34,23 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     redactor = Redactor()
     folder = Path(tempfile.mkdtemp(prefix="dataverse_sync_"))
     try:
-        console.configure_logging(options.verbose, None, redactor)
-        values = settings.load_settings(options.env_file)
-        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(
-            values,
-            str(folder / "dataverse.db"),
-            schema_path=folder / "schema.json",
-            workers=options.workers,
-        )
-        entities = _choose(settings.load_entities(options.config), options.entity)
-        return _run(config, entities, redactor)
-    except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
+        return guard(lambda: _start(options, folder, redactor), redactor)
     finally:
         if options.keep and any(folder.iterdir()):
             print(f"Kept: {folder / 'dataverse.db'}")
@@ -58,23 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _start(options: argparse.Namespace, folder: Path, redactor: Redactor) -> int:
+    config, entities = load(options, redactor)
+    config = replace(
+        config, sqlite_db_path=folder / "dataverse.db", schema_path=folder / "schema.json"
+    )
+    return _run(config, _choose(entities, options.entity), redactor)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Sync a few entity sets into a temporary database, sync again, and verify."
     )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
+    add_settings(parser)
     parser.add_argument(
         "--entity",
         action="append",
@@ -83,24 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="an entity set to sync; repeatable (default: the first two, and the first "
         "filtered one)",
     )
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        default=settings.DEFAULT_WORKERS,
-        metavar="N",
-        help="requests in flight at most (default: %(default)s)",
-    )
+    add_workers(parser)
     parser.add_argument("--keep", action="store_true", help="keep the database, and say where")
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_verbosity(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _choose(entities: Sequence[EntityConfig], only: Sequence[str]) -> list[EntityConfig]:

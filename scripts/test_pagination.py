@@ -19,12 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
-from dataverse_sync import Config, SyncError, console, discovery
+from dataverse_sync import Config, discovery
 from dataverse_sync import config as settings
-from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import EntityError, PageError
 from dataverse_sync.model import Entity, Page
+from dataverse_sync.options import add_settings, add_verbosity, positive
 from dataverse_sync.pages import Wanted
 from dataverse_sync.reader import EntityReader, Query
 from dataverse_sync.redaction import Redactor
@@ -67,40 +68,21 @@ class Reading:
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     redactor = Redactor()
-    try:
-        console.configure_logging(options.verbose, None, redactor)
-        values = settings.load_settings(options.env_file)
-        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(values, workers=1)
-        entities = settings.load_entities(options.config)
-        chosen = settings.select_entities(entities, [options.entity] if options.entity else [])
-        pages = None if options.all else options.pages
-        return _compare(config, chosen[0].name, options.sizes, pages, redactor)
-    except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
+    return guard(lambda: _run(options, redactor), redactor)
+
+
+def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=1)
+    chosen = settings.select_entities(entities, [options.entity] if options.entity else [])
+    pages = None if options.all else options.pages
+    return _compare(config, chosen[0].name, options.sizes, pages, redactor)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Read pages of one entity set with several page sizes, and time them."
     )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
+    add_settings(parser)
     parser.add_argument(
         "--entity", metavar="NAME", help="the entity set to read (default: the first configured)"
     )
@@ -113,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pages",
-        type=_positive,
+        type=positive,
         metavar="N",
         default=5,
         help="pages to read with each size (default: %(default)s)",
@@ -121,20 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all", action="store_true", help="read every page with each size, and compare the keys"
     )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_verbosity(parser)
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
 def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(dict.fromkeys(_positive(part.strip()) for part in text.split(",")))
+    sizes = tuple(dict.fromkeys(positive(part.strip()) for part in text.split(",")))
     if max(sizes) > 5000:
         raise argparse.ArgumentTypeError(f"{max(sizes)} is more than the service allows (5000)")
     return sizes

@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import msgspec
 from sqlalchemy import Select, column, select, table
 
-from dataverse_sync import Config, EntityConfig, SyncError, console, database, discovery, odata
+from dataverse_sync import Config, EntityConfig, database, discovery, odata
 from dataverse_sync import config as settings
-from dataverse_sync.cli import EXIT_STATUSES, FAILED, OK
+from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import ConfigError, EntityError, PageError
 from dataverse_sync.model import Entity, Page
+from dataverse_sync.options import add_settings, add_verbosity, positive
 from dataverse_sync.pages import Steps, Wanted
 from dataverse_sync.reader import EntityReader, Query
 from dataverse_sync.redaction import Redactor
@@ -41,46 +42,28 @@ EXAMPLES = 5
 def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     redactor = Redactor()
-    try:
-        console.configure_logging(options.verbose, None, redactor)
-        values = settings.load_settings(options.env_file)
-        redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(values, workers=1)
-        name = _choose(settings.load_entities(options.config), options.entity)
-        if options.db is not None:
-            _check_table(options.db, name)
-        return _verify(config, name, options.count, options.db, redactor)
-    except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
-        return next(status for kind, status in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return FAILED
+    return guard(lambda: _run(options, redactor), redactor)
+
+
+def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=1)
+    name = _choose(entities, options.entity)
+    if options.db is not None:
+        _check_table(options.db, name)
+    return _verify(config, name, options.count, options.db, redactor)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Ask for a batch of ids with $filter, and compare what comes back."
     )
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        help="the file with the credentials (default: .env in the working folder)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=Path("entities_config.json"),
-        help="the entity configuration (default: %(default)s)",
-    )
+    add_settings(parser)
     parser.add_argument(
         "--entity", metavar="NAME", help="the entity set to ask (default: the first filtered one)"
     )
     parser.add_argument(
         "--count",
-        type=_positive,
+        type=positive,
         default=odata.IDS_PER_REQUEST,
         metavar="N",
         help="ids to ask for (default: %(default)s)",
@@ -91,16 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="take the ids from the table there (default: from the entity set's first pages)",
     )
-    parser.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more; -vv: everything"
-    )
+    add_verbosity(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _choose(entities: Sequence[EntityConfig], name: str | None) -> str:
