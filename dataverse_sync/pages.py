@@ -48,6 +48,7 @@ class PageLoop:
         workers: Requests handed to the pool at once.
         connection: The one that writes.
         emit: Told of each page after it is committed.
+        on_commit: Called after each commit, when its pages were told of.
         clock: Seconds that only go forward.
     """
 
@@ -58,6 +59,7 @@ class PageLoop:
         workers: int,
         connection: Connection,
         emit: Callable[[Event], None],
+        on_commit: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -65,6 +67,7 @@ class PageLoop:
         self._workers = workers
         self._connection = connection
         self._emit = emit
+        self._on_commit = on_commit
         self._clock = clock
 
     def run(
@@ -120,6 +123,7 @@ class PageLoop:
         with transaction(self._connection):
             for name in jobs:
                 advance(name, None)
+        self._on_commit()
         submit()
         while in_flight:
             stored = []
@@ -141,6 +145,7 @@ class PageLoop:
                     submit()
             for event in stored:
                 self._emit(event)
+            self._on_commit()
 
     def _fetch(self, name: str, request: PageRequest, arrived: queue.SimpleQueue[_Arrival]) -> None:
         """On a worker thread."""

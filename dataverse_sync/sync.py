@@ -120,6 +120,7 @@ class _Run:
     began: dict[str, float] = field(default_factory=dict)
     log_ids: dict[str, int] = field(default_factory=dict)
     reports: dict[str, EntityReport] = field(default_factory=dict)
+    ended: list[EntityReport] = field(default_factory=list)  # to be told once it is committed
 
     # [1/6]
 
@@ -250,6 +251,7 @@ class _Run:
             for name, error in sampled.failures.items():
                 self._start(name)
                 self._finish(name, error)
+        self._tell_ended()
 
     # [5/6]
 
@@ -268,6 +270,7 @@ class _Run:
             self.config.workers,
             self.connection,
             self.emit,
+            self._tell_ended,
         )
         chosen = [entity for entity in self.selected if entity.name not in self.reports]
         with database.transaction(self.connection):
@@ -337,6 +340,7 @@ class _Run:
             loop.run(jobs, self._finish_if_failed)
         with database.transaction(self.connection):
             self._sweep(references, names)
+        self._tell_ended()
 
     def _abandon(self, error: BaseException) -> None:
         """Note why the run ends, beside the checkpoints that the next one goes on from."""
@@ -433,7 +437,11 @@ class _Run:
         self.reports[name] = report
         if error is not None:
             log.error("%s", text)
-        self.emit(EntityFinished(report))
+        self.ended.append(report)
+
+    def _tell_ended(self) -> None:
+        while self.ended:
+            self.emit(EntityFinished(self.ended.pop(0)))
 
     # [6/6]
 

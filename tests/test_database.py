@@ -457,3 +457,14 @@ def test_a_brief_reader_sees_what_a_writer_has_committed(db_path: Path) -> None:
             found = reader.exec_driver_sql("SELECT count(*) FROM t").scalar_one()
 
     assert found == 0
+
+
+def test_a_path_may_hold_what_a_url_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "50% of #1?.db"
+
+    with database.open_engine(path).connect() as writer, database.transaction(writer):
+        writer.exec_driver_sql("CREATE TABLE t (a)")
+    database.check_file(path)
+
+    assert path.stat().st_size > 0
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -52,7 +52,9 @@ class Run:
         self.connection = connection
         event.listen(connection, "commit", self._count)
         self._pool = ThreadPoolExecutor(30)  # it is the loop that holds back
-        self._loop = PageLoop(client, self._pool, workers, connection, self.events.append, clock)
+        self._loop = PageLoop(
+            client, self._pool, workers, connection, self.events.append, clock=clock
+        )
 
     def _count(self, _connection: object) -> None:
         self.commits += 1

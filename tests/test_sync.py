@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, TABLES, insert
+from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
 
 from dataverse_sync import EntityConfig, database, run_lock, run_sync
 from dataverse_sync.emulator import Column, Fault
@@ -410,3 +410,19 @@ def test_a_report_of_only_failures_is_not_well(make_world):
 
     assert not report.ok
     assert world.query("SELECT entity_name, state FROM _sync_state") == [("no_such_set", "failed")]
+
+
+def test_an_entity_has_ended_when_its_last_page_was_told_of(world: World) -> None:
+    events: list[object] = []
+
+    world.sync(on_event=events.append)
+
+    told = [event for event in events if isinstance(event, PageStored | EntityFinished)]
+    for name in ("vin_candidates", "accounts"):
+        own = [
+            event
+            for event in told
+            if (event.entity if isinstance(event, PageStored) else event.report.name) == name
+        ]
+        assert isinstance(own[-1], EntityFinished)
+        assert len(own) > 1
