@@ -297,7 +297,9 @@ class EntityRun:
             yield from self._read_tracked(self._census)
         except RequestError as error:
             self._note_untracked(error)
+            self._delta_link = None
             yield from self._thin_pass()
+            self._save_token()
             return
         yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
         self._save_token()

@@ -67,6 +67,7 @@ def shell(
             root.removeHandler(handler)
             handler.close()
     root.setLevel(before[1])
+    logging.getLogger("urllib3").setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
 
