@@ -281,7 +281,7 @@ class EntityRun:
             deletions.start_census(self.connection, self.name)
             self._contexts.clear()
             try:
-                yield from self.reader.follow(PageRequest(self.name, link), self._census)
+                yield from self.reader.follow(PageRequest(self.name, link), self._note_delta)
             except RequestError as error:
                 if error.status is None or error.status >= 500 or error.status in (401, 429):
                     raise
@@ -292,16 +292,14 @@ class EntityRun:
                     self._save_token()
                     return
                 log.warning("%s: the delta read did not answer with changes alone", self.name)
-        deletions.start_census(self.connection, self.name)
+        # The token first, then the keys: whether a service stamps it with the first page of
+        # the tracked read or with the last, nothing can go unseen between the two.
+        self._delta_link = None
         try:
-            yield from self._read_tracked(self._census)
+            yield from self._read_tracked(self._note_token)
         except RequestError as error:
             self._note_untracked(error)
-            self._delta_link = None
-            yield from self._thin_pass()
-            self._save_token()
-            return
-        yield from self._settle(deletions.missing_from_census(self.table), "not_returned")
+        yield from self._thin_pass()
         self._save_token()
 
     def _read_tracked(self, store: Store) -> Steps:
@@ -318,9 +316,12 @@ class EntityRun:
     def _note_token(self, page: Page) -> None:
         self._delta_link = page.delta_link
 
-    def _census(self, page: Page) -> None:
+    def _note_delta(self, page: Page) -> None:
         self._note_token(page)
         self._contexts.add(page.context.rpartition("/")[2])
+        self._census(page)
+
+    def _census(self, page: Page) -> None:
         deletions.take_census(self.connection, self.table, page)
 
     def _is_delta(self) -> bool:

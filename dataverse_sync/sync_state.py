@@ -24,7 +24,8 @@ from dataverse_sync.odata import parse_timestamp
 from dataverse_sync.schema_manager import Lock, dump_lock, parse_lock
 from dataverse_sync.segments import Segment
 
-LATE_COMMIT = timedelta(minutes=2)  # the service commits out of order within this
+# The service commits out of order within two minutes; a moment is shown to the second only.
+LATE_COMMIT = timedelta(minutes=2, seconds=1)
 DIED = "the run ended without a word; it was killed, or the machine went down"
 
 STATE = Table(

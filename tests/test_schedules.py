@@ -66,7 +66,7 @@ def make_tables(rng: Random) -> list[Table]:
     linked = rng.random() < 0.75
 
     def table(name: str, lookups: Mapping[str, Sequence[str]], **about: Any) -> Table:
-        sizes = (4, 10, 20) if about.get("filtered") else (1, 3, 6, 10)
+        sizes = (4, 10, 20) if about.get("filtered") else (1, 1, 3, 8)
         ids = make_ids(rng, rng.choice(sizes))
         return Table(name, name[:-1], ids, lookups if linked else {}, **about)
 
