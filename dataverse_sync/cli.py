@@ -372,6 +372,43 @@ def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:
         print(line)
 
 
+def _labels(options: argparse.Namespace, redactor: Redactor) -> int:
+    from dataverse_sync import labels
+
+    config, entities = load(options, redactor)
+    report = labels.run_labels(
+        config, entities, options.entity, redactor, _tell(options), options.language
+    )
+    for line in labels.format_labels(report):
+        _tell(options)(line)
+    return OK if report.ok else FAILED
+
+
+def _init(options: argparse.Namespace, redactor: Redactor) -> int:
+    import getpass
+
+    from dataverse_sync import init
+
+    _configure_logging(options, redactor)
+    secret = settings.find_client_secret()
+    if options.client_secret_stdin:
+        secret = sys.stdin.readline().strip()
+    choices = init.InitChoices(
+        url=options.url,
+        client_id=options.client_id,
+        client_secret=secret,
+        entities=tuple(options.entities),
+        custom=options.custom,
+        env_file=options.env_file,
+        config=options.config,
+        force=options.force,
+        yes=options.yes,
+        interactive=sys.stdin.isatty() and not options.client_secret_stdin,
+    )
+    done = init.run_init(choices, input, getpass.getpass, print, redactor)
+    return FAILED if done is None else OK
+
+
 def _schedule(options: argparse.Namespace, _redactor: Redactor) -> int:
     """Only text: nothing is registered here."""
     from dataverse_sync import schedule
@@ -423,5 +460,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Redactor], int]] = {
     "schema diff": _schema_diff,
     "schema accept": _schema_accept,
     "report": _report,
+    "labels": _labels,
+    "init": _init,
     "schedule": _schedule,
 }

@@ -162,6 +162,11 @@ def find_db_path(settings: Mapping[str, str], db_path: str | None) -> str:
     return db_path or settings.get("SQLITE_DB_PATH", "").strip() or DEFAULT_DB
 
 
+def find_client_secret() -> str:
+    """The secret of the environment alone, for a ``.env`` that is not written yet."""
+    return os.environ.get("DATAVERSE_CLIENT_SECRET", "")
+
+
 def find_windows_user() -> str | None:
     r"""Who is logged on, as ``DOMAIN\user``; None where that is not Windows."""
     domain, user = os.environ.get("USERDOMAIN"), os.environ.get("USERNAME")

@@ -233,10 +233,7 @@ class DataverseClient:
             expected=_EXPECTED_PAGE,
         )
         self.release(page)
-        rows = [_decode(record, request.entity) for record in page.records]
-        if not all(isinstance(row, dict) for row in rows):
-            raise PageError(f"{request.entity}: the answer is not understood")
-        return rows
+        return [_decode(record, request.entity) for record in page.records]
 
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
         """About how many records these tables hold, by logical name; up to a day old.

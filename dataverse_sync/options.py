@@ -30,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_verify,
         _add_schema,
         _add_report,
+        _add_labels,
+        _add_init,
         _add_schedule,
         _add_demo,
         _add_emulator,
@@ -139,6 +141,56 @@ def _add_report(commands: Any) -> None:
     report.add_argument("--env-file", type=Path, metavar="PATH", help="may name SQLITE_DB_PATH")
     _add_db(report)
     _add_console(report)
+
+
+def _add_labels(commands: Any) -> None:
+    labels = _add(commands, "labels", "fetch the labels of choices, and make the labelled views")
+    _add_places(labels)
+    add_selection(labels)
+    labels.add_argument(
+        "--language",
+        type=positive,
+        metavar="N",
+        help="the language that the views show, such as 1033 (default: the app user's)",
+    )
+    add_workers(labels)
+    _add_console(labels)
+
+
+def _add_init(commands: Any) -> None:
+    init = _add(commands, "init", "ask, sign in, pick tables; write .env and the configuration")
+    init.add_argument("--url", default="", metavar="URL", help="the environment's address")
+    init.add_argument("--client-id", default="", metavar="ID", help="the app registration")
+    init.add_argument(
+        "--client-secret-stdin",
+        action="store_true",
+        help="read the secret from standard input (else DATAVERSE_CLIENT_SECRET, else it is asked)",
+    )
+    init.add_argument(
+        "--entities",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="tables, or patterns such as vin_*",
+    )
+    init.add_argument("--custom", action="store_true", help="all custom tables")
+    init.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="PATH",
+        default=Path(".env"),
+        help="the file to write (default: %(default)s)",
+    )
+    init.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        default=Path("entities_config.json"),
+        help="the entity configuration to write (default: %(default)s)",
+    )
+    init.add_argument("--force", action="store_true", help="write over files that are there")
+    init.add_argument("--yes", action="store_true", help="take what is proposed")
+    add_verbosity(init)
 
 
 def _add_schedule(commands: Any) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Connection, Table
 from sqlalchemy.schema import CreateColumn
 
-from dataverse_sync import database, discovery, run_lock, schema_manager
+from dataverse_sync import database, discovery, labelled_views, run_lock, schema_manager
 from dataverse_sync import sync_state as states
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.environment import open_environment
@@ -130,6 +130,11 @@ def accept(
             with database.transaction(connection):
                 database.prepare_own_tables(connection)
                 _bring_to(connection, build_table(wanted), tell)
+                for view in labelled_views.drop_broken(connection):
+                    tell(
+                        f"{view}: dropped, it shows a column that is gone; make it anew with: "
+                        "python -m dataverse_sync labels"
+                    )
                 states.save_lock_copy(connection, lock, datetime.now(UTC))
             save_file(config, lock)
     return list(live.failures.values())
@@ -182,6 +187,8 @@ def _rebuild(connection: Connection, wanted: EntityTable, have: set[str], tell: 
     """A new table from the JSON of the old one; ``sync_time`` and columns that are gone stay."""
     quote = connection.dialect.identifier_preparer.quote
     old_name = f"_old_{wanted.name}"
+    # Else a view of the table would follow the rename, and go with the old table.
+    connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     for index in wanted.table.indexes:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {quote(str(index.name))}")
     connection.exec_driver_sql(f"ALTER TABLE {quote(wanted.name)} RENAME TO {quote(old_name)}")

@@ -385,6 +385,25 @@ def test_a_schedule_that_cannot_be_is_2(shell: Shell, arguments: tuple[str, ...]
     assert shell.run("schedule", *arguments)[0] == 2
 
 
+def test_labels_makes_the_views_and_init_writes_both_files(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator = shell.world.emulator
+    shell.run("-q")
+    assert shell.run("labels")[0] == 0
+    assert shell.world.query("SELECT count(*) FROM accounts_labelled") == [(2,)]
+
+    arguments = ("init", "--url", emulator.origin, "--client-id", emulator.client_id)
+    monkeypatch.setenv("DATAVERSE_CLIENT_SECRET", emulator.client_secret)
+    assert shell.run(*arguments, "--entities", "vin_candidates")[0] == 2  # they are there already
+    places = ("--env-file", "new.env", "--config", "new.json")
+    status, out, _ = shell.run(*arguments, "--entities", "vin_candidates", *places)
+    assert status == 0
+    assert emulator.client_secret not in out
+    monkeypatch.delenv("DATAVERSE_CLIENT_SECRET")
+    assert shell.run("check", *places)[0] == 0
+
+
 def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

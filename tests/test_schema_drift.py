@@ -16,6 +16,7 @@ from dataverse_sync import schema_drift
 from dataverse_sync.emulator import Column as EmulatedColumn
 from dataverse_sync.emulator import Table
 from dataverse_sync.errors import ConfigError, LockedError
+from dataverse_sync.labels import run_labels
 from dataverse_sync.metadata import accept_entity, diff_entity
 from dataverse_sync.model import Column, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
@@ -156,6 +157,22 @@ def test_a_column_that_is_gone_keeps_its_values_through_a_rebuild(world: World) 
     accept(world)
 
     assert world.query("SELECT vin_candidateid, vin_name FROM vin_candidates ORDER BY 1") == stored
+
+
+def test_a_labelled_view_outlives_a_rebuild_and_goes_with_its_columns(world: World) -> None:
+    world.sync()
+    run_labels(world.config(), ENTITIES, (), Redactor(), lambda _: None)
+    world.emulator.retype_column("vin_candidates", "vin_number", "String")
+
+    accept(world)
+
+    assert world.query("SELECT count(*) FROM vin_candidates_labelled") == [(12,)]
+    world.emulator.drop_column("vin_candidates", "vin_number")
+
+    told = accept(world, drop=True)
+
+    assert any(line.startswith("vin_candidates_labelled: dropped") for line in told)
+    assert world.sync().ok
 
 
 def test_only_the_named_entities_are_accepted(world: World) -> None:
