@@ -15,7 +15,6 @@ import gzip
 import json
 import random
 import re
-import socket
 import socketserver
 import sys
 import threading
@@ -251,9 +250,13 @@ class Site:
         path = unquote(parts.path.removeprefix(API))
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         if path.endswith("/token"):
-            return [b'{"token_type":"Bearer","expires_in":3599,"access_token":"benchmark-token"}'], ""
+            return [
+                b'{"token_type":"Bearer","expires_in":3599,"access_token":"benchmark-token"}'
+            ], ""
         if path == "EntityDefinitions":
-            return [json.dumps({"value": [_define(spec) for spec in self.sets.values()]}).encode()], ""
+            return [
+                json.dumps({"value": [_define(spec) for spec in self.sets.values()]}).encode()
+            ], ""
         if path.startswith("RetrieveTotalRecordCount"):
             return [self._counts(path)], ""
         if path not in self.sets:
@@ -276,7 +279,9 @@ class Site:
             raise RefusedError(f"{spec.name}: {options}")
         created = self._data[spec.shape].created[: spec.rows]
         at = {"createdon": 0, "createdon desc": -1}[options["$orderby"]]
-        return json.dumps({"value": [{"createdon": to_text(created[at])}] if created else []}).encode()
+        return json.dumps(
+            {"value": [{"createdon": to_text(created[at])}] if created else []}
+        ).encode()
 
     def _records(
         self, spec: SetSpec, options: Mapping[str, str], headers: Mapping[str, str]
@@ -318,9 +323,7 @@ class Site:
         )
         return since or 0, dated if until is None else until
 
-    def _page(
-        self, spec: SetSpec, kind: str, at: int, until: int, tracked: bool = False
-    ) -> Parts:
+    def _page(self, spec: SetSpec, kind: str, at: int, until: int, tracked: bool = False) -> Parts:
         data = self._data[spec.shape]
         records = data.whole if kind == "whole" else data.thin
         end = min(at + self._page_size, until)
