@@ -25,7 +25,7 @@ from conftest import ENTITIES, OLD, TABLES, World, insert
 
 from dataverse_sync.emulator import Emulator, LoggedRequest
 
-KILLS = int(os.environ.get("DATAVERSE_SYNC_KILLS", "20"))
+KILLS = int(os.environ.get("DATAVERSE_SYNC_KILLS", "50"))
 LINK_SET = "vin_vin_candidate_accountset"
 PAGE = 20
 KILLED = 1 if os.name == "nt" else -9
