@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import ProtocolError
 
-from dataverse_sync.config import Config, is_loopback
+from dataverse_sync.config import TENANT, Config, is_loopback
 from dataverse_sync.errors import AuthError, RunError, UnreachableError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.transport import NETWORK_ERRORS, Transport
@@ -42,7 +42,6 @@ RENEW_BEFORE_END_S = 300.0
 _ANSWER_LIMIT = 65536  # bytes of a sign-in answer that are read
 _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
 _SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s+[A-Za-z_]+\s*=|\s*,|\s*$)")
-_TENANT = re.compile(r"[A-Za-z0-9.-]{1,255}")
 _HINTS = {
     "AADSTS7000215": "The secret is wrong: set DATAVERSE_CLIENT_SECRET to the secret's value, "
     "not its id.",
@@ -99,7 +98,7 @@ def parse_challenge(headers: Sequence[str]) -> SignIn | None:
         except ValueError:
             continue
         tenant = parts.path.lstrip("/").partition("/")[0]
-        if parts.hostname and not parts.username and _TENANT.fullmatch(tenant):
+        if parts.hostname and not parts.username and TENANT.fullmatch(tenant):
             return SignIn(f"{parts.scheme.lower()}://{parts.netloc.lower()}", tenant)
     return None
 
@@ -269,8 +268,6 @@ class Auth:
                 "Check DATAVERSE_API_URL.",
             )
         tenant_id = self._config.tenant_id or sign_in.tenant_id
-        if not _TENANT.fullmatch(tenant_id):
-            raise AuthError(f"Sign-in: DATAVERSE_TENANT_ID is not a tenant: {tenant_id[:100]!r}")
         return SignIn(sign_in.host, tenant_id)
 
     def _send(

@@ -24,6 +24,7 @@ from dataverse_sync.odata import IDENTIFIER
 DEFAULT_DB = "dataverse.db"
 DEFAULT_SCHEMA = "schema/schema.json"
 DEFAULT_WORKERS = 50
+TENANT = re.compile(r"[A-Za-z0-9.-]{1,255}")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _ENTRY_KEYS = ("name", "filtered", "description", "deletions")
 _DELETIONS = ("sync", "ignore")
@@ -64,6 +65,8 @@ class Config:
             problems.append(f"segments is {self.segments}: it must be 1 or more")
         if not 1 <= self.page_size <= 5000:
             problems.append(f"page_size is {self.page_size}: it must be from 1 to 5000")
+        if self.tenant_id is not None and not TENANT.fullmatch(self.tenant_id):
+            problems.append(f"DATAVERSE_TENANT_ID is not a tenant: {self.tenant_id[:100]!r}")
         if problems:
             raise _config_error("The configuration", problems)
         object.__setattr__(self, "api_url", self.api_url.rstrip("/") + "/")
@@ -180,7 +183,8 @@ def load_entities(path: Path) -> list[EntityConfig]:
         ConfigError: With every mistake at once: the file, the entry, what is allowed.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        document = json.loads(text, object_pairs_hook=_take_members)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: there is no such file", "Name the entity configuration with --config."
@@ -211,6 +215,16 @@ def load_entities(path: Path) -> list[EntityConfig]:
     if problems:
         raise _config_error(str(path), problems)
     return entities
+
+
+def _take_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose members are each there once: the last of two would win unseen."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the same key twice in one object: {', '.join(twice)}")
+    return members
 
 
 def check_entities(entities: Sequence[EntityConfig]) -> None:

@@ -22,7 +22,7 @@ class SyncError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.hint}" if self.hint else self.message
+        return f"{self.message.rstrip('. ')}. {self.hint}" if self.hint else self.message
 
 
 class RunError(SyncError):

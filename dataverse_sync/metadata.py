@@ -67,9 +67,11 @@ def parse_definition(definition: Mapping[str, Any]) -> Entity:
     columns: dict[str, Column] = {}
     for attribute in definition["Attributes"]:
         for column in _columns_of(attribute, targets):
-            columns.setdefault(column.name, column)
+            # No attribute of Dataverse is named otherwise; what else comes stays in the JSON.
+            if IDENTIFIER.fullmatch(column.name):
+                columns.setdefault(column.name, column)
     key = definition["PrimaryIdAttribute"]
-    if not columns or not isinstance(key, str):
+    if not columns or not isinstance(key, str) or not IDENTIFIER.fullmatch(key):
         raise KeyError("PrimaryIdAttribute")
     columns.setdefault(key, Column(key, "TEXT"))
     return Entity(
@@ -149,6 +151,12 @@ def detect_key(entity_set: str, columns: Sequence[str]) -> tuple[str, str]:
         singulars.append(entity_set[:-3] + "y")
     if entity_set.endswith("es"):
         singulars.append(entity_set[:-2])
+    # Junction tables: custom ones end in "set", older ones of the system in "collection".
+    singulars += [
+        entity_set.removesuffix(suffix)
+        for suffix in ("set", "collection")
+        if entity_set.endswith(suffix)
+    ]
     for singular in singulars:
         if f"{singular}id" in columns:
             how = "named as the set" if singular == entity_set else f"'{singular}' + 'id'"
@@ -189,7 +197,12 @@ def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
         for name in was
         if name in now and was[name] != now[name] and not guessed
     ]
-    return [*added, *removed, *retyped]
+    # A key that was guessed wrong merges records: nothing else shows it.
+    rekeyed = [
+        Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT")
+        for _ in range(locked.key != live.key and live.source == "metadata")
+    ]
+    return [*added, *removed, *retyped, *rekeyed]
 
 
 def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:

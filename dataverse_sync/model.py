@@ -146,6 +146,8 @@ class Drift:
                 return f"{what}: new column ({self.new_type}), kept in json_response"
             case "column_removed":
                 return f"{what}: column ({self.old_type}) is gone from Dataverse"
+            case "type_changed" if self.old_type == self.new_type:
+                return f"{what}: is the key, not what the locked schema takes for it"
             case "type_changed":
                 return f"{what}: type changed from {self.old_type} to {self.new_type}"
 

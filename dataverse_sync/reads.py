@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Select
 
 from dataverse_sync import deletions, odata, segments, sync_state
 from dataverse_sync.database import ROWS_PER_CALL, find_newest, is_empty, upsert
-from dataverse_sync.errors import RequestError
+from dataverse_sync.errors import PageError, RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
 from dataverse_sync.pages import Steps, Wanted
 from dataverse_sync.reader import REFUSED_QUERY, DisorderError, EntityReader, Query, Store
@@ -104,6 +104,8 @@ class _Storing:
     def _store(self, page: Page) -> None:
         run, before = self._run, self._checkpoint
         keys, newest = run.upsert(page)
+        if run.table.entity.source == "sample" and before.fresh:
+            _check_key(run)
         if run.table.entity.has("modifiedon"):
             newest = sync_state.later(before.seen_max, newest)
         elif not before.fresh and run.config.deletions == "sync":
@@ -122,6 +124,21 @@ class _Storing:
         if run.table.entity.has("modifiedon"):
             bookmark = sync_state.next_bookmark(read.seen_max, asked_at)
         sync_state.set_state(run.connection, run.name, last_timestamp=bookmark, checkpoint=None)
+
+
+def _check_key(run: EntityRun) -> None:
+    """See, while a table is filled, that a key that was only guessed tells records apart.
+
+    Raises:
+        PageError: Two records had the same one.
+    """
+    if run.counts.added < run.counts.fetched:
+        key, how = run.table.entity.key, run.table.entity.key_found
+        raise PageError(
+            f"{run.name}: several records have the same {key}, taken for the key ({how})",
+            "Let the app read the metadata (EntityDefinitions), which knows the key, and run: "
+            f"python -m dataverse_sync schema accept {run.name}",
+        )
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from base64 import b64encode
 from urllib.parse import quote, quote_plus
 
 MASK = "[secret]"
@@ -31,6 +32,13 @@ class Redactor:
         encoded = {quote(secret, safe=""), quote_plus(secret)}
         encoded |= {form.replace("~", "%7E") for form in encoded}  # .NET does, and in lower case
         encoded |= {_ESCAPE.sub(lambda found: found[0].lower(), form) for form in encoded}
+        # In base64, what stands before the secret shifts its letters in one of three ways; the
+        # first and the last of them also depend on what stands beside it.
+        encoded |= {
+            b64encode(before + secret.encode()).decode().rstrip("=")[4 * bool(before) : -1]
+            for before in (b"", b"x", b"xx")
+            if len(secret) >= _PIECE
+        }
         for form in {secret, json.dumps(secret)[1:-1], *encoded}:
             pieces = {form[at : at + _PIECE] for at in range(len(form) - _PIECE + 1)}
             with self._lock:

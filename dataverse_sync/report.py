@@ -252,6 +252,8 @@ def check_target(path: Path, db_path: Path) -> None:
     Raises:
         ConfigError: It would.
     """
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, not a place for a report", "Name an HTML file.")
     is_database = path.absolute() == db_path.absolute()
     with suppress(OSError), path.open("rb") as file:
         is_database |= file.read(16) == b"SQLite format 3\0"

@@ -19,12 +19,13 @@ from dataverse_sync.errors import ConfigError, LockedError
 
 
 def lock_path(db_path: Path) -> Path:
-    return db_path.with_name(db_path.name + ".lock")
+    real = db_path.resolve()  # one lock, whatever name the file goes by
+    return real.with_name(real.name + ".lock")
 
 
 def _holder_path(db_path: Path) -> Path:
     # Beside the lock and not in it: Windows does not let a locked file be read.
-    return db_path.with_name(db_path.name + ".lock.json")
+    return lock_path(db_path).with_suffix(".lock.json")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from dataverse_sync.odata import IDENTIFIER
 LOCK_VERSION = 1
 SPECIAL_COLUMNS = ("sync_time", "valid_from", "json_response")
 INDEXED = ("modifiedon", "createdon")
+MOST_COLUMNS = 1990  # of a record; SQLite allows 2,000 in a table
 _SQL_TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
     "TEXT": TEXT(),
     "INTEGER": INTEGER(),
@@ -105,7 +106,7 @@ def _choose_columns(entity: Entity) -> tuple[tuple[Column, ...], tuple[str, ...]
     for column in sorted(entity.columns, key=lambda column: column.name):
         if column.name == entity.key:
             continue
-        if column.name.lower() in taken:
+        if column.name.lower() in taken or len(chosen) == MOST_COLUMNS:
             left_out.append(column.name)
         else:
             taken.add(column.name.lower())

@@ -135,6 +135,12 @@ class _Run:
         self.stack.enter_context(run_lock.hold(path, self.started_at))
         locked = load_fitting_lock(self.config)
         self.lock, self.is_file_current = locked.lock, locked.is_file_current
+        there = {name.lower() for name in locked.tables if name not in locked.lock}
+        if strange := [e.name for e in self.selected if e.name.lower() in there]:
+            raise ConfigError(
+                f"{path}: holds tables of other programs under the names {', '.join(strange)}",
+                "Name another database with --db.",
+            )
 
     # [2/6]
 
@@ -221,8 +227,8 @@ class _Run:
         for table in self.tables.values():
             if table.left_out and table.name in added:
                 log.warning(
-                    "%s: no column of their own for %s, whose names are taken; "
-                    "their values are in json_response",
+                    "%s: no column of their own for %s (the names are taken, or there are too "
+                    "many); their values are in json_response",
                     table.name,
                     ", ".join(table.left_out),
                 )

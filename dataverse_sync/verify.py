@@ -60,7 +60,7 @@ class EntityCheck:
 
     @property
     def ok(self) -> bool:
-        return self.error is None and self.differences == self.repaired
+        return self.error is None and self.repaired >= self.differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +240,8 @@ class _Work:
         if self._keeps:
             return
         self.check.unlinked += keys
+        gone = set(keys)
+        self.check.altered = [key for key in self.check.altered if key not in gone]
         if repair:
             try:
                 self._remove(keys, "unlinked")

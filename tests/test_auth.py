@@ -272,15 +272,6 @@ def test_the_tenant_of_the_configuration_wins_and_the_host_is_the_challenges(
     assert auth.tenant_id == "contoso.example"
 
 
-def test_a_tenant_that_would_change_the_path_is_refused(make_auth: Any, service: Service) -> None:
-    auth = make_auth(service.api_url, tenant_id="../other")
-
-    with pytest.raises(AuthError, match=r"DATAVERSE_TENANT_ID is not a tenant: '\.\./other'"):
-        auth.get_token()
-
-    assert posts(service) == []
-
-
 def test_the_bearer_challenge_is_found_among_several_headers(auth: Auth, service: Service) -> None:
     service.challenge = lambda: http(
         401,

@@ -541,3 +541,16 @@ def test_the_windows_user_is_named_with_their_domain(monkeypatch: pytest.MonkeyP
 
     monkeypatch.delenv("USERDOMAIN")
     assert find_windows_user() is None
+
+
+def test_a_key_that_is_there_twice_in_one_object_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "entities_config.json"
+    path.write_text('{"entities": [{"name": "a", "name": "b"}]}', encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="the same key twice in one object: name"):
+        load_entities(path)
+
+
+def test_a_tenant_that_is_none_is_told_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigError, match="DATAVERSE_TENANT_ID is not a tenant"):
+        Config("https://org.crm.dynamics.com/api/data/v9.2/", "a", "b", tenant_id="../x/y")

@@ -556,3 +556,20 @@ def test_recorded_attributes_and_the_recorded_csdl_agree_on_the_columns_of_conta
         "statuscode",
         "versionnumber",
     ]
+
+
+def test_columns_whose_names_are_no_identifiers_are_left_in_the_json() -> None:
+    names = ["vin_name", 'a"b', "d e", "\u00e9", "x" * 200, ""]
+    definition = {
+        "EntitySetName": "vin_things",
+        "LogicalName": "vin_thing",
+        "PrimaryIdAttribute": "vin_thingid",
+        "Attributes": [
+            {"LogicalName": name, "AttributeType": "String", "IsValidODataAttribute": True}
+            for name in names
+        ],
+    }
+
+    entity = parse_definition(definition)
+
+    assert [column.name for column in entity.columns] == ["vin_name", "vin_thingid"]

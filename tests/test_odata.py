@@ -579,3 +579,16 @@ def test_a_recorded_error_gives_its_code_and_message(name, code, said):
 
     assert found_code == code
     assert said in message
+
+
+def test_a_bare_nan_is_not_json() -> None:
+    with pytest.raises(odata.NotJsonError, match="NaN is not JSON"):
+        odata.parse_page(PageRequest("accounts", "u"), b'{"value":[{"a":NaN}]}')
+
+
+def test_a_number_of_any_length_may_stand_beside_a_lone_surrogate() -> None:
+    body = b'{"value":[{"a":' + b"1" * 6000 + b'},{"b":"\\ud800"}]}'
+
+    page = odata.parse_page(PageRequest("accounts", "u"), body)
+
+    assert [len(bytes(record)) for record in page.records] == [6006, 14]

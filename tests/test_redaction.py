@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -169,3 +170,14 @@ def test_no_piece_of_a_secret_survives(secret, around, data):
     left = said.replace(MASK, "\0")
     assert not [piece for piece in pieces(secret) if piece in left]
     assert not [piece for piece in pieces(quote(secret, safe="")) if piece in left]
+
+
+@pytest.mark.parametrize("before", ["", "u:", "client-id:", "abc:"])
+def test_a_secret_in_base64_is_masked(before: str) -> None:
+    redactor = Redactor()
+    redactor.add("s3cr3t-of-the-app-registration~Q")
+    text = b64encode(f"{before}s3cr3t-of-the-app-registration~Q".encode()).decode()
+
+    left = redactor.redact(f"echo: {text}")
+
+    assert not any(text[at : at + 8] in left for at in range(len(before) + 4, len(text) - 11))

@@ -380,6 +380,23 @@ def test_a_column_that_comes_back_is_new_again() -> None:
     assert diff_entity(accept_entity(accepted, was, drop=False), was) == []
 
 
+def test_a_key_that_was_guessed_wrong_is_told_once_metadata_knows_it() -> None:
+    guessed = Entity(
+        "links", "accountid", (Column("accountid", "TEXT"), Column("linkid", "TEXT")), "sample"
+    )
+    live = Entity(
+        "links", "linkid", (Column("accountid", "TEXT"), Column("linkid", "TEXT")), "metadata"
+    )
+
+    found = diff_entity(guessed, live)
+
+    assert [(item.change, item.column, item.severity) for item in found] == [
+        ("type_changed", "linkid", "breaking")
+    ]
+    assert str(found[0]) == "links.linkid: is the key, not what the locked schema takes for it"
+    assert diff_entity(accept_entity(guessed, live, drop=False), live) == []
+
+
 def test_the_lock_file_says_which_columns_are_gone(world: World) -> None:
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_dose")

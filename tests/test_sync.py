@@ -9,14 +9,16 @@ import sqlite3
 import threading
 import warnings
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
 
 from dataverse_sync import EntityConfig, database, run_lock, run_sync
-from dataverse_sync.emulator import Column, Fault
+from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import (
     AuthError,
     ConfigError,
@@ -426,3 +428,74 @@ def test_an_entity_has_ended_when_its_last_page_was_told_of(world: World) -> Non
         ]
         assert isinstance(own[-1], EntityFinished)
         assert len(own) > 1
+
+
+def test_a_guessed_key_that_does_not_tell_records_apart_fails_the_entity(make_world: Any) -> None:
+    # Nothing in the name or the columns says which of the two ids is the key.
+    odd = Table(
+        "vin_odd", "vin_odds", "vin_rowidentifier",
+        [Column("vin_groupid", "Uniqueidentifier")],
+        in_metadata=False, modifiedon=False, createdon=False,
+    )  # fmt: skip
+    world: World = make_world([odd])
+    group = "11111111-1111-1111-1111-111111111111"
+    world.emulator.insert_many("vin_odds", [{"vin_groupid": group}] * 3)
+
+    report = world.sync([EntityConfig("vin_odds")])
+
+    assert "several records have the same vin_groupid" in str(report.failed[0].error)
+    assert world.query("SELECT count(*) FROM vin_odds") == [(0,)]
+
+
+def test_a_junction_set_without_metadata_has_its_own_key(make_world: Any) -> None:
+    junction = replace(TABLES[2], in_metadata=False)
+    world: World = make_world([TABLES[0], junction, *TABLES[3:]])
+    ids = [f"{n:08d}-1111-1111-1111-111111111111" for n in range(4)]
+    for left in ids:
+        for right in ids:
+            world.emulator.insert(
+                "vin_vin_candidate_accountset", {"vin_candidateid": left, "accountid": right}
+            )
+
+    report = world.sync([EntityConfig("vin_vin_candidate_accountset")])
+
+    assert report.ok
+    assert world.query("SELECT count(*) FROM vin_vin_candidate_accountset") == [(16,)]
+
+
+def test_a_table_of_another_program_is_not_taken_over(world: World) -> None:
+    world.execute("CREATE TABLE vin_products (x)")
+
+    with pytest.raises(ConfigError, match="tables of other programs under the names vin_products"):
+        world.sync()
+
+    assert world.emulator.log == []
+    assert world.query("SELECT name FROM sqlite_master") == [("vin_products",)]
+
+
+def test_more_columns_than_a_table_can_have_stay_in_the_json(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataverse_sync.schema_manager.MOST_COLUMNS", 20)
+    many = [Column(f"vin_c{n:04d}", "Integer") for n in range(30)]
+    world: World = make_world([Table("vin_wide", "vin_wides", "vin_wideid", many)])
+    insert(world.emulator, "vin_wides", [{"vin_c0029": 7}])
+    entities = [EntityConfig("vin_wides")]
+
+    first, second = world.sync(entities), world.sync(entities)
+
+    assert (first.ok, second.ok) == (True, True)
+    assert world.is_mirror("vin_wides")
+    assert world.query("SELECT json_extract(json_response, '$.vin_c0029') FROM vin_wides") == [(7,)]
+
+
+def test_one_lock_guards_a_database_under_every_name(world: World, tmp_path: Path) -> None:
+    world.sync()
+    link = tmp_path / "link.db"
+    try:
+        link.symlink_to(world.db_path)
+    except OSError:
+        pytest.skip("symbolic links need a privilege here")
+
+    with run_lock.hold(world.db_path, datetime.now(UTC)), pytest.raises(LockedError):
+        run_sync(world.config(sqlite_db_path=link), ENTITIES)
