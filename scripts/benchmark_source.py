@@ -293,14 +293,14 @@ class Site:
             kind, start, end = options["$skiptoken"].split(".")
             at, until = int(start), int(end)
         else:
-            kind = "thin" if "$select" in options else "whole"
+            kind = "tracked" if tracked else "thin" if "$select" in options else "whole"
             at, until = self._range(spec, options.get("$filter", ""))
         if tracked and not spec.tracked:
             raise RefusedError(f"{spec.name}: change tracking is off")
         packed = self._compressed.get(f"{spec.name}.{at}") if kind == "whole" else None
         if self.gzip and packed is not None and "gzip" in headers.get("accept-encoding", ""):
             return [packed], "gzip"
-        return self._page(spec, kind, at, until, tracked), ""
+        return self._page(spec, kind, at, until), ""
 
     def _range(self, spec: SetSpec, filter: str) -> tuple[int, int]:
         """Which records a filter lets through: the first, and the one after the last."""
@@ -323,11 +323,11 @@ class Site:
         )
         return since or 0, dated if until is None else until
 
-    def _page(self, spec: SetSpec, kind: str, at: int, until: int, tracked: bool = False) -> Parts:
+    def _page(self, spec: SetSpec, kind: str, at: int, until: int) -> Parts:
         data = self._data[spec.shape]
         records = data.whole if kind == "whole" else data.thin
         end = min(at + self._page_size, until)
-        link = self._delta_link(spec) if tracked else b""
+        link = self._delta_link(spec) if kind == "tracked" else b""
         if end < until:
             token = f"{kind}.{end}.{until}"
             link = f',"@odata.nextLink":"{self.base}{API}{spec.name}?$skiptoken={token}"'.encode()
