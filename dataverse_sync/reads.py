@@ -366,10 +366,12 @@ class EntityRun:
     def _remove(self, gone: Select[Any], reason: Reason) -> Steps:
         """Remove rows, within the guard; what a read merely left out is asked for by id first."""
         deletions.doom(self.connection, self.table, gone, reason)
+        doomed = deletions.list_doomed(self.connection, self.table)
+        if not doomed:
+            return
         deletions.check_guard(self.connection, self.table, self.allow_deletes)
         if reason == "not_returned":
             there: set[str] = set()
-            doomed = deletions.list_doomed(self.connection, self.table)
 
             def confirm(page: Page) -> None:
                 there.update(self.upsert(page)[0])
