@@ -254,15 +254,17 @@ def _emulator(options: argparse.Namespace, _redactor: Redactor) -> int:
         raise ConfigError(
             f"port {options.port}: cannot be used ({error})", "Name another with --port."
         ) from error
-    with emulator:
+    try:
         for line in emulator.env_lines():
-            print(line)
+            print(line, flush=True)
         print("# It serves until Ctrl-C.", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return OK
+        stopped = threading.Event()
+        while not stopped.wait(0.5):  # Windows cannot interrupt a wait without an end
+            pass
+    except KeyboardInterrupt:
+        return OK
+    finally:
+        emulator.stop()
     return OK
 
 

@@ -508,3 +508,31 @@ def test_python_m_dataverse_sync_runs_in_a_console_that_knows_cp1252_only(shell:
 
 def test_the_exit_status_reaches_the_shell(shell: Shell) -> None:
     assert run_process(shell, "--db", ".").returncode == 2
+
+
+def test_the_emulator_serves_what_its_env_lines_point_to_until_it_is_stopped(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "dataverse_sync", "emulator"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline().decode() for _ in range(3)]
+            (tmp_path / ".env").write_text("".join(lines), encoding="utf-8")
+            places = ["--env-file", str(tmp_path / ".env"), "--db", str(tmp_path / "d.db")]
+            done = subprocess.run(
+                [*command[:3], "check", *places, "--config", str(ROOT / "entities_config.json")],
+                cwd=tmp_path,
+                env=env,
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            process.terminate()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert b"0 failures, 0 warnings" in done.stdout
+    if os.name != "nt":
+        assert process.returncode == 0
