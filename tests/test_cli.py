@@ -324,6 +324,7 @@ def test_the_report_is_written_after_a_run_and_by_its_own_command(shell: Shell) 
     "arguments",
     [
         ("--report", "missing/report.html"),
+        ("--report", "."),
         ("--notify", "http://hooks.example/x"),
         ("--notify-always",),
         ("report", "--db", "missing.db"),

@@ -339,3 +339,15 @@ def test_the_words_say_what_differs_with_examples(world: World) -> None:
     document = to_document(found)
     assert document["ok"] is False
     assert document["entities"][0]["differences"] == 12
+
+
+def test_a_row_both_altered_and_unlinked_is_one_difference_and_is_mended(world: World) -> None:
+    world.sync()
+    new = "11111111-2222-3333-4444-555555555555"
+    world.execute("INSERT INTO accounts (accountid, json_response) VALUES (?, '{}')", new)
+
+    repaired = verify(world, repair=True)
+
+    assert repaired.ok
+    assert check_of(repaired, "accounts").differences == 1
+    assert verify(world).ok
