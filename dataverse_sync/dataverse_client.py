@@ -348,15 +348,19 @@ class DataverseClient:
         self._budget.acquire(expected)
         held = expected
         try:
-            body = bytearray()
+            chunks = []
+            size = 0
             while chunk := response.raw.read(_CHUNK, decode_content=True):
-                body += chunk
-                if len(body) > LARGEST_PAGE:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > LARGEST_PAGE:
                     raise PageError(
                         f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
                         "Ask for smaller pages, or report it.",
                     )
-            page = parse(bytes(body))
+            body = b"".join(chunks)
+            chunks.clear()
+            page = parse(body)
             self._budget.adjust(page.size - held)
             held = 0
             return page

@@ -3,7 +3,8 @@
 The work of an entity is a generator. It yields the requests that it wants sent,
 is handed each page as it arrives, inside the transaction that the page is stored
 in, and yields the requests that follow from it. When it returns, the entity is
-complete; an ``EntityError`` that leaves it ends that entity alone.
+complete; an ``EntityError`` that leaves it ends that entity alone. What it wrote
+stands, so a step raises before it writes anything of its page, not after.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from dataverse_sync.dataverse_client import DataverseClient
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Event, Page, PageRequest, PageStored
 
-Wanted = Sequence[PageRequest] | None  # None: what is stored so far stands, whatever follows
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Requests to send at once, while the step that wants them goes on."""
+
+    requests: Sequence[PageRequest]
+
+
+Wanted = Sequence[PageRequest] | Ahead
 Steps = Generator[Wanted, Page, None]
 
 PAGES_PER_TRANSACTION = 10
@@ -34,9 +43,41 @@ _LISTEN_S = 0.5
 @dataclass(frozen=True, slots=True)
 class _Arrival:
     name: str
-    request: PageRequest
-    page: Page | None
-    error: BaseException | None
+    answer: Page | BaseException
+
+
+def advance(
+    steps: Steps,
+    answer: Page | EntityError | None,
+    ask: Callable[[Sequence[PageRequest]], None],
+) -> bool:
+    """Let a job take one step; what it wants sent goes to ``ask``.
+
+    Args:
+        steps: The job.
+        answer: What it waits for: a page, or why there is none. None to begin.
+        ask: Called, perhaps several times, while the step goes on.
+
+    Returns:
+        Whether the job goes on; False when it is complete.
+
+    Raises:
+        EntityError: The job failed.
+    """
+    try:
+        if answer is None:
+            wanted = next(steps)
+        elif isinstance(answer, Page):
+            wanted = steps.send(answer)
+        else:
+            wanted = steps.throw(answer)
+        while isinstance(wanted, Ahead):
+            ask(wanted.requests)
+            wanted = next(steps)
+    except StopIteration:
+        return False
+    ask(wanted)
+    return True
 
 
 class PageLoop:
@@ -87,30 +128,25 @@ class PageLoop:
         arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         in_flight = 0
 
-        def advance(name: str, arrival: _Arrival | None) -> bool:
-            """Hand a job what arrived for it, and queue what it asks for next.
+        def take(name: str, answer: Page | EntityError | None) -> bool:
+            """Hand a job what arrived for it; returns whether that is stored."""
 
-            Returns whether what arrived is stored: a step that fails is undone.
-            """
-            # A started entity's next page goes before a new entity.
-            place = waiting.append if arrival is None else waiting.appendleft
-            wanted: Wanted = None
-            is_stored = False
+            def ask(requests: Sequence[PageRequest]) -> None:
+                # A started entity's next page goes before a new entity.
+                place = waiting.extend if answer is None else waiting.extendleft
+                place((name, request) for request in requests)
+                submit()
+
             try:
-                while wanted is None:
-                    with self._connection.begin_nested():
-                        wanted = _step(running[name], arrival)
-                        if wanted is _DONE:
-                            on_end(name, None)
-                    arrival, is_stored = None, True
+                goes_on = advance(running[name], answer, ask)
             except EntityError as error:
-                wanted = _DONE
-                on_end(name, error)
-            if wanted is _DONE:
                 del running[name]
-            for request in wanted:
-                place((name, request))
-            return is_stored
+                on_end(name, error)
+                return False
+            if not goes_on:
+                del running[name]
+                on_end(name, None)
+            return True
 
         def submit() -> None:
             nonlocal in_flight
@@ -122,26 +158,26 @@ class PageLoop:
 
         with transaction(self._connection):
             for name in jobs:
-                advance(name, None)
+                take(name, None)
         self._on_commit()
-        submit()
         while in_flight:
             stored = []
             first = [self._listen(arrived)]
             with transaction(self._connection):
                 for arrival in self._batch(first, arrived):
                     in_flight -= 1
-                    if arrival.error and not isinstance(arrival.error, EntityError):
-                        raise arrival.error
-                    is_stored = arrival.name in running and advance(arrival.name, arrival)
-                    if page := arrival.page:
+                    name, answer = arrival.name, arrival.answer
+                    if not isinstance(answer, Page | EntityError):
+                        raise answer
+                    is_stored = name in running and take(name, answer)
+                    if isinstance(answer, Page):
                         if is_stored:
                             stored.append(
-                                PageStored(arrival.name, len(page.records), page.size, in_flight)
+                                PageStored(name, len(answer.records), answer.size, in_flight)
                             )
-                        self._client.release(page)
+                        self._client.release(answer)
                     # A name kept on a page would hold its memory until the next one comes.
-                    del arrival, page
+                    del arrival, answer
                     submit()
             for event in stored:
                 self._emit(event)
@@ -150,9 +186,9 @@ class PageLoop:
     def _fetch(self, name: str, request: PageRequest, arrived: queue.SimpleQueue[_Arrival]) -> None:
         """On a worker thread."""
         try:
-            arrived.put(_Arrival(name, request, self._client.get_page(request), None))
+            arrived.put(_Arrival(name, self._client.get_page(request)))
         except BaseException as error:  # raised again on the main thread
-            arrived.put(_Arrival(name, request, None, error))
+            arrived.put(_Arrival(name, error))
 
     def _listen(self, arrived: queue.SimpleQueue[_Arrival]) -> _Arrival:
         while True:
@@ -174,19 +210,3 @@ class PageLoop:
                 yield arrived.get_nowait()
             except queue.Empty:
                 return
-
-
-_DONE: list[PageRequest] = []  # told apart by identity
-
-
-def _step(steps: Steps, arrival: _Arrival | None) -> Wanted:
-    """One step of a job; ``_DONE`` when it has returned."""
-    try:
-        if arrival is None:
-            return next(steps)
-        if arrival.page is not None:
-            return steps.send(arrival.page)
-        assert isinstance(arrival.error, EntityError)  # noqa: S101
-        return steps.throw(arrival.error)
-    except StopIteration:
-        return _DONE

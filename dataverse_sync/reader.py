@@ -17,8 +17,8 @@ import msgspec
 from dataverse_sync import odata, segments
 from dataverse_sync.errors import PageError, RequestError
 from dataverse_sync.model import Entity, Page, PageRequest
-from dataverse_sync.pages import Steps, Wanted
-from dataverse_sync.segments import Segment
+from dataverse_sync.pages import Ahead, Steps, Wanted
+from dataverse_sync.segments import Came, Segment
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,11 @@ class EntityReader:
         return (min(found), max(found)) if len(found) == len(requests) else None
 
     def read_segments(
-        self, ranges: Sequence[Segment], most: int, newest: datetime, store: StoreRange
+        self,
+        ranges: Sequence[Segment],
+        most: int,
+        newest: datetime,
+        store: StoreRange,
     ) -> Steps:
         """Read ranges of ``createdon`` side by side, oldest records first in each.
 
@@ -137,21 +141,19 @@ class EntityReader:
             DisorderError: It does not send the records in order.
         """
         ranges = list(ranges)
-        reached: list[str | None] = [None] * len(ranges)
+        came: list[Came | None] = [None] * len(ranges)
         asked: dict[PageRequest, int] = {}
         followed: set[int] = set()
-        while True:
-            new = self._start_ranges(ranges, reached, asked, most, newest)
-            if not asked:
-                return
-            page = yield new
+        yield Ahead(self._start_ranges(ranges, came, asked, most, newest))
+        while asked:
+            page = yield []
             self._note(page)
             at = asked.pop(page.request)
             if hash(page.next_link) in followed:
                 raise PageError(f"{page.request}: the next link leads back to a page already read")
             if page.next_link is not None:
                 followed.add(hash(page.next_link))
-            page, reached[at] = _cut_page(page, ranges[at], reached[at])
+            page, came[at] = _cut_page(page, ranges[at], came[at])
             done = page.next_link is None
             ranges[at] = replace(
                 ranges[at],
@@ -159,13 +161,14 @@ class EntityReader:
                 page=page.request.number + 1,
                 is_done=done,
             )
+            yield Ahead(self._start_ranges(ranges, came, asked, most, newest))
             store(page, ranges)
             del page  # a name kept on it would hold its memory until the next one comes
 
     def _start_ranges(
         self,
         ranges: list[Segment],
-        reached: list[str | None],
+        came: list[Came | None],
         asked: dict[PageRequest, int],
         most: int,
         newest: datetime,
@@ -177,26 +180,19 @@ class EntityReader:
             waiting = (at for at, one in enumerate(ranges) if at not in running and not one.is_done)
             at = next(waiting, None)
             if at is None:
-                widest = segments.find_widest(ranges, reached, newest)
-                halves = (
-                    None
-                    if widest is None
-                    else segments.split(ranges[widest], reached[widest], newest)
-                )
-                if widest is None or halves is None or not self._is_worth(ranges, widest):
+                longest = segments.find_longest(ranges, came, newest)
+                if longest is None:
                     break
-                ranges[widest] = halves[0]
+                halves = segments.split(ranges[longest], came[longest], newest)
+                assert halves is not None  # noqa: S101  it is what makes it the longest
+                ranges[longest] = halves[0]
                 ranges.append(halves[1])
-                reached.append(None)
+                came.append(None)
                 at = len(ranges) - 1
             request = self._range_request(ranges[at])
             asked[request] = at
             new.append(request)
         return new
-
-    def _is_worth(self, ranges: Sequence[Segment], at: int) -> bool:
-        """Whether a range has been read for long enough to say that it is a long one."""
-        return ranges[at].page > 2
 
     def _range_request(self, segment: Segment) -> PageRequest:
         if segment.next_link is not None:
@@ -250,7 +246,7 @@ class EntityReader:
                     )
                 followed.add(hash(following.url))
                 asked[following] = query
-                new = [following]
+                yield Ahead([following])
             query.store(page)
             del page  # a name kept on it would hold its memory until the next one comes
 
@@ -291,11 +287,11 @@ def _moments(page: Page) -> list[datetime | None]:
     return [odata.parse_timestamp(_decode_created(record).createdon) for record in page.records]
 
 
-def _cut_page(page: Page, segment: Segment, reached: str | None) -> tuple[Page, str | None]:
+def _cut_page(page: Page, segment: Segment, came: Came | None) -> tuple[Page, Came | None]:
     """Leave out what lies beyond the end of a range, which then has no next page.
 
     Returns:
-        The page, and the last moment in it.
+        The page, and what has come of the range with it.
 
     Raises:
         DisorderError: The moments do not rise.
@@ -307,13 +303,18 @@ def _cut_page(page: Page, segment: Segment, reached: str | None) -> tuple[Page, 
     except msgspec.MsgspecError as error:
         raise DisorderError from error
     known = [moment for moment in moments if moment is not None]
-    start = odata.parse_timestamp(reached)
-    if len(known) < len(moments) or known != sorted(known) or (start and known[:1] < [start]):
+    if len(known) < len(moments) or known != sorted(known):
         raise DisorderError
     if not known:
-        return page, reached
-    last, end = known[-1], odata.parse_timestamp(segment.until)
-    if end is None or last < end:
-        return page, segments.to_text(last)
+        return page, came
+    if came is None:
+        came = Came(1, known[0], known[-1])
+    elif known[0] < came.last:
+        raise DisorderError
+    else:
+        came = replace(came, pages=came.pages + 1, last=known[-1])
+    end = odata.parse_timestamp(segment.until)
+    if end is None or came.last < end:
+        return page, came
     inside = bisect.bisect_left(known, end)
-    return replace(page, records=page.records[:inside], next_link=None), segments.to_text(end)
+    return replace(page, records=page.records[:inside], next_link=None), replace(came, last=end)

@@ -103,9 +103,12 @@ class _Storing:
 
     def _store(self, page: Page) -> None:
         run, before = self._run, self._checkpoint
-        keys, newest = run.upsert(page)
         if run.table.entity.source == "sample" and before.fresh:
-            _check_key(run)
+            with run.connection.begin_nested():  # its check follows its rows
+                keys, newest = run.upsert(page, fresh=True)
+                _check_key(run)
+        else:
+            keys, newest = run.upsert(page, fresh=before.fresh)
         if run.table.entity.has("modifiedon"):
             newest = sync_state.later(before.seen_max, newest)
         elif not before.fresh and run.config.deletions == "sync":
@@ -204,7 +207,6 @@ class EntityRun:
         resumed = plan.kind == "resume"
         if keeps_deletions or (fresh and not resumed):
             return
-        yield None  # the records stand, even if the guard stops what follows
         if tracked:
             yield from self._delta_pass()
         elif resumed or entity.has("modifiedon"):
@@ -234,7 +236,6 @@ class EntityRun:
             done = yield from self._read_segments(started)
             if done:
                 return fresh
-            yield None
         storing = _Storing(self, started)
         changed = odata.changed_since(plan.since)
         yield from self.reader.read([Query(storing.store_page, filter=changed)])
@@ -455,27 +456,28 @@ class EntityRun:
         return [row[0] for row in to_rows(self.table, page.records, "")]
 
     def upsert(
-        self, page: Page, wanted: Collection[str] | None = None
+        self, page: Page, wanted: Collection[str] | None = None, *, fresh: bool = False
     ) -> tuple[list[str], str | None]:
         """Write a page's records, only the wanted ones where that is said, and count them.
 
+        Args:
+            page: What arrived.
+            wanted: Keys in lower case.
+            fresh: Whether the table was empty when its read began.
+
         Returns:
             The keys that were written or found unchanged, and the newest ``modifiedon``.
+
+        Raises:
+            PageError: A record cannot be a row; nothing of the page is written.
         """
         if self.sample is None and page.records:
             self.sample = msgspec.Raw(bytes(page.records[0]))  # a copy: the page goes
-        sync_time = sync_state.to_text(self.now())
-        counts = Counts()  # told only when the whole page is stored
-        keys: list[str] = []
-        newest: str | None = None
-        for start in range(0, len(page.records), ROWS_PER_CALL):
-            records = page.records[start : start + ROWS_PER_CALL]
-            rows = to_rows(self.table, records, sync_time)
-            if wanted is not None:
-                rows = [row for row in rows if row[0].lower() in wanted]
-            counts += upsert(self.connection, self.table, rows)
-            keys += [row[0] for row in rows]
-            newest = sync_state.later(newest, newest_of(row[VALID_FROM] for row in rows))
-        self.counts += counts
+        rows = to_rows(self.table, page.records, sync_state.to_text(self.now()))
+        if wanted is not None:
+            rows = [row for row in rows if row[0].lower() in wanted]
+        for start in range(0, len(rows), ROWS_PER_CALL):
+            part = rows[start : start + ROWS_PER_CALL]
+            self.counts += upsert(self.connection, self.table, part, fresh=fresh)
         sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
-        return keys, newest
+        return [row[0] for row in rows], newest_of(row[VALID_FROM] for row in rows)

@@ -192,6 +192,13 @@ def compile_upsert(table: Table) -> str:
     return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
+def compile_insert(table: Table) -> str:
+    """``INSERT ... ON CONFLICT DO NOTHING``, its values in the order of the table's columns."""
+    insert = sqlite.insert(table).values({column.name: None for column in table.c})
+    statement = insert.on_conflict_do_nothing(index_elements=list(table.primary_key))
+    return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+
+
 # The lock file
 
 

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from dataverse_sync.odata import parse_timestamp
 
 ROWS_PER_SEGMENT = 20_000  # fewer are not worth the requests that a range costs
+WORTH_PAGES = 3.0  # left in a range that is halved: its reader asks for a part of one too much
 MOST_SEGMENTS = 16  # ranges of one table read at once, unless the user says otherwise
 
 
@@ -36,6 +37,15 @@ class Segment:
         parts = [f"createdon ge {self.since}"] if self.since else []
         parts += [f"createdon lt {self.until}"] if self.until else []
         return " and ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What has come of a range so far in this run: how many pages, from when to when."""
+
+    pages: int
+    first: datetime
+    last: datetime
 
 
 def choose_count(rows: int | None, most: int | None) -> int:
@@ -64,17 +74,16 @@ def cut(oldest: datetime, newest: datetime, count: int) -> list[Segment]:
     ]
 
 
-def split(
-    segment: Segment, reached: str | None, newest: datetime
-) -> tuple[Segment, Segment] | None:
+def split(segment: Segment, came: Came | None, newest: datetime) -> tuple[Segment, Segment] | None:
     """Take the later half of what remains of a range; None where nothing can be taken.
 
     Args:
         segment: A range that is being read, oldest records first.
-        reached: The ``createdon`` of the last record that was stored of it.
+        came: What has come of it.
         newest: The end of a range that is open.
     """
-    left, end = remaining(segment, reached, newest)
+    left = came.last if came else parse_timestamp(segment.since)
+    end = parse_timestamp(segment.until) or newest
     if left is None or segment.is_null or segment.is_done:
         return None
     middle = (left + (end - left) / 2).replace(microsecond=0)
@@ -84,26 +93,24 @@ def split(
     return replace(segment, until=moment), Segment(moment, segment.until)
 
 
-def remaining(
-    segment: Segment, reached: str | None, newest: datetime
-) -> tuple[datetime | None, datetime]:
-    """From where to where a range is still to be read."""
-    start = parse_timestamp(reached) or parse_timestamp(segment.since)
-    return start, parse_timestamp(segment.until) or newest
+def pages_left(segment: Segment, came: Came | None, newest: datetime) -> float:
+    """About how many pages a range still has, if what is left is like what came."""
+    if came is None or came.last <= came.first or segment.is_done:
+        return 0.0
+    left = (parse_timestamp(segment.until) or newest) - came.last
+    return came.pages * (left / (came.last - came.first))
 
 
-def find_widest(
-    segments: Sequence[Segment], reached: Sequence[str | None], newest: datetime
+def find_longest(
+    segments: Sequence[Segment], came: Sequence[Came | None], newest: datetime
 ) -> int | None:
-    """Which range has the most time left in it; None where none can be halved."""
-    widest, most = None, timedelta(0)
+    """Which range to halve: the one with most pages left; None where none has enough of them."""
+    longest, most = None, WORTH_PAGES
     for at, segment in enumerate(segments):
-        start, end = remaining(segment, reached[at], newest)
-        if start is None or split(segment, reached[at], newest) is None:
-            continue
-        if end - start > most:
-            widest, most = at, end - start
-    return widest
+        left = pages_left(segment, came[at], newest)
+        if left >= most and split(segment, came[at], newest) is not None:
+            longest, most = at, left
+    return longest
 
 
 def to_text(moment: datetime) -> str:

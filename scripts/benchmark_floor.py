@@ -82,7 +82,12 @@ def run_floor(connection: http.client.HTTPConnection, root: str, made: str, new:
     sqlite3.register_adapter(type(None), {}.get)
     sqlite3.register_adapter(bool, int)
     database = sqlite3.connect(new, isolation_level=None)
-    for pragma in ("page_size=16384", "journal_mode=WAL", "synchronous=NORMAL"):
+    for pragma in (
+        "page_size=16384",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "cache_size=-65536",
+    ):
         database.execute(f"PRAGMA {pragma}")
     split = msgspec.json.Decoder(_Envelope).decode
     astuple = msgspec.structs.astuple

@@ -24,9 +24,9 @@ from dataverse_sync import config as settings
 from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.environment import Environment, open_environment
 from dataverse_sync.errors import EntityError, PageError
-from dataverse_sync.model import Entity, Page
+from dataverse_sync.model import Entity, Page, PageRequest
 from dataverse_sync.options import add_settings, add_verbosity, positive
-from dataverse_sync.pages import Wanted
+from dataverse_sync.pages import advance
 from dataverse_sync.reader import EntityReader, Query
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.summary import format_table
@@ -167,14 +167,14 @@ def _read(environment: Environment, entity: Entity, size: int, pages: int | None
             reading.keys.add(key)
 
     steps = EntityReader(entity, client.api_url).read([Query(take)])
-    wanted: Wanted = next(steps)
-    waiting = list(wanted or ())
-    while reading.pages != pages:
+    waiting: list[PageRequest] = []
+    goes_on = advance(steps, None, waiting.extend)
+    while goes_on and reading.pages != pages:
         began = time.perf_counter()
         try:
             page = client.get_page(waiting.pop())
         except EntityError as error:
-            waiting += steps.throw(error) or ()  # in another order, or raised again
+            advance(steps, error, waiting.extend)  # in another order, or raised again
             continue
         reading.seconds += time.perf_counter() - began
         client.release(page)
@@ -183,10 +183,7 @@ def _read(environment: Environment, entity: Entity, size: int, pages: int | None
         reading.bytes_read += page.size
         reading.largest = max(reading.largest, len(page.records))
         reading.is_whole = page.next_link is None
-        try:
-            waiting += steps.send(page) or ()
-        except StopIteration:
-            break
+        goes_on = advance(steps, page, waiting.extend)
     return reading
 
 

@@ -41,9 +41,11 @@ def table(connection):
     return ACCOUNTS
 
 
-def write(connection, *records: str, at: str = "2026-11-23T02:00:00.000Z") -> Counts:
+def write(
+    connection, *records: str, at: str = "2026-11-23T02:00:00.000Z", fresh: bool = False
+) -> Counts:
     rows = to_rows(ACCOUNTS, [raw(record) for record in records], at)
-    return database.upsert(connection, ACCOUNTS, rows)
+    return database.upsert(connection, ACCOUNTS, rows, fresh=fresh)
 
 
 def stored(connection) -> dict[str, tuple[object, ...]]:
@@ -418,8 +420,8 @@ PAGES = st.lists(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(pages=PAGES)
-def test_counts_and_rows_agree_with_a_dictionary(connection, pages):
+@given(pages=PAGES, fresh=st.booleans())
+def test_counts_and_rows_agree_with_a_dictionary(connection, pages, fresh):
     ACCOUNTS.table.create(connection, checkfirst=True)
     connection.exec_driver_sql("DELETE FROM accounts")
     model: dict[str, int] = {}
@@ -428,6 +430,7 @@ def test_counts_and_rows_agree_with_a_dictionary(connection, pages):
         counts = write(
             connection,
             *(json.dumps({"accountid": key, "employees": number}) for key, number in page),
+            fresh=fresh,
         )
         latest = dict(page)
         added = sum(key not in model for key in latest)

@@ -13,7 +13,7 @@ from sqlalchemy import event
 from dataverse_sync import pages
 from dataverse_sync.errors import AuthError, EntityError, PageError, StorageError
 from dataverse_sync.model import Page, PageRequest, PageStored
-from dataverse_sync.pages import PageLoop, Steps
+from dataverse_sync.pages import Ahead, PageLoop, Steps
 
 
 class Client:
@@ -201,12 +201,11 @@ def test_pages_that_come_after_an_entitys_end_are_let_go(start, chain, kept):
     assert kept() == ["end of a"]
 
 
-def test_a_step_that_fails_leaves_nothing_of_its_page(start, kept, connection):
+def test_a_step_that_fails_ends_its_job_and_tells_of_no_page(start, kept, connection):
     def job() -> Steps:
         yield [PageRequest("a", "a1")]
         connection.exec_driver_sql("INSERT INTO kept VALUES ('a1')")
         yield [PageRequest("a", "a2")]
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('half of a2')")
         raise EntityError("a2 cannot be stored")
 
     run = start(Client())
@@ -216,12 +215,10 @@ def test_a_step_that_fails_leaves_nothing_of_its_page(start, kept, connection):
     assert len(run.events) == 1
 
 
-def test_what_was_stored_before_a_commit_point_stands(start, kept, connection):
+def test_what_a_step_wrote_stands_whatever_follows(start, kept, connection):
     def job() -> Steps:
         yield [PageRequest("a", "a1")]
         connection.exec_driver_sql("INSERT INTO kept VALUES ('a1')")
-        yield None
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('after')")
         raise EntityError("the guard")
 
     run = start(Client())
@@ -229,6 +226,28 @@ def test_what_was_stored_before_a_commit_point_stands(start, kept, connection):
 
     assert kept() == ["a1", "end of a"]
     assert str(run.ends["a"]) == "the guard"
+
+
+def test_what_is_asked_for_ahead_is_on_its_way_while_a_page_is_stored(start, kept, connection):
+    arrived = threading.Event()
+
+    def answer(request: PageRequest) -> Page:
+        if request.url == "a2":
+            arrived.set()
+        return Page(request, ())
+
+    def job() -> Steps:
+        yield [PageRequest("a", "a1")]
+        yield Ahead([PageRequest("a", "a2")])
+        was_asked = arrived.wait(10)
+        connection.exec_driver_sql("INSERT INTO kept VALUES (?)", (f"a1, a2 asked: {was_asked}",))
+        yield []
+        connection.exec_driver_sql("INSERT INTO kept VALUES ('a2')")
+
+    run = start(Client(answer))
+    run(a=job())
+
+    assert kept() == ["a1, a2 asked: True", "a2", "end of a"]
 
 
 def test_a_job_that_fails_at_once_is_over(start, kept):

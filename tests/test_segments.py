@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 from dataverse_sync import EntityConfig, run_sync, segments
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
 from dataverse_sync.odata import parse_timestamp
-from dataverse_sync.segments import Segment, choose_count, cut, find_widest, split, to_text
+from dataverse_sync.segments import (
+    Came,
+    Segment,
+    choose_count,
+    cut,
+    find_longest,
+    pages_left,
+    split,
+    to_text,
+)
 
 THINGS = Table("vin_thing", "vin_things", "vin_thingid", [Column("vin_name", "String")])
 ENTITIES = [EntityConfig("vin_things")]
@@ -75,14 +85,14 @@ def test_halving_loses_nothing_and_takes_nothing_twice(
 ) -> None:
     newest = START + timedelta(seconds=length_s)
     whole = Segment(to_text(START), None)
-    reached = to_text(START + timedelta(seconds=reached_s))
+    reached = START + timedelta(seconds=reached_s)
 
-    halves = split(whole, reached, newest)
+    halves = split(whole, Came(1, START, reached), newest)
 
     if halves is not None:
         moment = START + timedelta(seconds=second)
         assert sum(is_in(half, moment) for half in halves) == is_in(whole, moment)
-        assert str(halves[1].since) > reached
+        assert str(halves[1].since) > to_text(reached)
 
 
 def test_what_is_done_or_null_or_short_is_not_halved() -> None:
@@ -94,17 +104,30 @@ def test_what_is_done_or_null_or_short_is_not_halved() -> None:
     assert split(Segment(to_text(START)), None, START + timedelta(seconds=2)) is None
 
 
-def test_the_widest_is_what_has_most_time_left() -> None:
-    ranges = [
-        Segment("2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"),
-        Segment("2020-02-01T00:00:00Z", "2020-04-01T00:00:00Z"),
-        Segment("2020-04-01T00:00:00Z", None),
-    ]
-    newest = datetime(2020, 5, 1, tzinfo=UTC)
+def test_pages_left_are_told_by_those_that_came() -> None:
+    start, newest = START + timedelta(days=3), START + timedelta(days=19)
+    begun = Segment(to_text(START), to_text(START + timedelta(days=11)))
+    came = Came(4, start, start + timedelta(days=4))
 
-    assert find_widest(ranges, [None, None, None], newest) == 1
-    assert find_widest(ranges, [None, "2020-03-30T00:00:00Z", None], newest) == 0
-    assert find_widest([], [], newest) is None
+    assert pages_left(begun, came, newest) == 4
+    assert pages_left(replace(begun, until=None), came, newest) == 12
+    assert pages_left(replace(begun, is_done=True), came, newest) == 0
+    assert pages_left(begun, Came(1, start, start), newest) == 0
+    assert pages_left(begun, None, newest) == 0
+
+
+def test_the_range_with_most_pages_left_is_halved() -> None:
+    def day(number: float) -> datetime:
+        return START + timedelta(days=number)
+
+    narrow_but_long = Segment(to_text(day(0)), to_text(day(30)))
+    wide_but_short = Segment(to_text(day(30)), to_text(day(90)))
+    ranges = [narrow_but_long, wide_but_short, Segment(to_text(day(90)))]
+    came = [Came(15, day(0), day(15)), Came(20, day(30), day(80)), None]
+
+    assert find_longest(ranges, came, day(900)) == 0  # 15 pages left, against 4
+    assert find_longest(ranges[1:], came[1:], day(900)) == 0
+    assert find_longest(ranges[1:], [Came(20, day(30), day(84)), None], day(900)) is None
 
 
 # Over the emulator

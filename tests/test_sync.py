@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
 
-from dataverse_sync import EntityConfig, database, run_lock, run_sync
+from dataverse_sync import EntityConfig, database, pages, run_lock, run_sync
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import (
     AuthError,
@@ -186,7 +186,9 @@ def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monke
     assert world.copy("vin_candidates") == before
 
 
-def test_an_interrupted_run_notes_why_and_goes_on_next_time(world):
+def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch):
+    monkeypatch.setattr(pages, "PAGES_PER_TRANSACTION", 1)
+
     def interrupt(event):
         if isinstance(event, PageStored) and event.entity == "vin_candidates":
             raise KeyboardInterrupt
@@ -202,7 +204,7 @@ def test_an_interrupted_run_notes_why_and_goes_on_next_time(world):
 
 
 def test_a_bug_keeps_its_traceback_and_is_noted(world, monkeypatch):
-    def fail(*_args):
+    def fail(*_args, **_options):
         raise ZeroDivisionError
 
     monkeypatch.setattr("dataverse_sync.reads.upsert", fail)
