@@ -68,7 +68,8 @@ class Throttle:
     """The one gate that all requests pass: how many at once, and when none at all.
 
     A 429 closes it for as long as the service says and halves the requests in
-    flight; they come back one by one as answers arrive.
+    flight; they come back one by one as answers arrive. The 429s to what was on its
+    way already when the first of them came are of the same burst: they halve no more.
 
     Args:
         limit: Requests in flight at most.
@@ -88,6 +89,8 @@ class Throttle:
         self._in_flight = 0
         self._streak = 0
         self._closed_until = 0.0
+        self._bursts = 0
+        self._sent = threading.local()  # after which burst this thread's request went out
         self._stopped = False
         self._clock = clock
         self._wait = wait
@@ -117,6 +120,7 @@ class Throttle:
                     self._wait(self._condition, None)
                 else:
                     self._in_flight += 1
+                    self._sent.after = self._bursts
                     return
 
     def leave(self, answered: bool) -> None:
@@ -131,10 +135,11 @@ class Throttle:
             self._condition.notify_all()
 
     def close(self, wait_s: float) -> None:
-        """Close the gate for everyone, once for the many 429s that come together."""
+        """Close the gate for everyone, because this thread's request was answered 429."""
         with self._condition:
             now = self._clock()
-            if now >= self._closed_until:
+            if getattr(self._sent, "after", self._bursts) == self._bursts:
+                self._bursts += 1
                 self._allowed = max(1, min(self._allowed, self._in_flight) // 2)
                 self._streak = 0
             until = max(self._closed_until, now + wait_s)
@@ -153,6 +158,7 @@ class Throttle:
                 self._check()
                 self._wait(self._condition, left)
             self._check()
+            self._sent.after = self._bursts
 
     def stop(self) -> None:
         """Let nothing pass any more, and wake whoever waits."""

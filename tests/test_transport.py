@@ -8,6 +8,7 @@ import string
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -255,6 +256,61 @@ def test_several_429_at_once_halve_once_and_the_places_come_back_one_by_one(
 
     assert halved == 4
     assert seen == [4] * 3 + [5] * 5 + [6] * 6 + [7] * 7 + [8] * 9  # six answers bring the seventh
+
+
+@pytest.mark.parametrize("wait_s", [0, 1])
+def test_a_burst_of_429_halves_once_however_long_it_asks_to_wait(
+    serve: Any, make_transport: Any, wait_s: int
+) -> None:
+    together, allowed = threading.Barrier(8), []
+    refused = http(429, b"", ("Retry-After", str(wait_s)))
+
+    def script(asked: Asked) -> Reply:
+        if len(server.asked) <= 8:
+            together.wait(10)
+            time.sleep(0.02 * asked.connection)  # one after the other, each alone
+            return refused
+        allowed.append(transport.throttle.allowed)
+        return OK
+
+    server = serve(script=script)
+    transport = make_transport(workers=8)
+    answers = run_threads(8, lambda _: fetch(transport, server.origin + "/"))
+
+    assert answers == [(200, b"{}")] * 8
+    assert min(allowed) == 4
+
+
+def test_a_429_to_what_was_sent_before_the_gate_closed_does_not_halve_again(
+    fake: FakeTime,
+) -> None:
+    throttle = Throttle(16, fake.clock, fake.wait)
+    one, late, later = (ThreadPoolExecutor(1) for _ in range(3))
+    seen = []
+
+    def do(worker: ThreadPoolExecutor, work: Callable[..., None], *values: float) -> None:
+        worker.submit(work, *values).result(5)
+        seen.append(throttle.allowed)
+
+    for _ in range(14):
+        throttle.enter()
+    for worker in (one, late):
+        do(worker, throttle.enter)
+    do(one, throttle.close, 10)
+    fake.now += 11
+    do(late, throttle.close, 10)  # the gate was open again when its 429 came
+    closed = fake.now + 10
+    for _ in range(10):
+        throttle.leave(answered=False)
+    do(later, throttle.enter)  # which waits for the gate
+    do(later, throttle.close, 10)
+    do(late, throttle.sleep, 1)  # what is sent after this wait is sent anew
+    do(late, throttle.close, 10)
+    for worker in (one, late, later):
+        worker.shutdown()
+
+    assert closed <= fake.now
+    assert seen == [16, 16, 8, 8, 8, 3, 3, 1]
 
 
 def test_an_answer_that_did_not_come_brings_no_place_back(fake: FakeTime) -> None:

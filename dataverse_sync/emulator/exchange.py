@@ -92,6 +92,7 @@ class Exchange:
                 self.stopping.wait(fault.details.get("seconds", 1.0))
             answer = self._answer(request, body, origin, fault)
         request.status, request.records = answer.status, answer.records
+        request.retry_after = dict(answer.headers).get("Retry-After")
         return self._reply(request, answer, fault)
 
     def _refused(self, request: LoggedRequest, fault: Fault | None) -> Answer | None:

@@ -35,7 +35,7 @@ class Headers(Mapping[str, str]):
 
 @dataclass(slots=True)
 class LoggedRequest:
-    """One request, and what became of it; the last four are filled in as it is answered."""
+    """One request, and what became of it; the last five are filled in as it is answered."""
 
     method: str
     target: str  # path and query exactly as received
@@ -49,6 +49,7 @@ class LoggedRequest:
     status: int | None = None
     records: int = 0
     fault: str | None = None
+    retry_after: str | None = None
 
     @classmethod
     def of(cls, method: str, target: str, headers: Headers) -> LoggedRequest:
