@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from conftest import ENTITIES, OLD, TABLES, World, insert
+from standstill import halted
 
 from dataverse_sync.emulator import Emulator, LoggedRequest
 
@@ -269,6 +270,95 @@ def test_a_run_of_everything_again_survives_too(scenes, tmp_path):
 
     assert report.ok
     assert contents(world) == scene.undisturbed
+
+
+# Killed at places with a name
+
+
+def stop_at(world: World, place: str, number: int = 1) -> Any:
+    """A sync as a process that stands still there, its log empty before it."""
+    world.emulator.clear_log()
+    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
+    return halted(place, number, "sync", folder=world.folder, settings=settings)
+
+
+def assert_it_is_taken_up(world: World, scene_name: str, scene: Scene, moment: str) -> None:
+    """See that what a kill left is whole pages, and that the next run goes on from there."""
+    committed = committed_pages(world, scene_name)
+    if world.db_path.exists():
+        assert world.query("PRAGMA integrity_check") == [("ok",)], moment
+        assert_pages_are_whole(world, scene_name, moment)
+    report = world.sync()
+    assert report.ok, moment
+    assert contents(world) == scene.undisturbed, moment
+    assert world.query("PRAGMA integrity_check") == [("ok",)], moment
+    assert {request.target for request in world.asked()} & committed == set(), moment
+    assert world.query("SELECT count(*) FROM _sync_log WHERE status = 'in_progress'") == [(0,)]
+
+
+def assert_pages_are_whole(world: World, scene_name: str, moment: str) -> None:
+    """See that of every unfiltered set whole pages are stored, or all of it."""
+    for name in ("vin_candidates", "vin_products", LINK_SET):
+        source, stored = world.source(name), stored_versions(world, name)
+        due = set(source)
+        if scene_name == "incremental":
+            rows = world.emulator.rows(name)
+            due = {key for key in rows if rows[key].get("modifiedon", OLD) != OLD}
+        done = {key for key in due if stored.get(key) == source[key]}
+        assert done == due or len(done) % PAGE == 0, f"{name}, {moment}"
+
+
+@pytest.mark.parametrize("phase", range(1, 7))
+@pytest.mark.parametrize("scene_name", ["first", "incremental"])
+def test_a_run_killed_between_two_phases_is_taken_up(scenes, tmp_path, scene_name, phase):
+    world = scenes[scene_name].world(tmp_path)
+
+    with stop_at(world, f"^PHASE {phase}$") as held:
+        moment = held.moment
+        held.kill()
+
+    assert moment is not None
+    assert held.process.returncode == KILLED
+    assert_it_is_taken_up(world, scene_name, scenes[scene_name], moment)
+
+
+PLACES = [
+    ("first", "^after CREATE TABLE _sync_state", 1),
+    ("first", "^after CREATE TABLE accounts", 1),
+    ("first", "^before COMMIT of .*INSERT INTO _schema_lock", 1),
+    ("first", "^after COMMIT of .*INSERT INTO _schema_lock", 1),  # and before the file
+    ("first", "^before REPLACE schema.json", 1),
+    ("first", "^before COMMIT of .*INSERT INTO vin_candidates", 1),
+    ("first", "^after COMMIT of .*INSERT INTO vin_candidates", 1),
+    ("first", "^after INSERT INTO vin_candidates", 3),
+    ("first", "^before COMMIT of .*INSERT INTO accounts", 1),  # a batch of ids
+    ("first", "^after COMMIT of .*INSERT INTO contacts", 1),
+    ("incremental", "^before COMMIT of .*INSERT INTO vin_products", 1),
+    ("incremental", "^after COMMIT of .*INSERT INTO vin_candidates", 2),
+    ("incremental", "^after UPDATE _sync_state SET last_timestamp", 1),
+    ("incremental", "^after UPDATE _sync_state SET delta_link", 1),
+    ("incremental", "^after INSERT INTO _sync_deleted", 1),
+    ("incremental", "^after DELETE FROM vin_products", 1),
+    ("incremental", "^before COMMIT of .*DELETE FROM vin_candidates", 1),
+    ("incremental", "^after COMMIT of .*DELETE FROM vin_products", 1),
+    ("incremental", "^after COMMIT of .*DELETE FROM vin_vin_candidate_accountset", 1),
+    ("incremental", "^before COMMIT of .*INSERT INTO accounts", 1),
+    ("incremental", "^after DELETE FROM contacts", 1),  # what is no longer linked to
+    ("incremental", "^before COMMIT of .*DELETE FROM accounts", 1),
+]
+
+
+@pytest.mark.parametrize(("scene_name", "place", "number"), PLACES)
+def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_name, place, number):
+    world = scenes[scene_name].world(tmp_path)
+
+    with stop_at(world, place, number) as held:
+        moment = held.moment
+        held.kill()
+
+    assert moment is not None, "the place was not reached"
+    assert held.process.returncode == KILLED
+    assert_it_is_taken_up(world, scene_name, scenes[scene_name], moment)
 
 
 # Asked to end
