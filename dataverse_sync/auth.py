@@ -231,7 +231,10 @@ class Auth:
         try:
             token = parse_token(body, now)
         except ValueError as error:
-            raise AuthError(f"Sign-in: {sign_in.host} answered, but there is {error}") from None
+            raise AuthError(
+                f"Sign-in: {sign_in.host} answered, but there is {error}",
+                "Is a proxy in between? It may answer in place of the sign-in host.",
+            ) from None
         self._redactor.add(token.value)
         log.debug("signed in, tenant %s", sign_in.tenant_id)
         return token

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -222,8 +223,10 @@ def _run_and_show(
 ) -> SyncReport:
     """Run a sync and show it; ``choices`` are those of ``run_sync``."""
     display = _display(options)
+    log_line = display.log_line if sys.stderr.isatty() else None
     try:
-        report = run_sync(config, entities, on_event=display.show, redactor=redactor, **choices)
+        with console.diverted(log_line):
+            report = run_sync(config, entities, on_event=display.show, redactor=redactor, **choices)
     finally:
         display.close()
     _print_summary(report, options)
@@ -299,8 +302,14 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
     _show(options, document, lambda: status.format_status(found))
     if old:
         names = ", ".join(entity.entity for entity in old)
-        print(f"error: no success within the time given: {names}", file=sys.stderr)
+        print(
+            f"error: no success within --max-age: {names}. "
+            "Look into the job's log, or run it now: python -m dataverse_sync sync",
+            file=sys.stderr,
+        )
     never = max_age is not None and not found.entities
+    if never:
+        print(f"error: {path}: nothing was ever synced into it", file=sys.stderr)
     return FAILED if old or never else OK
 
 
@@ -361,8 +370,18 @@ def _display(options: argparse.Namespace) -> progress.Display:
     if options.quiet:
         return progress.QuietDisplay()
     if sys.stdout.isatty() and not options.no_progress:
-        return progress.LiveDisplay()
-    return progress.PlainDisplay(print)
+        from dataverse_sync.live_display import LiveDisplay
+
+        live = LiveDisplay()
+        if live.is_possible:
+            return live
+    return progress.PlainDisplay(_write_line)
+
+
+def _write_line(line: str) -> None:
+    """Print at once, also into a pipe; a reader who has gone ends no sync."""
+    with suppress(OSError):
+        print(line, flush=True)
 
 
 def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:

@@ -190,10 +190,13 @@ def load_entities(path: Path) -> list[EntityConfig]:
             f"{path}: there is no such file", "Name the entity configuration with --config."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error})", "Save it as UTF-8 text that you may read."
+        ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})"
+            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg})",
+            "Look there, and just before, for a comma, a quote or a bracket.",
         ) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON that can be read ({error})") from error
@@ -207,7 +210,7 @@ def load_entities(path: Path) -> list[EntityConfig]:
             f"unknown key {key!r} (allowed: entities)" for key in document.keys() - {"entities"}
         ]
         if not entries:
-            problems.append("the list of entities is empty")
+            problems.append("the list of entities is empty: name one at least")
     for number, entry in enumerate(entries, 1):
         problems += [f"entry {number}{_named(entry)}: {problem}" for problem in _check_entry(entry)]
     entities = [] if problems else [EntityConfig(**entry) for entry in entries]
@@ -233,7 +236,7 @@ def check_entities(entities: Sequence[EntityConfig]) -> None:
     Raises:
         ConfigError: With every mistake at once.
     """
-    problems = [] if entities else ["the list of entities is empty"]
+    problems = [] if entities else ["the list of entities is empty: name one at least"]
     for number, entity in enumerate(entities, 1):
         entry = {key: getattr(entity, key) for key in _ENTRY_KEYS}
         problems += [f"entry {number}{_named(entry)}: {text}" for text in _check_entry(entry)]
@@ -301,7 +304,7 @@ def _check_names(names: Sequence[object]) -> Iterable[str]:
         if name.lower() not in first:
             first[name.lower()] = name
         elif first[name.lower()] == name:
-            yield f"{name!r} is there twice"
+            yield f"{name!r} is there twice: take one out"
         else:
             yield (
                 f"{first[name.lower()]!r} and {name!r} differ only by case: "

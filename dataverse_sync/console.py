@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.redaction import Redactor
@@ -23,13 +26,32 @@ class _Redacting(logging.Filter):
         self._redactor = redactor
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = self._redactor.redact(record.getMessage())
+        try:
+            message = record.getMessage()
+        except Exception:  # a library's arguments do not fit its own message: no end of our run
+            message = f"{record.msg} {record.args!r}"
+        record.msg = self._redactor.redact(message)
         record.args = ()
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
             record.exc_text = self._redactor.redact(record.exc_text)
         return True
+
+
+class _ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Writes to standard error, or through what owns the terminal for the moment."""
+
+    log_line: Callable[[str], None] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.log_line is None:
+            super().emit(record)
+            return
+        try:
+            self.log_line(self.format(record))
+        except Exception:
+            self.handleError(record)
 
 
 class _JsonLines(logging.Formatter):
@@ -64,17 +86,19 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
         ConfigError: The log file cannot be written.
     """
     levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
-    console: logging.Handler = logging.StreamHandler()
+    console: logging.Handler = _ConsoleHandler()
     console.setLevel(levels.get(verbosity, logging.DEBUG))
     console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handlers = [console]
+    handlers: list[logging.Handler] = [console]
     if log_file is not None:
         try:
             file = logging.handlers.RotatingFileHandler(
                 log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
             )
         except OSError as error:
-            raise ConfigError(f"{log_file}: cannot be written ({error})") from error
+            raise ConfigError(
+                f"{log_file}: cannot be written ({error})", "Name another with --log-file."
+            ) from error
         file.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
         file.setFormatter(_JsonLines())
         handlers.append(file)
@@ -89,3 +113,16 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
     # urllib3 warns of every retry; what becomes of them is said by us.
     logging.getLogger("urllib3").setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)
     logging.captureWarnings(True)
+
+
+@contextmanager
+def diverted(log_line: Callable[[str], None] | None) -> Iterator[None]:
+    """Write the console's log through this for as long as the block lasts; None: as ever."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, _ConsoleHandler)]
+    for handler in handlers:
+        handler.log_line = log_line
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.log_line = None

@@ -281,9 +281,16 @@ class DataverseClient:
         expected: int,
     ) -> Page:
         if self._outage:
-            raise RequestError(f"{label}: not asked for, {self._outage}", requests=0)
+            raise RequestError(
+                f"{label}: not asked for, {self._outage}",
+                "Check the network and run again; it goes on from the last committed page.",
+                requests=0,
+            )
         if odata.origin(url) != odata.origin(self.api_url):
-            raise PageError(f"{label}: the link leads to another origin; the token is not sent")
+            raise PageError(
+                f"{label}: the link leads to another origin; the token is not sent",
+                "Set DATAVERSE_API_URL to the address the service uses in its own links.",
+            )
         began = self._clock()
         retries = self._transport.retries()
         renewed = False
@@ -356,7 +363,8 @@ class DataverseClient:
                 if size > LARGEST_PAGE:
                     raise PageError(
                         f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
-                        "Ask for smaller pages, or report it.",
+                        "No page of 5,000 records should be: read fewer at once (page_size of "
+                        "Config, from Python), and report it.",
                     )
             body = b"".join(chunks)
             chunks.clear()

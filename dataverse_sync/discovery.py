@@ -37,7 +37,10 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
         try:
             entity = metadata.parse_definition(definition)
         except (KeyError, TypeError, AttributeError) as error:
-            log.warning("EntityDefinitions: an entry cannot be used (%s)", error)
+            log.warning(
+                "%s: its EntityDefinitions entry cannot be used (%s); it goes by its first record",
+                *metadata.describe_misfit(definition, error),
+            )
             continue
         if entity.name in names:
             entities[entity.name] = entity

@@ -277,7 +277,10 @@ def format_env(settings: Mapping[str, str]) -> str:
     lines = ["# Written by python -m dataverse_sync init. Keep it to yourself."]
     for name, value in settings.items():
         if any(ord(char) < 32 or 0xD800 <= ord(char) < 0xE000 for char in value):
-            raise ConfigError(f"{name} holds a character that a .env file cannot hold")
+            raise ConfigError(
+                f"{name} holds a character that a .env file cannot hold, such as a line break",
+                "Copy the value again, without what stands around it.",
+            )
         lines.append(f"{name}={_quote(value)}")
     return "\n".join(lines) + "\n"
 
@@ -308,7 +311,10 @@ def check_files(choices: InitChoices) -> None:
         ConfigError: One is there already, or its folder is not.
     """
     if choices.env_file.absolute() == choices.config.absolute():
-        raise ConfigError(f"{choices.config}: cannot be both files", "Name two with the options.")
+        raise ConfigError(
+            f"{choices.config}: cannot be both files",
+            "Name two files with --env-file and --config.",
+        )
     for path, option in ((choices.env_file, "--env-file"), (choices.config, "--config")):
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder", f"Name a file with {option}.")
@@ -321,7 +327,9 @@ def check_files(choices: InitChoices) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{path}: there is no folder {folder}", "Make it first.")
         if not os.access(folder, os.W_OK):
-            raise ConfigError(f"{path}: the folder cannot be written", f"See {option}.")
+            raise ConfigError(
+                f"{path}: the folder cannot be written", f"Name a file elsewhere with {option}."
+            )
 
 
 def write_file(path: Path, text: str, mode: int) -> None:
@@ -341,7 +349,9 @@ def write_file(path: Path, text: str, mode: int) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error})") from error
+        raise StorageError(
+            f"{path}: cannot be written ({error})", "Check the disk and the folder's permissions."
+        ) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -422,7 +432,10 @@ def _converse(
         for table, error in refused.items():
             tell(f"left out, since it cannot be read: {table}: {error}")
         if not readable:
-            raise ConfigError("none of the tables picked can be read; nothing was written")
+            raise ConfigError(
+                "none of the tables picked can be read; nothing was written",
+                "Give the application user a role that may read them (organization level).",
+            )
         proposal = _get_proposal(environment, readable, tables)
     if confirm:
         proposal = _adjust(proposal, ask, tell)
@@ -497,7 +510,10 @@ def _sign_in(
 
 def _build_config(api_url: str, client_id: str, secret: str) -> Config:
     if not client_id.strip() or not secret.strip():
-        raise ConfigError("the client id and the client secret must not be empty")
+        raise ConfigError(
+            "the client id and the client secret must not be empty",
+            "Both are on the page of the app registration, in Microsoft Entra ID.",
+        )
     return Config(api_url=api_url, client_id=client_id.strip(), client_secret=secret.strip())
 
 

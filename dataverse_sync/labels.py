@@ -167,7 +167,8 @@ def _get_labels(
             raise
         found.is_described = False
         found.warnings.append(
-            f"yes/no columns get no labels, and names of records are guessed: {error}"
+            "the metadata cannot be read, so yes/no columns get no labels, and which column "
+            f"names a record is guessed: {error}"
         )
     logical = {name: _find_logical_name(tables[name], found) for name in names}
     sets = {one: name for name, one in logical.items() if one is not None}
@@ -203,7 +204,10 @@ def _get_descriptions(
             try:
                 described[definition["EntitySetName"]] = _parse_description(definition)
             except (KeyError, TypeError, AttributeError) as error:
-                log.warning("EntityDefinitions: an entry cannot be used (%s)", error)
+                log.warning(
+                    "%s: its EntityDefinitions entry cannot be used (%s); it gets no labels",
+                    *metadata.describe_misfit(definition, error),
+                )
     return {name: described[name] for name in names if name in described}
 
 

@@ -85,6 +85,15 @@ def parse_definition(definition: Mapping[str, Any]) -> Entity:
     )
 
 
+def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
+    """Of which entity an element is that ``parse_definition`` cannot take, and what is wrong."""
+    names = ("EntitySetName", "LogicalName")
+    known = definition if isinstance(definition, Mapping) else {}
+    whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
+    what = f"no usable {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    return str(whose), what
+
+
 def _columns_of(
     attribute: Mapping[str, Any], targets: Mapping[str, Sequence[str]]
 ) -> Iterable[Column]:

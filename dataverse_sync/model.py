@@ -74,6 +74,7 @@ class PageRequest:
     number: int = 1
     top: bool = False  # carries $top: sent without the page-size preference, which would drop it
     track_changes: bool = False
+    keys_only: bool = False  # for keys and versions, not for whole records
 
     def __str__(self) -> str:
         return f"{self.entity}, page {self.number}"
@@ -96,7 +97,10 @@ class Page:
     def next_request(self) -> PageRequest | None:
         if self.next_link is None:
             return None
-        return PageRequest(self.request.entity, self.next_link, self.request.number + 1)
+        asked = self.request
+        return PageRequest(
+            asked.entity, self.next_link, asked.number + 1, keys_only=asked.keys_only
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +208,33 @@ class PhaseStarted:
 @dataclass(frozen=True, slots=True)
 class EntityStarted:
     entity: str
-    expected: int | None = None  # rows, where a total is known
+
+
+@dataclass(frozen=True, slots=True)
+class ReadExpected:
+    """About how much of an entity will be read in this run; told again when more is known."""
+
+    entity: str
+    records: int | None = None  # None: nobody knows
+    keys: int | None = None  # of a comparison of keys, should there be one
 
 
 @dataclass(frozen=True, slots=True)
 class PageStored:
     entity: str
     records: int
-    size: int
+    size: int  # bytes of JSON
     in_flight: int
+    waited_s: float = 0.0  # for throttling, in the run so far
+    keys_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StillWaiting:
+    """No page came for a while; told again and again until one does."""
+
+    in_flight: int
+    waited_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +242,4 @@ class EntityFinished:
     report: EntityReport
 
 
-Event = PhaseStarted | EntityStarted | PageStored | EntityFinished
+Event = PhaseStarted | EntityStarted | ReadExpected | PageStored | StillWaiting | EntityFinished

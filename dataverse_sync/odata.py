@@ -93,6 +93,7 @@ class _Envelope(msgspec.Struct):
     next_link: str | None = msgspec.field(default=None, name="@odata.nextLink")
     delta_link: str | None = msgspec.field(default=None, name="@odata.deltaLink")
     context: str = msgspec.field(default="", name="@odata.context")
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -114,12 +115,14 @@ def parse_page(request: PageRequest, body: bytes) -> Page:
     try:
         envelope = _decode_envelope(body)
     except msgspec.ValidationError as error:
-        raise _not_a_page(request) from error
+        raise _not_a_page(request, body) from error
     except RecursionError as error:
         raise PageError(f"{request}: the answer is nested too deep to be a record") from error
     except msgspec.DecodeError:
         # msgspec refuses a lone surrogate (\ud800), which JSON allows.
         envelope = _split_slowly(request, body)
+    if bytes(envelope.error) not in (b"", b"null"):
+        raise _not_a_page(request, body)
     return Page(
         request=request,
         records=tuple(envelope.value),
@@ -130,7 +133,14 @@ def parse_page(request: PageRequest, body: bytes) -> Page:
     )
 
 
-def _not_a_page(request: PageRequest) -> PageError:
+def _not_a_page(request: PageRequest, body: bytes) -> PageError:
+    """Say what came instead: an error under a good status, or something else altogether."""
+    code, message = _find_error(body) or ("", "")
+    if said := ": ".join(filter(None, [code, message[:500].rstrip(".")])):
+        return PageError(
+            f"{request}: the service answered 200 and an error in it ({said})",
+            hint="Run again later; it goes on from the last committed page.",
+        )
     return PageError(
         f"{request}: the answer has no 'value' array of records",
         hint="Does DATAVERSE_API_URL end in /api/data/v9.2/?",
@@ -155,11 +165,13 @@ def _split_slowly(request: PageRequest, body: bytes) -> _Envelope:
     except RecursionError as error:
         raise PageError(f"{request}: the answer is nested too deep to be a record") from error
     if not isinstance(answer, dict) or not isinstance(answer.get("value"), list):
-        raise _not_a_page(request)
+        raise _not_a_page(request, body)
+    if answer.get("error") is not None:
+        raise _not_a_page(request, body)
     links = answer.get("@odata.nextLink"), answer.get("@odata.deltaLink")
     context = answer.get("@odata.context", "")
     if not all(isinstance(link, str | None) for link in links) or not isinstance(context, str):
-        raise _not_a_page(request)
+        raise _not_a_page(request, body)
     records = [msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)]
     return _Envelope(records, *links, context)
 
@@ -205,12 +217,19 @@ def parse_document(request: PageRequest, body: bytes) -> Page:
 
 def parse_error(body: bytes) -> tuple[str, str]:
     """The service's own code and message, from a body that may be JSON, HTML or empty."""
+    if found := _find_error(body):
+        return found
+    text = re.sub(r"<[^>]*>", " ", body[:2000].decode(errors="replace"))
+    return "", " ".join(text.split())[:200]
+
+
+def _find_error(body: bytes) -> tuple[str, str] | None:
+    """The code and the message of the ``error`` in a JSON object; None where there is none."""
     try:
         error = json.loads(body.decode("utf-8-sig"))["error"]
         return str(error.get("code") or ""), str(error.get("message") or "").strip()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        text = re.sub(r"<[^>]*>", " ", body[:2000].decode(errors="replace"))
-        return "", " ".join(text.split())[:200]
+        return None
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

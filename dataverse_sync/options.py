@@ -356,7 +356,9 @@ def _daily(text: str) -> time:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port, from 0 (any that is free) to 65535"
+        )
     return int(text)
 
 

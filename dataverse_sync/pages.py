@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from dataverse_sync.database import transaction
 from dataverse_sync.dataverse_client import DataverseClient
 from dataverse_sync.errors import EntityError
-from dataverse_sync.model import Event, Page, PageRequest, PageStored
+from dataverse_sync.model import Event, Page, PageRequest, PageStored, StillWaiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class PageLoop:
         self._on_commit()
         while in_flight:
             stored = []
-            first = [self._listen(arrived)]
+            first = [self._listen(arrived, in_flight)]
             with transaction(self._connection):
                 for arrival in self._batch(first, arrived):
                     in_flight -= 1
@@ -172,9 +172,7 @@ class PageLoop:
                     is_stored = name in running and take(name, answer)
                     if isinstance(answer, Page):
                         if is_stored:
-                            stored.append(
-                                PageStored(name, len(answer.records), answer.size, in_flight)
-                            )
+                            stored.append(self._tell_stored(answer, in_flight))
                         self._client.release(answer)
                     # A name kept on a page would hold its memory until the next one comes.
                     del arrival, answer
@@ -190,12 +188,18 @@ class PageLoop:
         except BaseException as error:  # raised again on the main thread
             arrived.put(_Arrival(name, error))
 
-    def _listen(self, arrived: queue.SimpleQueue[_Arrival]) -> _Arrival:
+    def _listen(self, arrived: queue.SimpleQueue[_Arrival], in_flight: int) -> _Arrival:
         while True:
             try:
                 return arrived.get(timeout=_LISTEN_S)
             except queue.Empty:
-                continue
+                self._emit(StillWaiting(in_flight, self._client.waited_s))
+
+    def _tell_stored(self, page: Page, in_flight: int) -> PageStored:
+        request, waited_s = page.request, self._client.waited_s
+        return PageStored(
+            request.entity, len(page.records), page.size, in_flight, waited_s, request.keys_only
+        )
 
     def _batch(
         self, first: list[_Arrival], arrived: queue.SimpleQueue[_Arrival]

@@ -1,21 +1,28 @@
-"""Show a run while it goes on: plain lines, or one live display on a terminal."""
+"""Show a run while it goes on as plain lines, for a pipe, a log file, a scheduler; or not at all.
+
+The live display for a terminal is in ``live_display``, which needs rich.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from dataverse_sync.model import EntityFinished, EntityStarted, Event, PageStored, PhaseStarted
+from dataverse_sync.model import EntityFinished, EntityStarted, Event, PhaseStarted
+from dataverse_sync.tally import Tally
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-EVERY_S = 10.0  # between two plain lines of the same entity
+EVERY_S = 10.0  # between two plain lines about what is being read
+LATER_EVERY_S = 60.0  # the same, once the reading has taken a minute
+_NAMED = 3  # of the entities being read, in such a line
 
 
 class Display(Protocol):
     """What a run's events are shown on."""
+
+    @property
+    def log_line(self) -> Callable[[str], None] | None:
+        """What prints a line of the log on the same terminal; None where any line may go there."""
 
     def show(self, event: Event) -> None: ...
 
@@ -23,92 +30,49 @@ class Display(Protocol):
 
 
 class PlainDisplay:
-    """One line a phase, one an entity, and one now and then while a large one is read."""
+    """One line a phase, one an entity, and one now and then while much is read."""
+
+    log_line = None
 
     def __init__(
         self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._write = write
         self._clock = clock
-        self._records: dict[str, int] = {}
-        self._spoke_at: dict[str, float] = {}
+        self._tally = Tally(clock)
+        self._spoke_at: float | None = None
 
     def show(self, event: Event) -> None:
+        self._tally.note(event)
         match event:
             case PhaseStarted():
                 self._write(format_phase(event))
-            case EntityStarted():
-                self._spoke_at[event.entity] = self._clock()
-            case PageStored():
-                self._records[event.entity] = self._records.get(event.entity, 0) + event.records
-                now = self._clock()
-                if now - self._spoke_at.get(event.entity, now) >= EVERY_S:
-                    self._spoke_at[event.entity] = now
-                    self._write(f"  {event.entity}: {self._records[event.entity]} read so far")
             case EntityFinished():
                 self._write(format_finished(event))
+            case EntityStarted() if self._spoke_at is None:
+                self._spoke_at = self._clock()
+        self._speak_now_and_then()
+
+    def _speak_now_and_then(self) -> None:
+        every_s = EVERY_S if self._tally.elapsed_s <= LATER_EVERY_S else LATER_EVERY_S
+        if self._spoke_at is None or self._clock() - self._spoke_at < every_s:
+            return
+        readings, more = self._tally.find_largest(_NAMED)
+        if not readings:
+            return
+        self._spoke_at = self._clock()
+        named = [f"{reading.entity} {reading}" for reading in readings]
+        named += [f"{more} more"] if more else []
+        self._write(f"  {self._tally}; reading {'; '.join(named)}")
 
     def close(self) -> None:
         """Nothing to put right: lines stay."""
 
 
-class LiveDisplay:
-    """A line for each entity being read, with rows and speed, on a terminal."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        self._console = Console(highlight=False, markup=False)
-        self._progress: Progress = Progress(
-            SpinnerColumn("line"),
-            TextColumn("{task.description}", markup=False),
-            TextColumn("{task.completed:.0f} rows"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
-            console=self._console,
-            transient=True,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._all: TaskID | None = None
-        self._clock = clock
-        self._began = clock()
-        self._bytes = 0
-        self._progress.start()
-
-    def show(self, event: Event) -> None:
-        match event:
-            case PhaseStarted():
-                self._progress.console.print(format_phase(event))
-            case EntityStarted():
-                pass
-            case PageStored():
-                self._stored(event)
-            case EntityFinished():
-                if (task := self._tasks.pop(event.report.name, None)) is not None:
-                    self._progress.remove_task(task)
-                self._progress.console.print(format_finished(event))
-
-    def _stored(self, event: PageStored) -> None:
-        if self._all is None:
-            self._all = self._progress.add_task("all", total=None, speed="")
-        if event.entity not in self._tasks:
-            self._tasks[event.entity] = self._progress.add_task(event.entity, total=None, speed="")
-        self._bytes += event.size
-        seconds = max(self._clock() - self._began, 0.001)
-        self._progress.update(self._tasks[event.entity], advance=event.records)
-        self._progress.update(
-            self._all,
-            advance=event.records,
-            speed=f"{self._bytes / seconds / 1e6:.1f} MB/s, {event.in_flight} in flight",
-        )
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 class QuietDisplay:
     """Nothing until the end."""
+
+    log_line = None
 
     def show(self, event: Event) -> None:
         """Say nothing."""
@@ -125,7 +89,7 @@ def format_finished(event: EntityFinished) -> str:
     report = event.report
     counts = report.counts
     changed = [
-        f"{number} {word}"
+        f"{number:,} {word}"
         for number, word in (
             (counts.added, "added"),
             (counts.updated, "updated"),
@@ -134,4 +98,6 @@ def format_finished(event: EntityFinished) -> str:
         )
         if number
     ]
-    return f"  {report.name}: {report.state}, {', '.join(changed) or 'nothing changed'}"
+    if not changed and report.state == "completed":
+        changed = ["nothing changed"]
+    return f"  {report.name}: {', '.join([report.state, *changed])}"

@@ -214,7 +214,12 @@ class EntityReader:
             filter=query.filter,
             orderby="" if query.track_changes else self._orders[query.order],
         )
-        return PageRequest(self.entity.name, url, track_changes=query.track_changes)
+        return PageRequest(
+            self.entity.name,
+            url,
+            track_changes=query.track_changes,
+            keys_only=bool(query.select),
+        )
 
     def _read(self, asked: dict[PageRequest, Query]) -> Steps:
         new = list(asked)

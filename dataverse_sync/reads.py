@@ -299,7 +299,9 @@ class EntityRun:
             deletions.start_census(self.connection, self.name)
             self._contexts.clear()
             try:
-                yield from self.reader.follow(PageRequest(self.name, link), self._note_delta)
+                yield from self.reader.follow(
+                    PageRequest(self.name, link, keys_only=True), self._note_delta
+                )
             except RequestError as error:
                 if error.status is None or error.status >= 500 or error.status in (401, 429):
                     raise

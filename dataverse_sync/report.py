@@ -324,7 +324,10 @@ def load_report(db_path: Path, now: datetime, runs: int = DEFAULT_RUNS) -> Repor
         return _load(db_path, now, runs)
     except (DBAPIError, ValueError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
-        raise ConfigError(f"{db_path}: cannot be read ({reason})") from error
+        raise ConfigError(
+            f"{db_path}: cannot be read ({reason})",
+            "Is it a database of this program, and whole? Name it with --db.",
+        ) from error
 
 
 def _load(db_path: Path, now: datetime, runs: int) -> ReportData:

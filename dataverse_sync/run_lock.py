@@ -47,7 +47,10 @@ def hold(db_path: Path, since: datetime) -> Iterator[None]:
             "Wait for it to end; its lock goes with it.",
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be made ({error})") from error
+        raise ConfigError(
+            f"{path}: cannot be made ({error})",
+            "It is the run lock: see that the database's folder can be written.",
+        ) from error
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),

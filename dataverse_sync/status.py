@@ -95,7 +95,10 @@ def load_status(
                 for row in connection.execute(select(LOG).where(LOG.c.id.in_(newest)))
             }
     except DBAPIError as error:
-        raise ConfigError(f"{db_path}: cannot be read ({error.orig})") from error
+        raise ConfigError(
+            f"{db_path}: cannot be read ({error.orig})",
+            "Is it a database of this program, and whole? Name it with --db.",
+        ) from error
     entities = []
     for row in states:
         success = parse_timestamp(row.last_sync_time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from dataverse_sync.model import EntityReport, SyncReport
@@ -19,18 +20,18 @@ _HEADS = (
 )
 
 
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?[%A-Za-z]+)?|-|never")  # also "26 h", "1.5 MB"
+
+
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the last too, numbers to the right."""
-    widths = [max(len(row[at]) for row in (heads, *rows)) for at in range(len(heads))]
-    last = len(heads) - 1
-    lines = []
-    for row in (heads, *rows):
-        cells = [
-            cell.ljust(width) if at in (0, last) else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    """Lines of a table: numbers to the right, words to the left, and so the first column."""
+    aligned: list[list[str]] = []
+    for head, *cells in zip(heads, *rows, strict=True):
+        width = max(map(len, (head, *cells)))
+        is_numbers = bool(cells and aligned) and all(map(_NUMBER.fullmatch, cells))
+        adjust = str.rjust if is_numbers else str.ljust
+        aligned.append([adjust(cell, width) for cell in (head, *cells)])
+    return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
 
 
 def format_summary(report: SyncReport) -> list[str]:
@@ -42,8 +43,8 @@ def format_summary(report: SyncReport) -> list[str]:
     if report.drift:
         breaking = sum(item.severity == "breaking" for item in report.drift)
         lines.append(
-            f"Schema drift: {len(report.drift)} differences, {breaking} of them breaking. "
-            "See: python -m dataverse_sync schema diff"
+            f"Schema drift: {_count(len(report.drift), 'difference')}, "
+            f"{breaking} of them breaking. See: python -m dataverse_sync schema diff"
         )
     lines += [f"Note: {name}: {note}" for name, note in report.notes.items()]
     lines += [f"Failed: {entity.error}" for entity in report.failed]
@@ -66,6 +67,10 @@ def format_result(report: SyncReport) -> str:
         f"{totals.updated} updated, {totals.unchanged} unchanged, {totals.deleted} deleted, "
         f"{report.requests} requests, {report.bytes_read / 1e6:.1f} MB in {seconds:.1f} s"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _row(entity: EntityReport) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from dataverse_sync.model import (
     EntityStarted,
     Event,
     PhaseStarted,
+    ReadExpected,
     State,
     SyncReport,
 )
@@ -282,7 +284,9 @@ class _Run:
         with database.transaction(self.connection):
             self.runs = {entity.name: self._begin(entity) for entity in chosen}
         unfiltered = [entity.name for entity in chosen if not entity.filtered]
-        self._choose_segments(unfiltered)
+        counted = self._choose_segments(unfiltered)
+        for name in unfiltered:
+            self._expect(name, counted.get(name))
         loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
         if any(entity.filtered for entity in chosen):
             self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
@@ -305,8 +309,20 @@ class _Run:
             with database.transaction(self.connection):
                 states.record_drift(self.connection, self.run_id, found, drift, _now())
 
-    def _choose_segments(self, names: Sequence[str]) -> None:
-        """See which tables are read in full and are large enough to be read in ranges."""
+    def _expect(self, name: str, counted: int | None) -> None:
+        """Tell about how much will be read: what was counted, or else what is there already."""
+        run = self.runs[name]
+        stored = run.state.records_count
+        left = counted - stored if counted and run.state.checkpoint else counted or stored
+        records = max(0, left) if run.reads_in_full else 0
+        self.emit(ReadExpected(name, records or None, counted or stored or None))
+
+    def _choose_segments(self, names: Sequence[str]) -> Mapping[str, int]:
+        """See which tables are read in full and are large enough to be read in ranges.
+
+        Returns:
+            About how many records those have that were counted for it.
+        """
         most = self.config.segments
         runs = [
             run
@@ -316,21 +332,25 @@ class _Run:
             and run.reads_in_full
         ]
         if most == 1 or not runs:
-            return
+            return {}
         logical_names = [str(run.table.entity.logical_name) for run in runs]
         try:
             counts = self.environment.client.get_counts(logical_names)
         except EntityError as error:
             log.info("row counts cannot be had: %s", error.message)
-            return
+            return {}
         for run, name in zip(runs, logical_names, strict=True):
             run.segments = segments.choose_count(counts.get(name), most)
+        named = zip(runs, logical_names, strict=True)
+        return {run.name: counts[name] for run, name in named if name in counts}
 
     def _sync_filtered(self, loop: PageLoop, names: Sequence[str]) -> None:
         """Ask for what is linked to, until nothing new is; then remove what is not."""
         filtered = {entity.name for entity in self.entities if entity.filtered}
         with database.transaction(self.connection):
             references = References(self.connection, self.tables, filtered)
+        records: Counter[str] = Counter()  # that are asked for, whole, and by their keys
+        keys: Counter[str] = Counter()
         while True:
             jobs = {}
             with database.transaction(self.connection):
@@ -341,8 +361,12 @@ class _Run:
                         references.mark_asked(name, [*new, *known])
                         gone = partial(references.mark_gone, name)
                         jobs[name] = self.runs[name].fetch_linked(new, known, gone)
+                        records[name] += len(new) + (len(known) if self.full else 0)
+                        keys[name] += len(known)
             if not jobs:
                 break
+            for name in jobs:
+                self.emit(ReadExpected(name, records[name] or None, keys[name] or None))
             loop.run(jobs, self._finish_if_failed)
         with database.transaction(self.connection):
             self._sweep(references, names)

@@ -280,7 +280,16 @@ def test_status_tells_the_state_and_its_age(shell: Shell) -> None:
     assert shell.run("status", "--max-age", "26h")[0] == 0
     status, _, err = shell.run("status", "--max-age", "0s")
     assert status == 1
+    assert err.startswith("error: no success within --max-age: ")
     assert "vin_candidates" in err
+
+
+def test_status_of_a_database_without_any_sync_is_too_old(shell: Shell) -> None:
+    shell.world.execute("CREATE TABLE notes (text)")
+
+    status, _, err = shell.run("status", "--max-age", "26h")
+
+    assert (status, err) == (1, "error: dataverse.db: nothing was ever synced into it\n")
 
 
 @pytest.mark.parametrize("command", [("status",), ("check",), ("verify",), ("schema", "diff")])
@@ -509,6 +518,38 @@ def test_python_m_dataverse_sync_runs_in_a_console_that_knows_cp1252_only(shell:
 
 def test_the_exit_status_reaches_the_shell(shell: Shell) -> None:
     assert run_process(shell, "--db", ".").returncode == 2
+
+
+SIGNALLED = """
+import runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            signal.raise_signal(getattr(signal, sys.argv[2]))
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("dataverse_sync", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("module", ["dataverse_sync.cli", "dataverse_sync.options"])
+def test_a_stop_while_it_is_imported_is_one_line_and_1(
+    tmp_path: Path, module: str, number: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, module, number],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_emulator_serves_what_its_env_lines_point_to_until_it_is_stopped(

@@ -204,3 +204,42 @@ def test_warnings_of_python_are_logged(tmp_path, redactor):
 
     assert lines(path)[0]["logger"] == "py.warnings"
     assert f"UserWarning: old, and {MASK}" in lines(path)[0]["message"]
+
+
+def test_arguments_that_do_not_fit_their_message_end_nothing_and_show_no_secret(
+    tmp_path, capsys, redactor
+):
+    path = tmp_path / "sync.log"
+    for handler in logging.getLogger().handlers[:]:  # pytest's would raise
+        logging.getLogger().removeHandler(handler)
+    configure_logging(0, path, redactor)
+
+    logging.getLogger("a.library").warning("%d of %d done", SECRET)  # noqa: PLE1206
+
+    assert lines(path)[0]["message"] == f"%d of %d done ('{MASK}',)"
+    assert "WARNING: %d of %d done" in capsys.readouterr().err
+
+
+def test_a_log_line_goes_through_what_owns_the_terminal_for_as_long_as_it_does(capsys, redactor):
+    printed: list[str] = []
+    configure_logging(0, None, redactor)
+
+    with console.diverted(printed.append):
+        log.warning("during %s", SECRET)
+        log.info("not asked for")
+    log.warning("after")
+
+    assert printed == [f"WARNING: during {MASK}"]
+    assert capsys.readouterr().err == "WARNING: after\n"
+
+
+def test_a_terminal_that_is_gone_ends_no_run(capsys, redactor):
+    def refuse(_line: str) -> None:
+        raise OSError("the terminal is gone")
+
+    configure_logging(0, None, redactor)
+
+    with console.diverted(refuse):
+        log.warning("unheard")
+
+    assert "the terminal is gone" in capsys.readouterr().err

@@ -57,17 +57,24 @@ def test_metadata_knows_some_and_the_others_are_unknown():
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [{"Attributes": None}, {"Attributes": [{}]}, {"PrimaryIdAttribute": None}, {"Attributes": "x"}],
+    ("damage", "what"),
+    [
+        ({"Attributes": None}, "'NoneType' object is not iterable"),
+        ({"Attributes": [{}]}, "no usable LogicalName"),
+        ({"PrimaryIdAttribute": None}, "no usable PrimaryIdAttribute"),
+        ({"Attributes": "x"}, "string indices must be integers"),
+    ],
 )
-def test_a_definition_that_cannot_be_used_is_said_and_left_out(caplog, damage):
+def test_a_definition_that_cannot_be_used_is_said_and_left_out(caplog, damage, what):
     client = Client([{**definition("contact"), **damage}, definition("account")])
 
     found = discovery.read_metadata(client, ["accounts", "contacts"])
 
     assert list(found.entities) == ["accounts"]
     assert found.unknown == ("contacts",)
-    assert "an entry cannot be used" in caplog.text
+    said = f"contacts: its EntityDefinitions entry cannot be used ({what}"
+    assert said in caplog.text
+    assert caplog.messages[0].endswith("); it goes by its first record")
 
 
 def test_where_metadata_is_refused_everything_is_unknown():

@@ -25,8 +25,9 @@ LAYERS = (
     ("reader",),
     ("reads",),
     ("sync", "check", "verify", "schema_drift", "labels", "init"),
-    ("summary", "progress", "console", "report", "__init__"),
-    ("status", "demo", "notify", "schedule"),
+    ("summary", "tally", "console", "report", "__init__"),
+    ("status", "demo", "notify", "schedule", "progress"),
+    ("live_display",),
     ("options",),
     ("cli",),
     ("__main__",),
@@ -57,7 +58,7 @@ HOMES = {
     "sqlite3": {"database"},
     "dotenv": {"config"},
     "filelock": {"run_lock"},
-    "rich": {"progress"},
+    "rich": {"live_display"},
     "argparse": {"cli", "options"},
 }
 MAY_IMPORT_THE_EMULATOR = {"cli", "demo"}

@@ -206,12 +206,42 @@ def test_a_body_that_is_not_json_or_ends_early_is_worth_asking_again(body):
 @pytest.mark.parametrize(
     "body",
     [
+        b'{"error":{"code":"0x80040216","message":"An error occurred."}}',
+        # An error that comes when the answer has begun: what is there of it is no whole page.
+        b'{"value":[{"a":1}],"error":{"code":"0x80040216","message":"An error occurred."}}',
+    ],
+)
+@pytest.mark.parametrize("surrogate", [False, True])
+def test_an_error_in_a_good_answer_is_told_and_its_records_are_no_page(body, surrogate):
+    if surrogate:
+        body = b'{"x":"\\ud800",' + body[1:]
+
+    with pytest.raises(PageError) as caught:
+        odata.parse_page(REQUEST, body)
+
+    assert str(caught.value) == (
+        "accounts, page 3: the service answered 200 and an error in it "
+        "(0x80040216: An error occurred). "
+        "Run again later; it goes on from the last committed page."
+    )
+
+
+def test_an_error_that_is_null_is_none():
+    page = odata.parse_page(REQUEST, b'{"value":[{"a":1}],"error":null}')
+
+    assert len(page.records) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
         b"[]",
         b"5",
         b"null",
         b'"value"',
         b"{}",
-        b'{"error":{"code":"0x0"}}',
+        b'{"error":{}}',
+        b'{"value":[{"error":{"code":"0x0"}}],"@odata.nextLink":5}',
         b'{"value":null}',
         b'{"value":{"a":1}}',
         b'{"value":"text"}',

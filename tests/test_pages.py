@@ -12,12 +12,14 @@ from sqlalchemy import event
 
 from dataverse_sync import pages
 from dataverse_sync.errors import AuthError, EntityError, PageError, StorageError
-from dataverse_sync.model import Page, PageRequest, PageStored
+from dataverse_sync.model import Page, PageRequest, PageStored, StillWaiting
 from dataverse_sync.pages import Ahead, PageLoop, Steps
 
 
 class Client:
     """Answers each request with an empty page, or as it is told to."""
+
+    waited_s = 7.5
 
     def __init__(self, answer: Callable[[PageRequest], Page] | None = None) -> None:
         self._answer = answer or (lambda request: Page(request, (), size=7))
@@ -318,11 +320,11 @@ def test_pages_that_wait_share_a_transaction_of_at_most_ten(
     listen = PageLoop._listen
     first = [True]
 
-    def listen_late(self, arrived):
+    def listen_late(self, arrived, in_flight):
         if first:
             first.clear()
             wait(client)
-        return listen(self, arrived)
+        return listen(self, arrived, in_flight)
 
     monkeypatch.setattr(PageLoop, "_listen", listen_late)
 
@@ -345,11 +347,11 @@ def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
     listen = PageLoop._listen
     first = [True]
 
-    def listen_late(self, arrived):
+    def listen_late(self, arrived, in_flight):
         if first:
             first.clear()
             wait(client)
-        return listen(self, arrived)
+        return listen(self, arrived, in_flight)
 
     monkeypatch.setattr(PageLoop, "_listen", listen_late)
 
@@ -372,6 +374,22 @@ def test_a_wait_for_the_service_can_be_interrupted(start, chain, monkeypatch):
     run(a=chain("a", 1))
 
     assert run.ends == {"a": None}
+    assert run.events[0] == StillWaiting(1, 7.5)
+
+
+def test_a_page_is_told_of_with_what_it_was_asked_for(start):
+    run = start(Client())
+
+    def keys() -> Steps:
+        yield [PageRequest("a", "keys", keys_only=True)]
+        yield [PageRequest("a", "records")]
+
+    run(a=keys())
+
+    assert [(event.keys_only, event.waited_s) for event in run.events] == [
+        (True, 7.5),
+        (False, 7.5),
+    ]
 
 
 def test_events_come_after_the_commit(start, chain, kept, connection):

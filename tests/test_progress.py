@@ -1,8 +1,6 @@
-"""A run while it goes on: as plain lines, live, or not at all."""
+"""A run while it goes on: as plain lines, or not at all."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 
@@ -13,10 +11,11 @@ from dataverse_sync.model import (
     EntityStarted,
     PageStored,
     PhaseStarted,
+    ReadExpected,
+    StillWaiting,
 )
 from dataverse_sync.progress import (
     Display,
-    LiveDisplay,
     PlainDisplay,
     QuietDisplay,
     format_finished,
@@ -54,7 +53,7 @@ def test_phases_and_finished_entities_are_a_line_each(clock):
     display = PlainDisplay(lines.append, clock)
 
     display.show(PhaseStarted(2, "Signing in"))
-    display.show(EntityStarted("accounts", 5))
+    display.show(EntityStarted("accounts"))
     display.show(stored(5))
     display.show(finished(fetched=5, added=2, updated=1, unchanged=1, deleted=1))
     display.close()
@@ -65,31 +64,67 @@ def test_phases_and_finished_entities_are_a_line_each(clock):
     ]
 
 
-def test_a_large_entity_is_heard_of_every_ten_seconds(clock):
+def test_a_long_read_is_heard_of_every_ten_seconds_and_after_a_minute_every_minute(clock):
     lines: list[str] = []
     display = PlainDisplay(lines.append, clock)
 
     display.show(EntityStarted("accounts"))
-    for now in (109.9, 110.0, 115.0, 119.9, 120.1):
-        clock.now = now
-        display.show(stored(5000))
+    display.show(ReadExpected("accounts", 1_200_000))
+    spoken: list[float] = []
+    for _ in range(400):
+        clock.now += 0.5
+        display.show(stored(100))
+        spoken += [clock.now - 100] * (len(lines) - len(spoken))
 
-    assert lines == ["  accounts: 10000 read so far", "  accounts: 25000 read so far"]
+    assert spoken == [10, 20, 30, 40, 50, 60, 120, 180]
+    assert lines[-1] == (
+        "  0 of 1 done, 36,000 rows, 210 rows/s, 4.2 MB/s, 3 in flight, 3:00; "
+        "reading accounts 36,000 of about 1,200,000 rows"
+    )
 
 
-def test_each_entity_has_its_own_count_and_its_own_ten_seconds(clock):
+def test_many_large_entities_are_one_line_that_names_the_largest(clock):
+    lines: list[str] = []
+    display = PlainDisplay(lines.append, clock)
+
+    for number in range(40):
+        display.show(EntityStarted(f"table_{number}"))
+        display.show(stored(number + 1, f"table_{number}"))
+    clock.now += 10
+    display.show(stored(1, "table_39"))
+
+    assert lines == [
+        "  0 of 40 done, 821 rows, 82 rows/s, 8.2 MB/s, 3 in flight, 0:10; "
+        "reading table_37 38 rows; table_38 39 rows; table_39 41 rows; 37 more"
+    ]
+
+
+def test_a_wait_for_the_service_is_heard_of_though_no_page_comes(clock):
     lines: list[str] = []
     display = PlainDisplay(lines.append, clock)
 
     display.show(EntityStarted("accounts"))
-    clock.now = 105.0
+    display.show(stored(5000))
+    for _ in range(21):
+        clock.now += 0.5
+        display.show(StillWaiting(1, 300.0))
+
+    assert len(lines) == 1
+    assert "waited 300 s for throttling" in lines[0]
+
+
+def test_where_nothing_is_being_read_nothing_is_said_of_it(clock):
+    lines: list[str] = []
+    display = PlainDisplay(lines.append, clock)
+
+    display.show(EntityStarted("accounts"))
     display.show(EntityStarted("contacts"))
-    display.show(stored(7, "contacts"))
-    clock.now = 110.0
-    display.show(stored(5, "accounts"))
-    display.show(stored(7, "contacts"))
+    display.show(stored(5))
+    display.show(finished(added=5))
+    clock.now += 30
+    display.show(StillWaiting(1, 0.0))
 
-    assert lines == ["  accounts: 5 read so far"]
+    assert lines == ["  accounts: completed, 5 added"]
 
 
 def test_a_page_of_an_entity_that_was_not_announced_is_no_harm(clock):
@@ -106,7 +141,8 @@ def test_a_page_of_an_entity_that_was_not_announced_is_no_harm(clock):
     [
         (finished(), "  accounts: completed, nothing changed"),
         (finished(fetched=9, unchanged=9), "  accounts: completed, 9 unchanged"),
-        (EntityFinished(EntityReport("teams", "failed")), "  teams: failed, nothing changed"),
+        (finished(added=1_234_567), "  accounts: completed, 1,234,567 added"),
+        (EntityFinished(EntityReport("teams", "failed")), "  teams: failed"),
     ],
 )
 def test_a_finished_entity_is_told_with_what_changed(event, expected):
@@ -124,69 +160,3 @@ def test_a_quiet_display_says_nothing(capsys):
     display.close()
 
     assert capsys.readouterr() == ("", "")
-
-
-# Live
-
-
-@pytest.fixture
-def run_live(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock
-) -> Callable[..., str]:
-    """Show events on a terminal of 100 columns; returns what was written to it."""
-
-    def run(*events: object, terminal: bool = True) -> str:
-        monkeypatch.setenv("COLUMNS", "100")
-        monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
-        monkeypatch.setenv("TTY_INTERACTIVE", "1" if terminal else "0")
-        monkeypatch.setenv("NO_COLOR", "1")
-        monkeypatch.setenv("TERM", "xterm")
-        display = LiveDisplay(clock)
-        clock.now += 2.0
-        try:
-            for event in events:
-                display.show(event)  # type: ignore[arg-type]
-        finally:
-            display.close()
-        return capsys.readouterr().out
-
-    return run
-
-
-def test_a_live_display_shows_rows_and_speed_of_what_is_being_read(run_live):
-    shown = run_live(EntityStarted("accounts"), stored(5000), stored(2500))
-
-    last = shown.replace("\r", "\n").splitlines()
-    assert any("accounts" in line and "7500 rows" in line for line in last)
-    assert any("all" in line and "2.0 MB/s, 3 in flight" in line for line in last)
-
-
-def test_a_live_display_keeps_phases_and_finished_entities(run_live):
-    shown = run_live(
-        PhaseStarted(5, "Reading [all] of it"),
-        stored(5000),
-        finished("accounts", added=5000),
-        finished("contacts"),
-        terminal=False,
-    )
-
-    lines = [line.rstrip() for line in shown.splitlines() if line.strip()]
-    assert lines[:3] == [
-        "[5/6] Reading [all] of it",
-        "  accounts: completed, 5000 added",
-        "  contacts: completed, nothing changed",
-    ]
-
-
-def test_a_finished_entity_leaves_the_live_display(run_live):
-    shown = run_live(
-        stored(5000),
-        stored(10, "contacts"),
-        finished("accounts", added=5000),
-        stored(1, "contacts"),
-    )
-
-    last = shown[shown.rindex("all ") :]  # the last frame, from its first line on
-    assert "accounts" not in last
-    assert "11 rows" in last
-    assert "5011 rows" in last

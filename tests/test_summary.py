@@ -29,6 +29,22 @@ def test_a_table_has_its_words_to_the_left_and_its_numbers_to_the_right():
     ]
 
 
+def test_words_stand_to_the_left_and_times_with_the_numbers():
+    lines = format_table(
+        ("name", "rows", "age", "bookmark", "contact", "share"),
+        [
+            ("accounts", "1,200", "26 h", "2024-01-01T00:00:00Z", "Nancy", "1.5 %"),
+            ("7", "5", "never", "-", "-", "-"),
+        ],
+    )
+
+    assert lines == [
+        "name       rows    age  bookmark              contact  share",
+        "accounts  1,200   26 h  2024-01-01T00:00:00Z  Nancy    1.5 %",
+        "7             5  never  -                     -            -",
+    ]
+
+
 def test_a_table_without_rows_has_its_heads():
     assert format_table(("name", "rows"), []) == ["name  rows"]
 
@@ -84,6 +100,14 @@ def test_a_summary_counts_drift_and_says_where_to_look():
     assert "3" in lines[-1]
     assert "2 of them breaking" in lines[-1]
     assert "schema diff" in lines[-1]
+
+
+def test_one_difference_is_not_several():
+    drift = (Drift("accounts", "column_added", "fresh", None, "TEXT"),)
+
+    lines = format_summary(report(ACCOUNTS, drift=drift))
+
+    assert lines[-1].startswith("Schema drift: 1 difference, 0 of them breaking.")
 
 
 def test_a_summary_ends_with_notes_before_failures():

@@ -26,7 +26,13 @@ from dataverse_sync.errors import (
     StorageError,
     UnreachableError,
 )
-from dataverse_sync.model import EntityFinished, EntityStarted, PageStored, PhaseStarted
+from dataverse_sync.model import (
+    EntityFinished,
+    EntityStarted,
+    PageStored,
+    PhaseStarted,
+    ReadExpected,
+)
 
 ONLY = [EntityConfig("vin_candidates")]
 
@@ -54,6 +60,51 @@ def test_a_run_has_six_phases_and_tells_what_happens(world):
     assert sum(event.records for event in events if isinstance(event, PageStored)) >= 24
     assert report.bytes_read > 0
     assert report.finished_at >= report.started_at
+
+
+def expected(world, **options) -> dict[str, tuple[int | None, int | None]]:
+    """What a run says that it will read of each entity: records, and keys."""
+    events = []
+    world.sync(on_event=events.append, **options)
+    return {e.entity: (e.records, e.keys) for e in events if isinstance(e, ReadExpected)}
+
+
+def test_a_run_tells_about_how_much_it_will_read(world):
+    first = expected(world)
+    second = expected(world)
+    full = expected(world, full=True)
+
+    assert first == {
+        "vin_candidates": (12, 12),
+        "vin_products": (8, 8),
+        "vin_vin_candidate_accountset": (None, None),  # has no createdon: not counted
+        "accounts": (2, None),
+        "contacts": (1, None),
+    }
+    assert second == {
+        "vin_candidates": (None, 12),
+        "vin_products": (None, 8),
+        "vin_vin_candidate_accountset": (1, 1),
+        "accounts": (None, 2),
+        "contacts": (None, 1),
+    }
+    assert (full["vin_candidates"], full["accounts"]) == ((12, 12), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("vin_candidates", 13), ("vin_products", 1)],  # all of them, and what the delta link tells
+)
+def test_whole_records_and_keys_alone_are_told_apart(world, name, keys):
+    events = []
+    world.sync()
+    insert(world.emulator, name, [{"vin_name": "new"}])
+
+    world.sync([EntityConfig(name)], on_event=events.append)
+
+    pages = [event for event in events if isinstance(event, PageStored)]
+    assert sum(page.records for page in pages if page.keys_only) == keys
+    assert sum(page.records for page in pages if not page.keys_only) == 1
 
 
 def test_a_run_prints_nothing_and_leaves_nothing_behind(world, capfd):
