@@ -103,14 +103,14 @@ class NotJsonError(Exception):
     """The body is not JSON, or ends early: worth asking again."""
 
 
-def parse_page(request: PageRequest, body: bytes) -> Page:
+def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
     """Split an answer into its records, each with its own bytes; nothing is decoded.
 
     Raises:
         NotJsonError: The body is no JSON text; it may have been cut off.
         PageError: It is JSON, but not a page of records.
     """
-    if body.startswith(_UTF8_BOM):
+    if body[:3] == _UTF8_BOM:
         body = body[len(_UTF8_BOM) :]
     try:
         envelope = _decode_envelope(body)
@@ -155,10 +155,10 @@ def _refuse(constant: str) -> None:
 _SLOW = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_refuse)
 
 
-def _split_slowly(request: PageRequest, body: bytes) -> _Envelope:
+def _split_slowly(request: PageRequest, body: bytes | memoryview) -> _Envelope:
     """Do with the standard library what msgspec would not: the same slices."""
     try:
-        text = body.decode()
+        text = str(body, "utf-8")
         answer = _SLOW.decode(text)
     except ValueError as error:
         raise NotJsonError(str(error)) from error
@@ -202,7 +202,7 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         at = skip(at + (text[at] == ","))
 
 
-def parse_document(request: PageRequest, body: bytes) -> Page:
+def parse_document(request: PageRequest, body: bytes | memoryview) -> Page:
     """An answer that is one JSON document: a page with that as its only record.
 
     Raises:

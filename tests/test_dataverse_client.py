@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,7 +36,7 @@ from loopback import (
     zipped,
 )
 
-from dataverse_sync import dataverse_client
+from dataverse_sync import dataverse_client, odata
 from dataverse_sync.auth import Auth
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse_client import DataverseClient, PageBudget
@@ -749,6 +750,46 @@ def test_pages_wait_for_room_and_come_when_others_are_released(
 
     assert waited
     assert len(second[0].records) == 200
+
+
+def test_room_is_claimed_by_the_page_before_or_the_headers_or_for_a_wide_page(
+    client: DataverseClient, service: Service
+) -> None:
+    claims: list[int] = []
+
+    class Noting(PageBudget):
+        def acquire(self, size: int) -> None:
+            claims.append(size)
+            super().acquire(size)
+
+    client._budget = Noting()
+    service.replies(http(200, PAGE), zipped(PAGE), http(200, PAGE), zipped(PAGE))
+    contacts = replace(service.request(), entity="contacts")
+
+    for request in (service.request(), service.request(), contacts, contacts):
+        client.release(client.get_page(request))
+    client._sizes.clear()
+    service.replies(zipped(PAGE))
+    client.release(client.get_page(service.request()))
+
+    known = max(len(PAGE), 2**16)
+    assert claims == [len(PAGE), known, len(PAGE), known, dataverse_client._WIDE_PAGE]
+    assert client._budget._held == 0
+
+
+def test_a_page_larger_than_expected_is_whole(
+    client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataverse_client, "_CHUNK", 1000)
+    client._sizes["accounts"] = 10
+    service.replies(zipped(PAGE))
+
+    page = client.get_page(service.request())
+
+    assert len(PAGE) > 3000
+    assert [bytes(record) for record in page.records] == [
+        bytes(record) for record in odata.parse_page(service.request(), PAGE).records
+    ]
 
 
 def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
