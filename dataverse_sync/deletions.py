@@ -1,8 +1,9 @@
 """Records gone from Dataverse: found by comparing keys and versions, kept in ``_sync_deleted``.
 
 A census is what one complete read of keys and versions, or one delta read, has
-said; it lives in a temporary table, so its size is bounded by the disk and a
-crash forgets it. Nothing is ever removed on the word of an incomplete read.
+said; it lives in a temporary table, as do the keys that a full read returned, so
+their size is bounded by the disk and a crash forgets them. Nothing is ever
+removed on the word of an incomplete read.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ DELETED = Table(
     Column("reason", Text, nullable=False),
     Column("json_response", Text),
 )
-# What a full read of a table without modifiedon has returned so far: one row a page,
-# so that a read that is taken up after a crash still knows it.
+# What a full read has returned so far: one row a page.
 _SEEN = Table(
-    "_sync_seen",
-    OWN_TABLES,
+    "_seen",
+    TEMPORARY_TABLES,
     Column("id", Integer, primary_key=True),
     Column("entity_name", Text, nullable=False),
     Column("keys", Text, nullable=False),  # a JSON array
+    prefixes=["TEMPORARY"],
 )
 _CENSUS = Table(
     "_census",
@@ -190,10 +191,6 @@ def deleted_in_census(table: EntityTable) -> Select[Any]:
 
 def note_seen(connection: Connection, name: str, keys: Iterable[str]) -> None:
     connection.execute(insert(_SEEN).values(entity_name=name, keys=json.dumps(list(keys))))
-
-
-def forget_seen(connection: Connection, name: str) -> None:
-    connection.execute(delete(_SEEN).where(_SEEN.c.entity_name == name))
 
 
 def missing_from_read(table: EntityTable) -> Select[Any]:

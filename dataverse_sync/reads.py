@@ -111,7 +111,7 @@ class _Storing:
             keys, newest = run.upsert(page, fresh=before.fresh)
         if run.table.entity.has("modifiedon"):
             newest = sync_state.later(before.seen_max, newest)
-        elif not before.fresh and run.config.deletions == "sync":
+        if before.since is None and not before.fresh and not run.is_tracked:
             deletions.note_seen(run.connection, run.name, keys)
         asked_at = before.first_request_at or (page.asked_at or run.now()).isoformat()
         self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
@@ -177,6 +177,14 @@ class EntityRun:
         return self.config.name
 
     @property
+    def is_tracked(self) -> bool:
+        """Whether what is gone is asked of change tracking."""
+        entity = self.table.entity
+        return (
+            entity.change_tracking and entity.has("modifiedon") and self.config.deletions == "sync"
+        )
+
+    @property
     def reads_in_full(self) -> bool:
         """Whether its records will be read from the beginning, or are being read in ranges."""
         plan = plan_read(self.state, self.table.entity.has("modifiedon"), self.full, self.api_url)
@@ -192,9 +200,7 @@ class EntityRun:
         # A table that was emptied since is not fresh: what its bookmark passes must still be found.
         empty = plan.kind == "full" and is_empty(self.connection, self.table)
         fresh = plan.checkpoint.fresh if plan.checkpoint else empty
-        keeps_deletions = self.config.deletions == "ignore"
-        tracked = entity.change_tracking and entity.has("modifiedon") and not keeps_deletions
-        if fresh and tracked and self.state.delta_link is None and plan.kind != "resume":
+        if fresh and self.is_tracked and self.state.delta_link is None and plan.kind != "resume":
             # Before the first page, so that nothing can change unseen between the two.
             try:
                 yield from self._read_tracked(self._note_token)
@@ -205,15 +211,14 @@ class EntityRun:
         # What was read before a break may have changed or gone since: nothing shows it but
         # a comparison, also where the table was empty when the read began.
         resumed = plan.kind == "resume"
-        if keeps_deletions or (fresh and not resumed):
+        if self.config.deletions == "ignore" or (fresh and not resumed):
             return
-        if tracked:
+        if self.is_tracked:
             yield from self._delta_pass()
-        elif resumed or entity.has("modifiedon"):
+        elif resumed or plan.kind == "since":
             yield from self._thin_pass()
         else:
             yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
-        deletions.forget_seen(self.connection, self.name)
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
         """The records of the plan; returns whether the table was empty when the read began."""
@@ -228,7 +233,6 @@ class EntityRun:
                     raise
             log.warning("%s: the service refused the stored link; read from the start", self.name)
             fresh = False
-        deletions.forget_seen(self.connection, self.name)
         started = Checkpoint(
             since=plan.since, seen_max=plan.since, fresh=fresh, full_asked=self.full
         )

@@ -191,15 +191,6 @@ def test_what_no_page_of_a_full_read_returned_is_missing(connection, table):
     assert keys(connection, deletions.missing_from_read(table)) == ["b"]
 
 
-def test_what_was_returned_is_forgotten_for_one_entity(connection, table):
-    put(connection, record("a"))
-    deletions.note_seen(connection, "products", ["a"])
-
-    deletions.forget_seen(connection, "products")
-
-    assert keys(connection, deletions.missing_from_read(table)) == ["a"]
-
-
 # Removing
 
 

@@ -462,9 +462,14 @@ def test_full_removes_what_is_gone_too(synced):
     for name in TABLE_NAMES:
         synced.emulator.delete(name, any_of(synced, name))
 
+    synced.emulator.log.clear()
+
     synced.sync(full=True)
 
     assert synced.is_mirror(*TABLE_NAMES)
+    # Its keys are compared with what it returned: they are not read once more.
+    assert synced.asked("vin_candidates", "data")
+    assert not synced.asked("vin_candidates", "thin")
 
 
 # Taken up after a fault
