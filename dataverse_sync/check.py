@@ -197,7 +197,7 @@ def _load_states(config: Config, names: Sequence[str]) -> dict[str, EntityState]
     with database.open_reader(path).connect() as connection:
         if states.STATE.name not in database.read_tables(connection):
             return dict.fromkeys(names, EntityState())
-        return {name: states.load_state(connection, name) for name in names}
+        return states.load_states(connection, names)
 
 
 @dataclass(frozen=True, slots=True)

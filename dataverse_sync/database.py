@@ -261,6 +261,25 @@ def upsert(
     )
 
 
+def find_unchanged(
+    connection: Connection, table: EntityTable, texts: Mapping[str, str]
+) -> set[str]:
+    """The keys under which this very ``json_response`` is stored.
+
+    Args:
+        connection: In a transaction.
+        table: Where.
+        texts: For each key the ``json_response`` to compare with.
+    """
+    keys = list(texts)
+    unchanged: set[str] = set()
+    for start in range(0, len(keys), ROWS_PER_CALL):
+        part = json.dumps(keys[start : start + ROWS_PER_CALL])
+        stored = connection.exec_driver_sql(_statements(table.table).look, (part,))
+        unchanged.update(key for key, text in stored if texts[key] == text)
+    return unchanged
+
+
 def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
     """Write rows whatever is stored under their keys."""
     if rows:

@@ -17,18 +17,25 @@ import msgspec
 from sqlalchemy import Connection, Select
 
 from dataverse_sync import deletions, odata, segments, sync_state
-from dataverse_sync.database import ROWS_PER_CALL, find_newest, is_empty, upsert
+from dataverse_sync.database import (
+    ROWS_PER_CALL,
+    find_newest,
+    find_unchanged,
+    is_empty,
+    upsert,
+)
 from dataverse_sync.errors import PageError, RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason
 from dataverse_sync.pages import Steps, Wanted
 from dataverse_sync.reader import REFUSED_QUERY, DisorderError, EntityReader, Query, Store
-from dataverse_sync.schema_manager import VALID_FROM, EntityTable, to_rows
+from dataverse_sync.schema_manager import VALID_FROM, EntityTable, Head, to_heads, to_rows
 from dataverse_sync.segments import Segment
 from dataverse_sync.sync_state import Checkpoint, EntityState
 
 log = logging.getLogger(__name__)
 
 _REFUSED_LINK = (400, 404, 410)
+Expected = Literal["new", "changed", "same"]  # what most records of a page will prove to be
 _NOT_TRACKED = (400, 403, 404, 405, 501)
 
 
@@ -105,10 +112,11 @@ class _Storing:
         run, before = self._run, self._checkpoint
         if run.table.entity.source == "sample" and before.fresh:
             with run.connection.begin_nested():  # its check follows its rows
-                keys, newest = run.upsert(page, fresh=True)
+                keys, newest = run.upsert(page, expect="new")
                 _check_key(run)
         else:
-            keys, newest = run.upsert(page, fresh=before.fresh)
+            again: Expected = "same" if before.since is None else "changed"
+            keys, newest = run.upsert(page, expect="new" if before.fresh else again)
         if run.table.entity.has("modifiedon"):
             newest = sync_state.later(before.seen_max, newest)
         if before.since is None and not before.fresh and not run.is_tracked:
@@ -164,6 +172,7 @@ class EntityRun:
     reader: EntityReader = field(init=False)
     _delta_link: str | None = field(default=None, init=False)
     _contexts: set[str] = field(default_factory=set, init=False)
+    _changes: int = field(default=0, init=False)  # entries of the delta read
 
     def __post_init__(self) -> None:
         self.reader = EntityReader(self.table.entity, self.api_url)
@@ -300,8 +309,6 @@ class EntityRun:
         """Ask what changed since the token; compare all keys where the token is no good."""
         link = self.state.delta_link
         if link is not None and odata.origin(link) == odata.origin(self.api_url):
-            deletions.start_census(self.connection, self.name)
-            self._contexts.clear()
             try:
                 yield from self.reader.follow(
                     PageRequest(self.name, link, keys_only=True), self._note_delta
@@ -312,7 +319,8 @@ class EntityRun:
                 log.warning("%s: the delta token is no good any more (%s)", self.name, error)
             else:
                 if self._is_delta():
-                    yield from self._settle(deletions.deleted_in_census(self.table), "deleted")
+                    if self._changes:
+                        yield from self._settle(deletions.deleted_in_census(self.table), "deleted")
                     self._save_token()
                     return
                 log.warning("%s: the delta read did not answer with changes alone", self.name)
@@ -343,6 +351,7 @@ class EntityRun:
     def _note_delta(self, page: Page) -> None:
         self._note_token(page)
         self._contexts.add(page.context.rpartition("/")[2])
+        self._changes += len(page.records)
         self._census(page)
 
     def _census(self, page: Page) -> None:
@@ -355,8 +364,9 @@ class EntityRun:
         """
         if self._delta_link is None or self._contexts - {"$delta"}:
             return False
-        changed = deletions.count_changed(self.connection, self.name)
-        return changed <= deletions.GUARDED_ROWS or changed < self.state.records_count
+        if self._changes <= deletions.GUARDED_ROWS:
+            return True
+        return deletions.count_changed(self.connection, self.name) < self.state.records_count
 
     def _save_token(self) -> None:
         sync_state.set_state(self.connection, self.name, delta_link=self._delta_link)
@@ -462,14 +472,14 @@ class EntityRun:
         return [row[0] for row in to_rows(self.table, page.records, "")]
 
     def upsert(
-        self, page: Page, wanted: Collection[str] | None = None, *, fresh: bool = False
+        self, page: Page, wanted: Collection[str] | None = None, *, expect: Expected = "changed"
     ) -> tuple[list[str], str | None]:
         """Write a page's records, only the wanted ones where that is said, and count them.
 
         Args:
             page: What arrived.
             wanted: Keys in lower case.
-            fresh: Whether the table was empty when its read began.
+            expect: What is tried first; it changes the time that it takes, and nothing else.
 
         Returns:
             The keys that were written or found unchanged, and the newest ``modifiedon``.
@@ -479,11 +489,33 @@ class EntityRun:
         """
         if self.sample is None and page.records:
             self.sample = msgspec.Raw(bytes(page.records[0]))  # a copy: the page goes
-        rows = to_rows(self.table, page.records, sync_state.to_text(self.now()))
+        records = page.records
+        heads: list[Head] = []
+        if expect == "same":
+            heads, records = self._leave_unchanged(page)
+        rows = to_rows(self.table, records, sync_state.to_text(self.now()))
         if wanted is not None:
             rows = [row for row in rows if row[0].lower() in wanted]
+        self.counts += Counts(fetched=len(heads), unchanged=len(heads))
         for start in range(0, len(rows), ROWS_PER_CALL):
             part = rows[start : start + ROWS_PER_CALL]
-            self.counts += upsert(self.connection, self.table, part, fresh=fresh)
-        sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
-        return [row[0] for row in rows], newest_of(row[VALID_FROM] for row in rows)
+            self.counts += upsert(self.connection, self.table, part, fresh=expect == "new")
+        if page.records:
+            sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
+        keys = [key for key, *_ in heads] + [row[0] for row in rows]
+        moments = [moment for _, moment, _ in heads] + [row[VALID_FROM] for row in rows]
+        return keys, newest_of(moments)
+
+    def _leave_unchanged(self, page: Page) -> tuple[list[Head], tuple[msgspec.Raw, ...]]:
+        """The heads of records that are as they are stored, and the other records, to be decoded.
+
+        Where a key comes twice the order counts, so all of the page are decoded.
+        """
+        heads = to_heads(self.table, page.records)
+        texts = {key: text for key, _, text in heads}
+        if len(texts) < len(heads):
+            return [], page.records
+        same = find_unchanged(self.connection, self.table, texts)
+        pairs = zip(heads, page.records, strict=True)
+        others = tuple(record for head, record in pairs if head[0] not in same)
+        return [head for head in heads if head[0] in same], others

@@ -42,6 +42,7 @@ _JSON_TYPES: Mapping[ColumnType, Any] = {
 }
 
 SqlRow = tuple[Any, ...]  # the key first; at the end sync_time, valid_from, json_response
+Head = tuple[str, str | None, str]  # key, modifiedon, json_response
 VALID_FROM, JSON_RESPONSE = -2, -1  # where they stand in a row
 Lock = dict[str, Entity]  # entity set → what is locked
 
@@ -58,6 +59,7 @@ class EntityTable:
     columns: tuple[Column, ...]  # those that became columns, the key first
     left_out: tuple[str, ...]  # names that SQLite would merge with another
     decode: Callable[[msgspec.Raw], msgspec.Struct]
+    decode_head: Callable[[msgspec.Raw], Any]  # its key and modifiedon alone
 
     @property
     def name(self) -> str:
@@ -90,8 +92,20 @@ def build_table(entity: Entity, metadata: MetaData | None = None) -> EntityTable
         rename={f"c{at}": column.name for at, column in enumerate(columns)},
         gc=False,
     )
-    decode = msgspec.json.Decoder(struct).decode
-    return EntityTable(entity, table, columns, left_out, cast(Any, decode))
+    head = msgspec.defstruct(
+        "Head",
+        [("key", str), ("modifiedon", str | None, None)],
+        rename={"key": entity.key},
+        gc=False,
+    )
+    return EntityTable(
+        entity,
+        table,
+        columns,
+        left_out,
+        cast(Any, msgspec.json.Decoder(struct).decode),
+        msgspec.json.Decoder(head).decode,
+    )
 
 
 def _choose_columns(entity: Entity) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -144,6 +158,23 @@ def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) 
             )
         rows.append((*values, sync_time, None if valid_from is None else values[valid_from], text))
     return rows
+
+
+def to_heads(table: EntityTable, records: Iterable[msgspec.Raw]) -> list[Head]:
+    """What tells whether records are as they are stored: key, ``modifiedon`` and text of each.
+
+    Raises:
+        PageError: As ``to_rows``.
+    """
+    heads = []
+    for record in records:
+        try:
+            head = table.decode_head(record)
+            heads.append((head.key, head.modifiedon, str(memoryview(record), "utf-8")))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            (row,) = to_rows(table, [record], "")
+            heads.append((row[0], row[VALID_FROM], row[JSON_RESPONSE]))
+    return heads
 
 
 def _decode_slowly(table: EntityTable, text: str) -> tuple[Any, ...]:

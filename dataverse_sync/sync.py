@@ -116,6 +116,7 @@ class _Run:
     is_partial: bool = False  # limited by --entity
     lock: Lock = field(default_factory=dict)  # what is locked, of file and database together
     is_file_current: bool = False
+    there: Collection[str] = ()  # the tables that the database has
     tables: dict[str, EntityTable] = field(default_factory=dict)
     drift: list[Drift] = field(default_factory=list)
     runs: dict[str, EntityRun] = field(default_factory=dict)
@@ -137,6 +138,7 @@ class _Run:
         self.stack.enter_context(run_lock.hold(path, self.started_at))
         locked = load_fitting_lock(self.config)
         self.lock, self.is_file_current = locked.lock, locked.is_file_current
+        self.there = locked.tables.keys()
         there = {name.lower() for name in locked.tables if name not in locked.lock}
         if strange := [e.name for e in self.selected if e.name.lower() in there]:
             raise ConfigError(
@@ -235,8 +237,9 @@ class _Run:
                     ", ".join(table.left_out),
                 )
         with database.transaction(self.connection):
-            for table in self.tables.values():
-                table.table.create(self.connection, checkfirst=True)
+            for name, table in self.tables.items():
+                if name not in self.there:
+                    table.table.create(self.connection)
             states.ensure_rows(self.connection, [entity.name for entity in self.entities])
             states.record_drift(self.connection, self.run_id, self.drift, compared, _now())
             if self.lock:
@@ -252,12 +255,11 @@ class _Run:
     def _skip(self, sampled: discovery.Discovery) -> None:
         """Entities that cannot be read, or of which nothing is known yet."""
         with database.transaction(self.connection):
+            self._start([*sampled.empty, *sampled.failures])
             for name in sampled.empty:
                 log.warning("%s: empty and not in the metadata; tried again next run", name)
-                self._start(name)
                 self._finish(name, None, state="pending")
             for name, error in sampled.failures.items():
-                self._start(name)
                 self._finish(name, error)
         self._tell_ended()
 
@@ -282,7 +284,7 @@ class _Run:
         )
         chosen = [entity for entity in self.selected if entity.name not in self.reports]
         with database.transaction(self.connection):
-            self.runs = {entity.name: self._begin(entity) for entity in chosen}
+            self._begin(chosen)
         unfiltered = [entity.name for entity in chosen if not entity.filtered]
         counted = self._choose_segments(unfiltered)
         for name in unfiltered:
@@ -419,25 +421,28 @@ class _Run:
                 self.runs[name].save_bookmark()
                 self._finish(name, None)
 
-    def _begin(self, entity: EntityConfig) -> EntityRun:
-        self._start(entity.name)
-        return EntityRun(
-            config=entity,
-            table=self.tables[entity.name],
-            state=states.load_state(self.connection, entity.name),
-            connection=self.connection,
-            api_url=self.config.api_url,
-            now=_now,
-            log_id=self.log_ids[entity.name],
-            full=self.full,
-            allow_deletes=self.allow_deletes,
-        )
+    def _begin(self, entities: Sequence[EntityConfig]) -> None:
+        names = [entity.name for entity in entities]
+        before = states.load_states(self.connection, names)
+        self._start(names)
+        for entity in entities:
+            self.runs[entity.name] = EntityRun(
+                config=entity,
+                table=self.tables[entity.name],
+                state=before[entity.name],
+                connection=self.connection,
+                api_url=self.config.api_url,
+                now=_now,
+                log_id=self.log_ids[entity.name],
+                full=self.full,
+                allow_deletes=self.allow_deletes,
+            )
 
-    def _start(self, name: str) -> None:
-        self.began[name] = time.monotonic()
-        self.log_ids[name] = states.start_log(self.connection, self.run_id, name, _now())
-        states.set_state(self.connection, name, state="in_progress")
-        self.emit(EntityStarted(name))
+    def _start(self, names: Sequence[str]) -> None:
+        self.log_ids |= states.start_entities(self.connection, self.run_id, names, _now())
+        for name in names:
+            self.began[name] = time.monotonic()
+            self.emit(EntityStarted(name))
 
     def _finish(self, name: str, error: EntityError | None, state: State = "completed") -> None:
         """Write how an entity ended, in the transaction that ends it."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select, update
+from sqlalchemy import Column, Connection, Integer, Table, Text, func, insert, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -167,17 +167,20 @@ def ensure_rows(connection: Connection, names: Iterable[str]) -> None:
     connection.execute(sqlite.insert(STATE).on_conflict_do_nothing(), rows)
 
 
-def load_state(connection: Connection, name: str) -> EntityState:
-    row = connection.execute(select(STATE).where(STATE.c.entity_name == name)).first()
-    if row is None:
-        return EntityState()
-    return EntityState(
-        state=row.state,
-        bookmark=row.last_timestamp,
-        checkpoint=parse_checkpoint(row.checkpoint),
-        delta_link=row.delta_link,
-        records_count=row.records_count,
-    )
+def load_states(connection: Connection, names: Collection[str]) -> dict[str, EntityState]:
+    """The state of each of these entities, also of those that have no row yet."""
+    rows = connection.execute(select(STATE).where(STATE.c.entity_name.in_(names)))
+    found = {
+        row.entity_name: EntityState(
+            state=row.state,
+            bookmark=row.last_timestamp,
+            checkpoint=parse_checkpoint(row.checkpoint),
+            delta_link=row.delta_link,
+            records_count=row.records_count,
+        )
+        for row in rows
+    }
+    return {name: found.get(name, EntityState()) for name in names}
 
 
 def set_state(connection: Connection, name: str, **columns: Any) -> None:
@@ -192,16 +195,27 @@ def save_checkpoint(connection: Connection, name: str, checkpoint: Checkpoint) -
 # The run log
 
 
-def start_log(connection: Connection, run_id: str, name: str, started_at: datetime) -> int:
-    """A row in ``_sync_log`` for an entity of this run; returns its id."""
-    values = {
-        "run_id": run_id,
-        "entity_name": name,
-        "started_at": to_text(started_at),
-        "status": "in_progress",
-    }
-    key = connection.execute(insert(LOG).values(values)).inserted_primary_key
-    return int(key[0]) if key else 0
+def start_entities(
+    connection: Connection, run_id: str, names: Sequence[str], started_at: datetime
+) -> dict[str, int]:
+    """Set entities to ``in_progress``; returns the id of each one's row in ``_sync_log``."""
+    if not names:
+        return {}
+    begun = update(STATE).where(STATE.c.entity_name.in_(names)).values(state="in_progress")
+    connection.execute(begun)
+    rows = [
+        {
+            "run_id": run_id,
+            "entity_name": name,
+            "started_at": to_text(started_at),
+            "status": "in_progress",
+        }
+        for name in names
+    ]
+    last = connection.execute(select(func.max(LOG.c.id))).scalar() or 0
+    connection.execute(insert(LOG), rows)
+    made = connection.execute(select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last))
+    return {row.entity_name: row.id for row in made}
 
 
 def update_log(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
-from conftest import CANDIDATES, OLD, PRODUCTS, insert
-from hypothesis import given
+from conftest import CANDIDATES, OLD, PRODUCTS, insert, raw
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Fault
+from dataverse_sync.errors import PageError
+from dataverse_sync.model import Column, Counts, Entity, Page, PageRequest
 from dataverse_sync.odata import parse_timestamp
-from dataverse_sync.reads import newest_of, plan_read
+from dataverse_sync.reads import EntityRun, newest_of, plan_read
+from dataverse_sync.schema_manager import build_table
 from dataverse_sync.sync_state import Checkpoint, EntityState
 
 API = "https://org.crm.dynamics.com/api/data/v9.2/"
@@ -73,6 +77,68 @@ def test_the_newest_of_many_is_the_latest_moment_among_them(values):
     moments = [parse_timestamp(value) for value in values if parse_timestamp(value)]
     assert parse_timestamp(newest) == max(moments, default=None)
     assert newest is None or newest in values
+
+
+# What is tried first
+
+
+THINGS = build_table(
+    Entity(
+        "things", "thingid", (Column("size", "INTEGER"), Column("modifiedon", "TEXT")), "metadata"
+    )
+)
+RECORDS = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3)), max_size=12)
+
+
+def page_of(records) -> Page:
+    texts = [
+        json.dumps({"thingid": key, "size": size, "modifiedon": MOMENTS[size % 3]})
+        for key, size in records
+    ]
+    return Page(PageRequest("things", "https://x/things"), tuple(raw(text) for text in texts))
+
+
+def run_over(connection) -> EntityRun:
+    return EntityRun(
+        config=EntityConfig("things"),
+        table=THINGS,
+        state=EntityState(),
+        connection=connection,
+        api_url=API,
+        now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+        log_id=1,
+    )
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(there=RECORDS, coming=RECORDS)
+def test_what_is_tried_first_changes_nothing_of_what_comes_out(connection, there, coming):
+    outcomes = []
+
+    for expect in ("changed", "same", "new"):
+        THINGS.table.drop(connection, checkfirst=True)
+        THINGS.table.create(connection)
+        run_over(connection).upsert(page_of(there))
+        run = run_over(connection)
+        keys, newest = run.upsert(page_of(coming), expect=expect)
+        rows = connection.exec_driver_sql("SELECT * FROM things ORDER BY thingid").all()
+        outcomes.append((sorted(keys), newest, run.counts, rows))
+
+    assert outcomes[1] == outcomes[0]
+    assert outcomes[2] == outcomes[0]
+
+
+def test_a_record_that_cannot_be_a_row_leaves_the_others_of_its_page_unwritten(connection):
+    THINGS.table.create(connection)
+    run = run_over(connection)
+    good = page_of([("a", 1), ("b", 2)])
+
+    for expect in ("changed", "same", "new"):
+        with pytest.raises(PageError, match="has no thingid"):
+            run.upsert(replace(good, records=(*good.records, raw('{"size": 3}'))), expect=expect)
+
+    assert connection.exec_driver_sql("SELECT count(*) FROM things").scalar() == 0
+    assert run.counts == Counts()
 
 
 # Answers that are not as they should be

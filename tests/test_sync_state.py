@@ -101,7 +101,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(connection):
 
     sync_state.save_checkpoint(connection, "accounts", CHECKPOINT)
 
-    assert sync_state.load_state(connection, "accounts").checkpoint == CHECKPOINT
+    assert sync_state.load_states(connection, ["accounts"])["accounts"].checkpoint == CHECKPOINT
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,44 @@ def test_a_state_changes_only_where_it_is_told_to(connection):
     sync_state.set_state(connection, "accounts", state="completed", records_count=3)
     sync_state.ensure_rows(connection, ["accounts"])
 
-    assert sync_state.load_state(connection, "accounts") == EntityState(
-        "completed", "2024-01-01T00:00:00Z", records_count=3
-    )
-    assert sync_state.load_state(connection, "contacts") == EntityState()
+    assert sync_state.load_states(connection, ["accounts", "contacts"]) == {
+        "accounts": EntityState("completed", "2024-01-01T00:00:00Z", records_count=3),
+        "contacts": EntityState(),
+    }
 
 
 def test_an_entity_without_a_row_is_pending(connection):
-    assert sync_state.load_state(connection, "accounts") == EntityState("pending")
+    assert sync_state.load_states(connection, ["accounts"]) == {"accounts": EntityState("pending")}
 
 
 # The run log
 
 
+def test_entities_begin_each_with_a_row_of_its_own_in_the_log(connection):
+    names = ["accounts", "contacts"]
+    sync_state.ensure_rows(connection, [*names, "leads"])
+    before = sync_state.start_entities(connection, "run1", names, NOON)
+
+    after = sync_state.start_entities(connection, "run2", ["contacts"], NOON)
+
+    log = sync_state.LOG.c
+    rows = connection.execute(select(log.id, log.run_id, log.entity_name, log.status)).all()
+    states = sync_state.load_states(connection, [*names, "leads"])
+    assert [tuple(row) for row in rows] == [
+        (before["accounts"], "run1", "accounts", "in_progress"),
+        (before["contacts"], "run1", "contacts", "in_progress"),
+        (after["contacts"], "run2", "contacts", "in_progress"),
+    ]
+    assert {name: state.state for name, state in states.items()} == {
+        "accounts": "in_progress",
+        "contacts": "in_progress",
+        "leads": "pending",
+    }
+    assert sync_state.start_entities(connection, "run3", [], NOON) == {}
+
+
 def test_the_log_tells_what_was_done(connection):
-    log_id = sync_state.start_log(connection, "run1", "accounts", NOON)
+    log_id = sync_state.start_entities(connection, "run1", ["accounts"], NOON)["accounts"]
 
     counts = Counts(fetched=10, added=1, updated=2, unchanged=7, deleted=4)
     sync_state.update_log(connection, log_id, counts, 5, status="completed", finished_at="then")
@@ -145,8 +168,8 @@ def test_the_log_tells_what_was_done(connection):
 
 
 def test_what_a_killed_run_left_open_is_closed_as_failed(connection):
-    dead = sync_state.start_log(connection, "run1", "accounts", NOON)
-    done = sync_state.start_log(connection, "run1", "contacts", NOON)
+    names = ["accounts", "contacts"]
+    dead, done = sync_state.start_entities(connection, "run1", names, NOON).values()
     sync_state.update_log(connection, done, Counts(), 1, status="completed")
 
     closed = sync_state.close_dead_runs(connection, NOON + timedelta(hours=1))
