@@ -8,11 +8,16 @@ report = run_sync(
 )
 """
 
-from dataverse_sync.config import Config
-from dataverse_sync.errors import SyncError
-from dataverse_sync.model import EntityConfig, EntityReport, SyncReport
-from dataverse_sync.sync import run_sync
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from dataverse_sync.version import __version__
+
+if TYPE_CHECKING:
+    from dataverse_sync.config import Config
+    from dataverse_sync.errors import SyncError
+    from dataverse_sync.model import EntityConfig, EntityReport, SyncReport
+    from dataverse_sync.sync import run_sync
 
 __all__ = [
     "Config",
@@ -23,3 +28,23 @@ __all__ = [
     "__version__",
     "run_sync",
 ]
+
+_HOMES = {
+    "Config": "config",
+    "EntityConfig": "model",
+    "EntityReport": "model",
+    "SyncError": "errors",
+    "SyncReport": "model",
+    "run_sync": "sync",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, and no sooner: ``__main__`` listens for a stop before that."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -75,6 +75,10 @@ def guard(work: Callable[[], int], redactor: Redactor) -> int:
             file=sys.stderr,
         )
         return FAILED
+    except Exception:
+        # Its words may hold what was being sent: logging takes the secrets out of them.
+        log.critical("an error that nobody foresaw; please report it", exc_info=True)
+        return FAILED
 
 
 def entry_point() -> None:

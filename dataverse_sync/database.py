@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,8 +63,12 @@ sqlite3.register_adapter(bool, int)
 # Opening
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, to_write: bool = True) -> None:
     """See that a database can be opened or made there, without writing anything.
+
+    Args:
+        path: The SQLite file.
+        to_write: Whether it is to be written too.
 
     Raises:
         ConfigError: It is a folder, no database, damaged, read-only, or of a newer
@@ -79,10 +83,10 @@ def check_file(path: Path) -> None:
             f"{path}: there is no folder {folder}", "Make it, or " + hint[0].lower() + hint[1:]
         )
     if not path.exists():
-        if not os.access(folder, os.W_OK):
+        if to_write and not os.access(folder, os.W_OK):
             raise ConfigError(f"{path}: the folder cannot be written", hint)
         return
-    if not os.access(path, os.R_OK | os.W_OK):
+    if to_write and not os.access(path, os.R_OK | os.W_OK):
         raise ConfigError(f"{path}: the file cannot be read and written", "Check its permissions.")
     try:
         with path.open("rb") as file:
@@ -132,6 +136,21 @@ def open_engine(path: Path) -> Engine:
     return engine
 
 
+def open_writer(path: Path) -> Connection:
+    """The connection that writes.
+
+    Raises:
+        ConfigError: The file cannot be made.
+        StorageError: No space for what SQLite needs, or a lock that does not end.
+    """
+    try:
+        return open_engine(path).connect()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be opened ({error})") from error
+    except DBAPIError as error:
+        raise storage_error(str(path), error) from error
+
+
 def open_reader(path: Path, *, lasting: bool = False) -> Engine:
     """An engine that can only read, and creates nothing.
 
@@ -141,8 +160,16 @@ def open_reader(path: Path, *, lasting: bool = False) -> Engine:
     """
 
     def connect() -> sqlite3.Connection:
-        uri = path.absolute().as_uri() + "?mode=ro"
-        if not lasting and not path.with_name(path.name + "-wal").exists():
+        uri = path.absolute().as_uri()
+        journal = path.with_name(path.name + "-journal")
+        if journal.exists():
+            # Where there is no write-ahead log, a writer that was killed leaves this. The first
+            # to come takes back what is half-written, and has to be allowed to write.
+            with closing(sqlite3.connect(uri + "?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S)) as it:
+                it.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        uri += "?mode=ro"
+        written = journal.exists() or path.with_name(path.name + "-wal").exists()
+        if not lasting and not written:
             # Nobody writes. Any other way of reading a file in WAL mode leaves files beside it.
             uri += "&immutable=1"
         return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)

@@ -118,7 +118,7 @@ def run_labels(
         with open_environment(config, redactor) as environment:
             found = _get_labels(environment, tables, names, tell)
         shown = _choose_language(found, language)
-        connection = stack.enter_context(database.open_engine(config.db_path).connect())
+        connection = stack.enter_context(database.open_writer(config.db_path))
         with database.transaction(connection):
             whole = [name for name in names if name in found.whole]
             saved = labels.save(connection, found.choices, names, whole)

@@ -133,7 +133,7 @@ def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
     )
 
 
-def _not_a_page(request: PageRequest, body: bytes) -> PageError:
+def _not_a_page(request: PageRequest, body: bytes | memoryview) -> PageError:
     """Say what came instead: an error under a good status, or something else altogether."""
     code, message = _find_error(body) or ("", "")
     if said := ": ".join(filter(None, [code, message[:500].rstrip(".")])):
@@ -223,10 +223,10 @@ def parse_error(body: bytes) -> tuple[str, str]:
     return "", " ".join(text.split())[:200]
 
 
-def _find_error(body: bytes) -> tuple[str, str] | None:
+def _find_error(body: bytes | memoryview) -> tuple[str, str] | None:
     """The code and the message of the ``error`` in a JSON object; None where there is none."""
     try:
-        error = json.loads(body.decode("utf-8-sig"))["error"]
+        error = json.loads(str(body, "utf-8-sig"))["error"]
         return str(error.get("code") or ""), str(error.get("message") or "").strip()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -167,6 +167,7 @@ class EntityRun:
     allow_deletes: bool = False
     segments: int = 1  # ranges that a full read is cut into, at most
     counts: Counts = field(default_factory=Counts)
+    committed: Counts = field(default_factory=Counts)  # of them, what no break can take back
     note: str = ""
     sample: msgspec.Raw | None = None  # the first whole record of this run
     reader: EntityReader = field(init=False)

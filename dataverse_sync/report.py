@@ -319,7 +319,7 @@ def load_report(db_path: Path, now: datetime, runs: int = DEFAULT_RUNS) -> Repor
             f"{db_path}: there is no database yet",
             "Run a sync first, or name the database with --db or SQLITE_DB_PATH.",
         )
-    check_file(db_path)
+    check_file(db_path, to_write=False)
     try:
         return _load(db_path, now, runs)
     except (DBAPIError, ValueError) as error:

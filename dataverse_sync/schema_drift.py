@@ -121,7 +121,9 @@ def accept(
         locked = load_locks(config)
         live = _compare(config, selected, locked.lock, redactor)
         lock = dict(locked.lock)
-        connection = stack.enter_context(database.open_engine(config.db_path).connect())
+        if lock and not locked.is_file_current:  # what another run left unwritten: before more
+            save_file(config, lock)
+        connection = stack.enter_context(database.open_writer(config.db_path))
         for entity in selected:
             if entity.name not in live.entities or entity.name not in lock:
                 continue

@@ -81,7 +81,7 @@ def load_status(
     """
     if not db_path.exists():
         return None
-    check_file(db_path)
+    check_file(db_path, to_write=False)
     try:
         with open_reader(db_path).connect() as connection:
             if STATE.name not in read_tables(connection):

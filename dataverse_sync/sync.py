@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from sqlalchemy.exc import DBAPIError
-
 from dataverse_sync import (
     database,
     deletions,
@@ -159,18 +157,15 @@ class _Run:
         """Open the file; nothing was written before the sign-in had succeeded."""
         path = self.config.db_path
         self.emit(PhaseStarted(3, f"Preparing the database {path}"))
-        try:
-            engine = database.open_engine(path)
-            self.connection = self.stack.enter_context(engine.connect())
-        except (OSError, DBAPIError) as error:
-            raise ConfigError(f"{path}: cannot be opened ({error})") from error
-        if database.journal_mode(self.connection) != "wal":
+        self.connection = self.stack.enter_context(database.open_writer(path))
+        with database.transaction(self.connection):
+            mode = database.journal_mode(self.connection)
+        if mode != "wal":
             log.warning(
                 "%s: write-ahead logging does not work there (a network drive?); "
                 "readers may have to wait",
                 path,
             )
-        self.connection.rollback()
         with database.transaction(self.connection):
             database.prepare_own_tables(self.connection)
             if dead := states.close_dead_runs(self.connection, _now()):
@@ -225,6 +220,7 @@ class _Run:
 
     def _make_tables(self, added: Mapping[str, Entity], compared: Collection[str]) -> None:
         """Tables, lock and its copy in one transaction; then the file, whole."""
+        self._write_lock_left_unwritten()
         self.lock = {**self.lock, **added}
         configured = [entity.name for entity in self.entities if entity.name in self.lock]
         self.tables = {name: schema_manager.build_table(self.lock[name]) for name in configured}
@@ -244,12 +240,15 @@ class _Run:
             states.record_drift(self.connection, self.run_id, self.drift, compared, _now())
             if self.lock:
                 states.save_lock_copy(self.connection, self.lock, _now())
-        if self.lock and (added or not self.is_file_current):
-            if not self.is_file_current and len(added) < len(self.lock):
-                log.warning(
-                    "%s: missing or behind, written again from the database",
-                    self.config.schema_path,
-                )
+        if added:
+            save_file(self.config, self.lock)
+
+    def _write_lock_left_unwritten(self) -> None:
+        """Before the copy goes on: it knows only one lock that the file may be behind by."""
+        if self.lock and not self.is_file_current:
+            log.warning(
+                "%s: missing or behind, written again from the database", self.config.schema_path
+            )
             save_file(self.config, self.lock)
 
     def _skip(self, sampled: discovery.Discovery) -> None:
@@ -280,7 +279,7 @@ class _Run:
             self.config.workers,
             self.connection,
             self.emit,
-            self._tell_ended,
+            self._note_commit,
         )
         chosen = [entity for entity in self.selected if entity.name not in self.reports]
         with database.transaction(self.connection):
@@ -372,7 +371,7 @@ class _Run:
             loop.run(jobs, self._finish_if_failed)
         with database.transaction(self.connection):
             self._sweep(references, names)
-        self._tell_ended()
+        self._note_commit()
 
     def _abandon(self, error: BaseException) -> None:
         """Note why the run ends, beside the checkpoints that the next one goes on from."""
@@ -380,9 +379,11 @@ class _Run:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
         ended = EntityError(text, "The next run goes on from the last committed page.")
+        self.connection.rollback()  # an interrupt may have come while a transaction began
         with suppress(StorageError), database.transaction(self.connection):
-            for name in self.runs:
+            for name, run in self.runs.items():
                 if name not in self.reports:
+                    run.counts = run.committed
                     self._finish(name, ended)
 
     def _finish_if_failed(self, name: str, error: EntityError | None) -> None:
@@ -473,6 +474,11 @@ class _Run:
         if error is not None:
             log.error("%s", text)
         self.ended.append(report)
+
+    def _note_commit(self) -> None:
+        for run in self.runs.values():
+            run.committed = run.counts
+        self._tell_ended()
 
     def _tell_ended(self) -> None:
         while self.ended:

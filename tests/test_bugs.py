@@ -100,3 +100,13 @@ def test_a_dump_of_every_thread_shows_no_secret(world: World, place: str) -> Non
     assert "Thread 0x" in done.stderr
     assert "in fail" in done.stderr
     assert secrets_in(world, text) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_bug_whose_words_hold_a_secret_shows_none(world: World, place: str) -> None:
+    done, text = run_with_a_bug(world, PLACES[place], "Authorization: {token} and {secret}")
+
+    assert done.returncode == 1
+    assert "in fail" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert secrets_in(world, text) == []

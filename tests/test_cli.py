@@ -534,7 +534,9 @@ runpy.run_module("dataverse_sync", run_name="__main__")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("module", ["dataverse_sync.cli", "dataverse_sync.options"])
+@pytest.mark.parametrize(
+    "module", ["dataverse_sync.cli", "sqlalchemy", "requests", "dataverse_sync.options"]
+)
 def test_a_stop_while_it_is_imported_is_one_line_and_1(
     tmp_path: Path, module: str, number: str
 ) -> None:

@@ -471,3 +471,24 @@ def test_a_path_may_hold_what_a_url_may_not(tmp_path: Path) -> None:
 
     assert path.stat().st_size > 0
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_reader_takes_back_what_a_killed_writer_left_without_write_ahead_logging(
+    db_path: Path, lasting: bool
+) -> None:
+    journal = db_path.with_name(db_path.name + "-journal")
+    with closing(sqlite3.connect(db_path, isolation_level=None)) as writer:
+        writer.execute("CREATE TABLE t (a, b)")
+        writer.executemany("INSERT INTO t VALUES (?, ?)", [("old", "x" * 3000)] * 200)
+        writer.execute("PRAGMA synchronous = OFF")  # its journal is whole at any moment
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE t SET a = 'new'")
+        left = journal.read_bytes()
+        writer.execute("COMMIT")
+    journal.write_bytes(left)  # killed after the pages were written, before the commit was told
+
+    with database.open_reader(db_path, lasting=lasting).connect() as reader:
+        found = reader.exec_driver_sql("SELECT DISTINCT a FROM t").scalars().all()
+
+    assert found == ["old"]

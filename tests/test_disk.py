@@ -150,6 +150,18 @@ def test_a_log_or_a_report_that_cannot_be_written_is_told_without_a_traceback(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("status",), ("report", "report.html")])
+def test_a_database_that_can_only_be_read_is_read(
+    ready: World, closed: Any, command: tuple[str, ...]
+) -> None:
+    assert ready.sync().ok
+    closed(ready.db_path)
+
+    done = run_plain(ready.folder, "-m", "dataverse_sync", *command)
+
+    assert done.returncode == 0, done.stderr
+
+
 # A disk that fills: no file may grow beyond a limit, so that SQLite's own writes fail
 
 LARGE = [EntityConfig("vin_candidates"), EntityConfig("vin_products")]
@@ -166,7 +178,7 @@ def large(make_world: Any) -> World:
     return world
 
 
-@pytest.mark.parametrize("largest", [5_000, 250_000, 2_000_000, 4_000_000])
+@pytest.mark.parametrize("largest", [5_000, 20_000, 250_000, 2_000_000, 4_000_000])
 def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
     large: World, largest: int
 ) -> None:
@@ -191,7 +203,7 @@ def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
     assert large.query("PRAGMA integrity_check") == [("ok",)]
 
 
-@pytest.mark.parametrize("largest", [500_000])
+@pytest.mark.parametrize("largest", [20_000, 500_000])
 def test_an_accept_that_fills_the_disk_leaves_the_table_as_it_was(
     large: World, largest: int
 ) -> None:

@@ -18,17 +18,18 @@ import pytest
 from conftest import ENTITIES, TABLES, World, insert
 from standstill import halted
 
-from dataverse_sync import schema_drift
-from dataverse_sync.emulator import Column, Emulator
+from dataverse_sync import EntityConfig, schema_drift
+from dataverse_sync.emulator import Column, Emulator, Table
 from dataverse_sync.labels import run_labels
 from dataverse_sync.lock_store import load_locks
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.schema_manager import dump_lock
+from dataverse_sync.schema_manager import dump_lock, load_lock
 
 KILLED = 1 if os.name == "nt" else -9
 ENTITY_LIST = json.dumps(
     {"entities": [{"name": one.name, "filtered": one.filtered} for one in ENTITIES]}
 )
+VISITS = Table("vin_visit", "vin_visits", "vin_visitid", [Column("vin_name", "String")])
 
 
 class Drifted:
@@ -72,16 +73,16 @@ class Drifted:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.db-shm"))
         return self.world(target)
 
-    def halted(self, world: World, pattern: str, number: int, *only: str) -> Any:
+    def halted(self, world: World, pattern: str, number: int, *command: str) -> Any:
         """``schema accept`` as a process that stands still at these moments."""
         settings = dict(line.split("=", 1) for line in self.emulator.env_lines())
-        command = ("schema", "accept", "--drop", *only)
+        command = command or ("schema", "accept", "--drop")
         return halted(pattern, number, *command, folder=world.folder, settings=settings)
 
 
 @pytest.fixture(scope="module")
 def drifted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drifted]:
-    with Emulator(TABLES) as emulator:
+    with Emulator([*TABLES, VISITS]) as emulator:
         yield Drifted(emulator, tmp_path_factory.mktemp("drifted"))
 
 
@@ -196,3 +197,44 @@ def test_an_accept_killed_again_and_again_comes_to_its_end(
     accept(world)
 
     assert everything(world) == drifted.accepted
+
+
+def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+    committed = "^after COMMIT of .*INSERT INTO _schema_lock"
+
+    for name in ("vin_products", "accounts"):
+        command = ("schema", "accept", "--drop", name)
+        with drifted.halted(world, committed, 1, *command) as held:
+            assert held.moment is not None
+            held.kill()
+
+    lock = load_locks(world.config()).lock
+    assert lock["vin_products"].has("vin_new")
+    assert not lock["accounts"].has("name")
+    assert_it_is_mended(drifted, world, True, "after two")
+
+
+def test_what_an_accept_left_unwritten_is_not_lost_when_a_sync_dies_there_too(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+    committed = "^after COMMIT of .*INSERT INTO _schema_lock"
+    accepting = ("schema", "accept", "--drop", "vin_products")
+
+    with drifted.halted(world, committed, 1, *accepting) as held:
+        held.kill()
+    more = {"entities": [*json.loads(ENTITY_LIST)["entities"], {"name": "vin_visits"}]}
+    (world.folder / "entities_config.json").write_text(json.dumps(more))
+    with drifted.halted(world, committed, 1, "sync") as held:
+        assert held.moment is not None
+        held.kill()
+
+    lock = load_locks(world.config()).lock
+    assert lock["vin_products"].has("vin_new")
+    assert "vin_visits" in lock
+    report = world.sync([*ENTITIES, EntityConfig("vin_visits")])
+    assert report.ok
+    assert load_lock(world.schema_path) == lock

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
+from sqlalchemy import Connection
 
 from dataverse_sync import EntityConfig, database, pages, run_lock, run_sync
+from dataverse_sync import sync_state as database_states
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import (
     AuthError,
@@ -251,6 +253,30 @@ def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch):
     report = world.sync(ONLY)
     assert states == [("failed", "interrupted. The next run goes on from the last committed page.")]
     assert report.entities[0].counts.fetched == 7
+    assert world.is_mirror("vin_candidates")
+
+
+def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world, monkeypatch):
+    begin = Connection.begin
+    began = []
+
+    def interrupt(connection):
+        transaction = begin(connection)
+        if threading.current_thread() is threading.main_thread():  # others are the emulator's
+            began.append(connection)
+        if len(began) == 6:  # the first of the page loop
+            raise KeyboardInterrupt
+        return transaction
+
+    monkeypatch.setattr(Connection, "begin", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.sync(ONLY)
+    monkeypatch.undo()
+
+    assert world.query("SELECT state, error FROM _sync_state") == [
+        ("failed", "interrupted. The next run goes on from the last committed page.")
+    ]
+    assert world.sync(ONLY).ok
     assert world.is_mirror("vin_candidates")
 
 
@@ -552,3 +578,24 @@ def test_one_lock_guards_a_database_under_every_name(world: World, tmp_path: Pat
 
     with run_lock.hold(world.db_path, datetime.now(UTC)), pytest.raises(LockedError):
         run_sync(world.config(sqlite_db_path=link), ENTITIES)
+
+
+def test_the_log_of_an_interrupted_run_counts_what_was_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = database_states.save_checkpoint
+    calls: list[str] = []
+
+    def interrupt(connection: Any, name: str, checkpoint: Any) -> None:
+        calls.append(name)
+        if len(calls) == 2:  # the rows of its page are written, and not committed
+            raise KeyboardInterrupt
+        saved(connection, name, checkpoint)
+
+    monkeypatch.setattr(database_states, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.sync(ONLY)
+
+    ((stored,),) = world.query("SELECT count(*) FROM vin_candidates")
+    logged = world.query("SELECT records_fetched, records_added FROM _sync_log")
+    assert logged == [(stored, stored)]
