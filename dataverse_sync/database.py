@@ -30,6 +30,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -133,6 +134,12 @@ def open_engine(path: Path) -> Engine:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    @event.listens_for(engine, "handle_error")
+    def keep(context: ExceptionContext) -> None:
+        # SQLAlchemy would open another connection, which waits for what this one has locked.
+        if isinstance(context.original_exception, KeyboardInterrupt):
+            context.is_disconnect = False
+
     return engine
 
 
@@ -193,6 +200,12 @@ def transaction(connection: Connection) -> Iterator[Connection]:
             yield connection
     except DBAPIError as error:
         raise storage_error(connection.engine.url.database or "the database", error) from error
+
+
+def roll_back(connection: Connection) -> None:
+    """Take back whatever is not committed, wherever an interrupt has struck."""
+    connection.rollback()
+    connection.connection.rollback()  # one that had begun, of which SQLAlchemy knew nothing yet
 
 
 def storage_error(path: str, error: DBAPIError) -> StorageError:

@@ -47,6 +47,7 @@ class LiveDisplay:
             redirect_stderr=sys.stderr.isatty(),  # a traceback of a thread, say
             vertical_overflow="crop",
         )
+        self._changing: threading.Thread | None = None
 
     @property
     def is_possible(self) -> bool:
@@ -60,9 +61,9 @@ class LiveDisplay:
             case PhaseStarted():
                 self.log_line(format_phase(event))
                 if event.number == _SYNCING:
-                    self._live.start()
+                    self._change(self._live.start)
                 elif event.number > _SYNCING:
-                    self._live.stop()
+                    self._change(self._live.stop)
             case EntityFinished():
                 self.log_line(format_finished(event))
 
@@ -76,7 +77,18 @@ class LiveDisplay:
 
     def close(self) -> None:
         """Take the bars away, and show the cursor again."""
-        self._live.stop()
+        self._change(self._live.stop)
+
+    def _change(self, work: Callable[[], None]) -> None:
+        """Begin or end the drawing, in a thread of its own.
+
+        An interrupt comes to the main thread alone, and would leave the terminal half changed.
+        """
+        if self._changing is not None:
+            self._changing.join()
+        self._changing = threading.Thread(target=work)
+        self._changing.start()
+        self._changing.join()
 
     def _render(self) -> RenderableType:
         most = max(1, min(MOST_BARS, self._console.height - _OTHER_LINES))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
-from sqlalchemy import Connection
+from sqlalchemy import Engine, event
 
 from dataverse_sync import EntityConfig, database, pages, run_lock, run_sync
 from dataverse_sync import sync_state as database_states
@@ -256,22 +256,21 @@ def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch):
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world, monkeypatch):
-    begin = Connection.begin
+def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world):
     began = []
 
-    def interrupt(connection):
-        transaction = begin(connection)
-        if threading.current_thread() is threading.main_thread():  # others are the emulator's
-            began.append(connection)
-        if len(began) == 6:  # the first of the page loop
-            raise KeyboardInterrupt
-        return transaction
+    def interrupt(connection, cursor, statement, *_):
+        if statement == "BEGIN IMMEDIATE" and threading.current_thread() is threading.main_thread():
+            began.append(statement)
+            if len(began) == 6:  # the first of the page loop: it has begun, and nobody knows
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(Connection, "begin", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        world.sync(ONLY)
-    monkeypatch.undo()
+    event.listen(Engine, "after_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            world.sync(ONLY)
+    finally:
+        event.remove(Engine, "after_cursor_execute", interrupt)
 
     assert world.query("SELECT state, error FROM _sync_state") == [
         ("failed", "interrupted. The next run goes on from the last committed page.")
