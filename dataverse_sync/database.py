@@ -202,12 +202,6 @@ def transaction(connection: Connection) -> Iterator[Connection]:
         raise storage_error(connection.engine.url.database or "the database", error) from error
 
 
-def roll_back(connection: Connection) -> None:
-    """Take back whatever is not committed, wherever an interrupt has struck."""
-    connection.rollback()
-    connection.connection.rollback()  # one that had begun, of which SQLAlchemy knew nothing yet
-
-
 def storage_error(path: str, error: DBAPIError) -> StorageError:
     """What a DBAPI error means to whoever runs the job."""
     text = str(error.orig)

@@ -379,7 +379,7 @@ class _Run:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
         ended = EntityError(text, "The next run goes on from the last committed page.")
-        database.roll_back(self.connection)
+        self.connection.rollback()  # an interrupt may have come while a transaction began
         with suppress(StorageError), database.transaction(self.connection):
             for name, run in self.runs.items():
                 if name not in self.reports:
