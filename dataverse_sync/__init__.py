@@ -8,6 +8,7 @@ report = run_sync(
 )
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dataverse_sync.errors import SyncError
     from dataverse_sync.model import EntityConfig, EntityReport, SyncReport
     from dataverse_sync.sync import run_sync
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what a library does
 
 __all__ = [
     "Config",

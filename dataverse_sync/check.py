@@ -319,7 +319,7 @@ def format_findings(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"{finding.result:<7}  {finding.what.ljust(width)}  {text}")
     failures = sum(finding.result == "failure" for finding in findings)
     warnings = sum(finding.result == "warning" for finding in findings)
-    return [*lines, "", f"{failures} failures, {warnings} warnings"]
+    return [*lines, "", f"failures: {failures}, warnings: {warnings}"]
 
 
 def to_document(findings: Sequence[Finding]) -> dict[str, Any]:

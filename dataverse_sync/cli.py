@@ -281,7 +281,8 @@ def _check(options: argparse.Namespace, redactor: Redactor) -> int:
     config, entities = load(options, redactor)
     findings = check.run_check(config, entities, options.entity, redactor)
     document = check.to_document(findings)
-    _show(options, document, lambda: check.format_findings(findings))
+    calm = all(finding.result == "ok" for finding in findings)
+    _show(options, document, lambda: check.format_findings(findings), calm)
     return OK if document["ok"] else FAILED
 
 
@@ -297,13 +298,14 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
     found = status.load_status(path, datetime.now(UTC), configured)
     if found is None:
         message = f"{path}: there is no database yet; the first sync makes it"
-        _show(options, {"database": None, "entities": []}, lambda: [message])
+        _show(options, {"database": None, "entities": []}, lambda: [message], True)
         return OK if max_age is None else FAILED
     old = status.find_too_old(found, max_age) if max_age is not None else ()
     document = status.to_document(found)
     if max_age is not None:
         document["too_old"] = [entity.entity for entity in old]
-    _show(options, document, lambda: status.format_status(found))
+    done = all(entity.state == "completed" for entity in found.entities if entity.configured)
+    _show(options, document, lambda: status.format_status(found), done)
     if old:
         names = ", ".join(entity.entity for entity in old)
         print(
@@ -329,7 +331,7 @@ def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
         allow_deletes=options.allow_deletes,
         redactor=redactor,
     )
-    _show(options, verify.to_document(found), lambda: verify.format_verification(found))
+    _show(options, verify.to_document(found), lambda: verify.format_verification(found), found.ok)
     return OK if found.ok else FAILED
 
 
@@ -338,8 +340,9 @@ def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
 
     config, entities = load(options, redactor)
     live = schema_drift.get_drift(config, entities, options.entity, redactor)
-    _show(options, schema_drift.to_document(live), lambda: schema_drift.format_drift(live))
-    return FAILED if live.drift or live.failures else OK
+    same = not live.drift and not live.failures
+    _show(options, schema_drift.to_document(live), lambda: schema_drift.format_drift(live), same)
+    return OK if same else FAILED
 
 
 def _schema_accept(options: argparse.Namespace, redactor: Redactor) -> int:
@@ -360,13 +363,17 @@ def _tell(options: argparse.Namespace) -> Callable[[str], None]:
 
 
 def _show(
-    options: argparse.Namespace, document: dict[str, Any], lines: Callable[[], Sequence[str]]
+    options: argparse.Namespace,
+    document: dict[str, Any],
+    lines: Callable[[], Sequence[str]],
+    ok: bool,
 ) -> None:
-    """One JSON document, or lines for a person."""
+    """One JSON document, or lines for a person: the last alone where that is enough."""
     if options.json:
         print(json.dumps(document, indent=2, ensure_ascii=True))
         return
-    for line in lines():
+    shown = lines()
+    for line in shown[-1:] if options.quiet and ok else shown:
         print(line)
 
 
@@ -391,6 +398,8 @@ def _write_line(line: str) -> None:
 def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:
     if options.quiet and report.ok:
         print(summary.format_result(report))
+        if breaking := [item for item in report.drift if item.severity == "breaking"]:
+            print(summary.format_drift(breaking))
         return
     print()
     for line in summary.format_summary(report):

@@ -128,7 +128,9 @@ def load_settings(env_file: Path | None = None) -> dict[str, str]:
                 f"{path}: cannot be read ({error})", "Save it as UTF-8 text."
             ) from error
     elif env_file is not None:
-        raise ConfigError(f"{path}: there is no such file", "Name the .env file with --env-file.")
+        raise ConfigError(
+            f"{path}: there is no such file", "Name the file with --env-file, or leave it out."
+        )
     merged = {name: value for name, value in values.items() if value}
     merged.update({name: value for name, value in os.environ.items() if value})
     return merged

@@ -40,6 +40,7 @@ from dataverse_sync.errors import GuardError, PageError
 from dataverse_sync.model import Page, Reason
 from dataverse_sync.schema_manager import EntityTable
 
+_AGAIN = "Is a proxy in between? Run again; it goes on from the last committed page."
 GUARDED_ROWS = 100  # tables of more rows than this are never emptied by half unasked
 
 DELETED = Table(
@@ -107,11 +108,11 @@ def take_census(connection: Connection, table: EntityTable, page: Page) -> None:
         try:
             entry = _decode_any(record)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise PageError(f"{page.request}: an entry cannot be read ({error})") from error
+            raise PageError(f"{page.request}: an entry cannot be read ({error})", _AGAIN) from error
         deleted = entry.get("reason") == "deleted" and table.entity.key not in entry
         key = entry.get("id") if deleted else entry.get(table.entity.key)
         if not isinstance(key, str) or not key:
-            raise PageError(f"{page.request}: an entry has no {table.entity.key}")
+            raise PageError(f"{page.request}: an entry has no {table.entity.key}", _AGAIN)
         version = entry.get(table.entity.version_column or "")
         rows.append((table.name, key, None if version is None else str(version), int(deleted), 0))
     if not rows:
@@ -248,10 +249,14 @@ def check_guard(connection: Connection, table: EntityTable, allow_deletes: bool)
     doomed = len(list_doomed(connection, table))
     rows = count_rows(connection, table) if doomed else 0
     if not allow_deletes and rows > GUARDED_ROWS and doomed * 2 > rows:
+        query = select(_DOOMED.c.reason, func.count()).where(_DOOMED.c.entity_name == table.name)
+        reasons = connection.execute(query.group_by(_DOOMED.c.reason).order_by(func.count().desc()))
         raise GuardError(
-            f"{table.name}: {doomed} of {rows} rows would be removed, more than half; "
+            f"{table.name}: {doomed} of {rows} rows would be removed, more than half "
+            f"({', '.join(f'{number} {reason}' for reason, number in reasons)}); "
             "nothing was removed",
-            "If they are really gone, run once with --allow-deletes.",
+            "Was the app's role narrowed, or a table that links here taken out of the "
+            "configuration? If they are really gone, run once with --allow-deletes.",
         )
 
 

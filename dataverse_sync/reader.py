@@ -150,7 +150,10 @@ class EntityReader:
             self._note(page)
             at = asked.pop(page.request)
             if hash(page.next_link) in followed:
-                raise PageError(f"{page.request}: the next link leads back to a page already read")
+                raise PageError(
+                    f"{page.request}: the next link leads back to a page already read",
+                    "The service would be read in a circle; run again later.",
+                )
             if page.next_link is not None:
                 followed.add(hash(page.next_link))
             page, came[at] = _cut_page(page, ranges[at], came[at])
@@ -240,7 +243,7 @@ class EntityReader:
             if empty_pages > EMPTY_PAGES:
                 raise PageError(
                     f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
-                    "The service sends next links without end; run again later.",
+                    "The service sends next links without end; run again later, or report it.",
                 )
             new = []
             if (following := page.next_request) is not None:

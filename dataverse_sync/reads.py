@@ -241,7 +241,10 @@ class EntityRun:
                     plan.checkpoint
                 ):
                     raise
-            log.warning("%s: the service refused the stored link; read from the start", self.name)
+            log.warning(
+                "%s: the service refused the link that an earlier run kept; read from the start",
+                self.name,
+            )
             fresh = False
         started = Checkpoint(
             since=plan.since, seen_max=plan.since, fresh=fresh, full_asked=self.full
@@ -294,7 +297,10 @@ class EntityRun:
             log.info("%s: ranges are refused; read as one chain of pages", self.name)
             return False
         except DisorderError:
-            log.warning("%s: ranges come unordered; read as one chain of pages", self.name)
+            log.warning(
+                "%s: the service does not keep to the order of createdon; read as one chain",
+                self.name,
+            )
             return False
         return True
 
@@ -317,14 +323,21 @@ class EntityRun:
             except RequestError as error:
                 if error.status is None or error.status >= 500 or error.status in (401, 429):
                     raise
-                log.warning("%s: the delta token is no good any more (%s)", self.name, error)
+                log.warning(
+                    "%s: the delta token is no good any more (%s); all keys are compared",
+                    self.name,
+                    error,
+                )
             else:
                 if self._is_delta():
                     if self._changes:
                         yield from self._settle(deletions.deleted_in_census(self.table), "deleted")
                     self._save_token()
                     return
-                log.warning("%s: the delta read did not answer with changes alone", self.name)
+                log.warning(
+                    "%s: the delta read did not answer with changes alone; all keys are compared",
+                    self.name,
+                )
         # The token first, then the keys: whether a service stamps it with the first page of
         # the tracked read or with the last, nothing can go unseen between the two.
         self._delta_link = None
@@ -402,7 +415,9 @@ class EntityRun:
                 log.info("%s: cannot be asked by id; the complete read stands", self.name)
             if there:
                 log.warning(
-                    "%s: %d records were left out of a read but are there", self.name, len(there)
+                    "%s: %d records were left out of a read but are there, and stay",
+                    self.name,
+                    len(there),
                 )
                 deletions.spare(self.connection, self.table, there)
         self.remove_doomed()
@@ -450,6 +465,7 @@ class EntityRun:
             yield from self.reader.read([*self.reader.by_id(new, take), *thin])
             settled = self.state.bookmark or ""
             stale = deletions.find_stale(self.connection, self.table, settled)
+            returned.difference_update(key.lower() for key in stale)  # it may be gone by now
             yield from self.reader.read(self.reader.by_id(stale, take))
         gone(key for key in known if key not in returned)
 

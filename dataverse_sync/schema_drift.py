@@ -115,7 +115,10 @@ def accept(
     selected = select_entities(entities, only)
     database.check_file(config.db_path)
     if not config.db_path.exists():
-        raise ConfigError(f"{config.db_path}: there is no database yet", "Run a sync first.")
+        raise ConfigError(
+            f"{config.db_path}: there is no database yet",
+            "Run a sync first, or name the database with --db.",
+        )
     with ExitStack() as stack:
         stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
         locked = load_locks(config)
@@ -238,7 +241,10 @@ def _each_row(
             try:
                 rows += to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
             except EntityError as error:
-                raise ConfigError(f"{wanted.name}: a stored record cannot be read") from error
+                raise ConfigError(
+                    f"{wanted.name}: a stored record cannot be read",
+                    "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
+                ) from error
         use(rows)
         last = batch[-1][0]
         done += len(batch)

@@ -34,6 +34,7 @@ _SQL_TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
     "INTEGER": INTEGER(),
     "REAL": REAL(),
 }
+_REPORT = "Run again; if it stays, report it. The other tables are not concerned."
 _INT64 = (-(2**63), 2**63 - 1)
 _JSON_TYPES: Mapping[ColumnType, Any] = {
     "TEXT": str | None,
@@ -145,7 +146,9 @@ def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) 
         try:
             text = str(memoryview(record), "utf-8")
         except UnicodeDecodeError as error:
-            raise PageError(f"{table.name}: a record is not UTF-8 text ({error})") from error
+            raise PageError(
+                f"{table.name}: a record is not UTF-8 text ({error})", _REPORT
+            ) from error
         try:
             values = msgspec.structs.astuple(table.decode(record))
         except (msgspec.MsgspecError, RecursionError):
@@ -182,11 +185,11 @@ def _decode_slowly(table: EntityTable, text: str) -> tuple[Any, ...]:
     try:
         record = json.loads(text, parse_int=_fitting_int)
     except RecursionError as error:
-        raise PageError(f"{table.name}: a record is nested too deep") from error
+        raise PageError(f"{table.name}: a record is nested too deep", _REPORT) from error
     except ValueError as error:
-        raise PageError(f"{table.name}: a record is not JSON ({error})") from error
+        raise PageError(f"{table.name}: a record is not JSON ({error})", _REPORT) from error
     if not isinstance(record, dict):
-        raise PageError(f"{table.name}: a record is not an object")
+        raise PageError(f"{table.name}: a record is not an object", _REPORT)
     return tuple(_to_sql(record.get(column.name), column.type) for column in table.columns)
 
 
@@ -351,7 +354,10 @@ def load_lock(path: Path) -> Lock | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error})",
+            "Check its permissions, or name another with --schema.",
+        ) from error
     return parse_lock(text, str(path))
 
 

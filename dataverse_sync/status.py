@@ -165,6 +165,11 @@ def format_status(status: Status) -> list[str]:
         lines.append(f"A run is under way: {status.running}.")
     lines += format_table(heads, rows) if rows else ["Nothing was synced into it yet."]
     lines += [f"Failed: {entity.error}" for entity in status.entities if entity.error]
+    ages = [entity.age_s for entity in status.entities if entity.configured]
+    if ages:
+        oldest = None if None in ages else max(age for age in ages if age is not None)
+        done = sum(entity.state == "completed" for entity in status.entities if entity.configured)
+        lines += ["", f"{done} of {len(ages)} entities completed, oldest: {format_age(oldest)}"]
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dataverse_sync.model import EntityReport, SyncReport
+from dataverse_sync.model import Drift, EntityReport, SyncReport
 
 _HEADS = (
     "entity",
@@ -41,14 +41,19 @@ def format_summary(report: SyncReport) -> list[str]:
     if report.waited_s:
         lines.append(f"Waited {report.waited_s:.0f} s because the service was busy (429).")
     if report.drift:
-        breaking = sum(item.severity == "breaking" for item in report.drift)
-        lines.append(
-            f"Schema drift: {_count(len(report.drift), 'difference')}, "
-            f"{breaking} of them breaking. See: python -m dataverse_sync schema diff"
-        )
+        lines.append(format_drift(report.drift))
     lines += [f"Note: {name}: {note}" for name, note in report.notes.items()]
     lines += [f"Failed: {entity.error}" for entity in report.failed]
     return lines
+
+
+def format_drift(drift: Sequence[Drift]) -> str:
+    """How far the live schema is from the locked one, in one line."""
+    breaking = sum(item.severity == "breaking" for item in drift)
+    return (
+        f"Schema drift: {count(len(drift), 'difference')}, {breaking} breaking. "
+        "See: python -m dataverse_sync schema diff"
+    )
 
 
 def format_result(report: SyncReport) -> str:
@@ -69,7 +74,8 @@ def format_result(report: SyncReport) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """``1 failure``, ``2 failures``."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 

@@ -169,7 +169,10 @@ class _Run:
         with database.transaction(self.connection):
             database.prepare_own_tables(self.connection)
             if dead := states.close_dead_runs(self.connection, _now()):
-                log.warning("the last run did not end well: %d entities are taken up again", dead)
+                log.warning(
+                    "the last run was killed: %d entities go on from their last committed pages",
+                    dead,
+                )
 
     # [4/6]
 
@@ -180,7 +183,10 @@ class _Run:
         first = not self.lock
         live = discovery.read_metadata(self.environment.client, names)
         if live.metadata_error is not None:
-            log.warning("metadata cannot be read: %s", live.metadata_error.message)
+            log.warning(
+                "metadata cannot be read, so new tables go by their first record: %s",
+                live.metadata_error,
+            )
         added = {name: live.entities[name] for name in names if name in live.entities}
         added = {name: entity for name, entity in added.items() if name not in self.lock}
         unknown = [name for name in live.unknown if name not in self.lock]
@@ -200,9 +206,7 @@ class _Run:
     def _compare(
         self, names: Sequence[str], live: discovery.Discovery, added: Iterable[str]
     ) -> list[Drift]:
-        configured = {entity.name for entity in self.entities}
         drift = [Drift(name, "entity_added") for name in added]
-        drift += [Drift(name, "entity_removed") for name in self.lock if name not in configured]
         for name in names:
             if name not in self.lock:
                 continue
@@ -232,16 +236,25 @@ class _Run:
                     table.name,
                     ", ".join(table.left_out),
                 )
+        drift = [*self.drift, *(Drift(name, "entity_removed") for name in self._find_taken_out())]
         with database.transaction(self.connection):
             for name, table in self.tables.items():
                 if name not in self.there:
                     table.table.create(self.connection)
             states.ensure_rows(self.connection, [entity.name for entity in self.entities])
-            states.record_drift(self.connection, self.run_id, self.drift, compared, _now())
+            states.record_drift(self.connection, self.run_id, drift, compared, _now())
             if self.lock:
                 states.save_lock_copy(self.connection, self.lock, _now())
         if added:
             save_file(self.config, self.lock)
+
+    def _find_taken_out(self) -> list[str]:
+        """Entities that are locked but not configured any more: noted once, and no news later."""
+        configured = {entity.name for entity in self.entities}
+        names = [name for name in self.lock if name not in configured]
+        for name in names:
+            log.info("%s: not in the configuration any more; its table is kept", name)
+        return names
 
     def _write_lock_left_unwritten(self) -> None:
         """Before the copy goes on: it knows only one lock that the file may be behind by."""
@@ -256,7 +269,10 @@ class _Run:
         with database.transaction(self.connection):
             self._start([*sampled.empty, *sampled.failures])
             for name in sampled.empty:
-                log.warning("%s: empty and not in the metadata; tried again next run", name)
+                log.warning(
+                    "%s: empty and not in the metadata; left pending, and tried again next run",
+                    name,
+                )
                 self._finish(name, None, state="pending")
             for name, error in sampled.failures.items():
                 self._finish(name, error)
@@ -301,8 +317,9 @@ class _Run:
         drift: dict[str, list[Drift]] = {}
         for name, run in self.runs.items():
             if run.sample is not None and self.lock[name].source == "sample":
-                live = metadata.infer_entity(name, json.loads(bytes(run.sample)))
-                drift[name] = metadata.diff_entity(self.lock[name], live)
+                with suppress(ValueError):  # a number of 5,000 digits
+                    live = metadata.infer_entity(name, json.loads(bytes(run.sample)))
+                    drift[name] = metadata.diff_entity(self.lock[name], live)
         found = [item for items in drift.values() for item in items]
         self._tell_drift(found)
         self.drift += found

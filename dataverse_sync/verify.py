@@ -389,7 +389,7 @@ def format_verification(verification: Verification) -> list[str]:
     lines = []
     for entity in verification.entities:
         if entity.error is not None:
-            lines.append(f"failure  {entity.entity}: {entity.error}")
+            lines.append(f"failure  {entity.error}")
             continue
         kinds = {
             "missing": entity.missing,
@@ -415,5 +415,6 @@ def format_verification(verification: Verification) -> list[str]:
     lines.append("")
     lines.append(f"SQLite's integrity check: {verification.integrity}")
     differ = sum(not entity.ok for entity in verification.entities)
-    lines.append(f"{len(verification.entities) - differ} tables agree, {differ} do not")
+    agree = len(verification.entities) - differ
+    lines.append(f"{agree} {'table agrees' if agree == 1 else 'tables agree'}, {differ} do not")
     return lines

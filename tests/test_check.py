@@ -295,7 +295,7 @@ def test_the_lines_count_what_is_wrong() -> None:
     lines = format_findings(findings)
 
     assert lines[1] == "failure  accounts  403 and more"
-    assert lines[-1] == "1 failures, 1 warnings"
+    assert lines[-1] == "failures: 1, warnings: 1"
     assert to_document(findings)["ok"] is False
     assert to_document(findings)["findings"][0] == {
         "what": "sign-in",

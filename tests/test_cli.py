@@ -292,6 +292,45 @@ def test_status_of_a_database_without_any_sync_is_too_old(shell: Shell) -> None:
     assert (status, err) == (1, "error: dataverse.db: nothing was ever synced into it\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("status",), r"5 of 5 entities completed, oldest: \d+ s"),
+        (("verify",), "5 tables agree, 0 do not"),
+        (("schema", "diff"), "The locked schema is the live one."),
+    ],
+)
+def test_quiet_is_one_line_where_all_is_well(
+    shell: Shell, command: tuple[str, ...], line: str
+) -> None:
+    shell.run("-q")
+
+    status, out, err = shell.run(*command, "-q")
+
+    assert (status, err) == (0, "")
+    assert re.fullmatch(line, out.strip())
+
+
+def test_quiet_says_all_that_is_not_well(shell: Shell) -> None:
+    shell.run("-q")
+    shell.world.execute("DELETE FROM vin_products")
+
+    status, out, _ = shell.run("verify", "-q")
+
+    assert status == 1
+    assert "8 missing" in out
+
+
+def test_quiet_does_not_hide_a_breaking_drift(shell: Shell) -> None:
+    shell.run("-q")
+    shell.world.emulator.drop_column("vin_products", "vin_name")
+
+    status, out, _ = shell.run("-q")
+
+    assert status == 0
+    assert "Schema drift: 1 difference, 1 breaking." in out
+
+
 @pytest.mark.parametrize("command", [("status",), ("check",), ("verify",), ("schema", "diff")])
 def test_json_is_one_document_and_nothing_else(shell: Shell, command: tuple[str, ...]) -> None:
     shell.run("-q")
@@ -577,6 +616,6 @@ def test_the_emulator_serves_what_its_env_lines_point_to_until_it_is_stopped(
             process.terminate()
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert b"0 failures, 0 warnings" in done.stdout
+    assert b"failures: 0, warnings: 0" in done.stdout
     if os.name != "nt":
         assert process.returncode == 0

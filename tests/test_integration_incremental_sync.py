@@ -445,6 +445,27 @@ def test_a_run_limited_to_some_entities_unlinks_nothing(synced):
     assert synced.removed("accounts")[litware][0] == "unlinked"
 
 
+def test_a_linked_record_that_goes_between_its_version_and_its_fetch_is_gone(synced):
+    litware = next(iter(synced.copy("accounts")))
+    synced.emulator.update("accounts", litware, {"name": "Changed"})
+
+    asked = []
+
+    def after_the_versions(request):
+        if request.kind == "thin" and request.entity_set == "accounts":
+            asked.append(request)
+        elif request.kind == "data" and request.entity_set == "accounts" and asked:
+            synced.emulator.on_request = None
+            synced.emulator.delete("accounts", litware)
+
+    synced.emulator.on_request = after_the_versions
+    report = synced.sync()
+
+    assert report.ok
+    assert litware not in synced.copy("accounts")
+    assert synced.removed("accounts")[litware][0] == "not_returned"
+
+
 def test_full_reads_everything_again_and_rewrites_only_what_differs(synced):
     synced.execute("UPDATE vin_candidates SET json_response = '{}' WHERE vin_number = 3")
     before = synced.rows()["vin_products"]
@@ -583,7 +604,7 @@ def test_a_stored_link_that_is_refused_means_reading_from_the_start(make_world, 
     report = world.sync()
 
     assert report.ok
-    assert "refused the stored link" in caplog.text
+    assert "refused the link that an earlier run kept" in caplog.text
     assert world.is_mirror("vin_candidates")
     assert gone not in world.copy("vin_candidates")
 

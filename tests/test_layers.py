@@ -180,7 +180,8 @@ def test_only_console_configures_logging():
         if isinstance(node, ast.Attribute) and node.attr in configuring
     }
 
-    assert found == {"console"}
+    # The package itself has only the handler that says nothing, so that a library prints nothing.
+    assert found == {"console", "__init__"}
 
 
 def test_modules_do_not_import_each_other_by_relative_names():

@@ -269,8 +269,9 @@ class Mirror:
     def _states(self, table: Table, record_id: str, position: int) -> list[Version | None]:
         """All that a row may be after a run that began at this position."""
         states = self.server.seen_since(table.name, record_id, position)
-        if len(states) > 1 and table.tracked and self.server.delta_is_bounded:
-            # The delta may have left it to the next one, with whatever was stored.
+        if len(states) > 1 and table.tracked:
+            # The delta may have left it to the next one, with whatever was stored: because it is
+            # bounded, or because the record went from its last pages to its first ones meanwhile.
             states = self.server.seen_since(table.name, record_id, 0)
         return states
 
