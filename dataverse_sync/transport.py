@@ -247,7 +247,7 @@ class Retries(Retry):
         if asked_s is not None and asked_s > LONGEST_WAIT_S:
             self.on_capped(asked_s)
             asked_s = LONGEST_WAIT_S
-        wait_s = self.get_backoff_time() if asked_s is None else asked_s
+        wait_s = asked_s or self.get_backoff_time()  # "0" again and again would spend all retries
         if response is not None and response.status == 429 and self.gated:
             self.throttle.close(wait_s)
             self.throttle.leave(answered=False)

@@ -471,10 +471,11 @@ def test_a_retry_after_as_a_date_is_obeyed(
     assert 90 < fake.waits[0] <= 100
 
 
+@pytest.mark.parametrize("asked", ["in a while", "0"])
 def test_a_retry_after_that_says_nothing_leaves_the_schedule(
-    serve: Any, transport: Transport, fake: FakeTime
+    serve: Any, transport: Transport, fake: FakeTime, asked: str
 ) -> None:
-    server = serve(*[http(429, b"", ("Retry-After", "in a while"))] * 3, OK)
+    server = serve(*[http(429, b"", ("Retry-After", asked))] * 3, OK)
 
     fetch(transport, server.origin + "/")
 
