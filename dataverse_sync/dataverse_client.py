@@ -162,8 +162,9 @@ class DataverseClient:
         if page.next_link is not None:
             try:
                 page = replace(page, next_link=odata.follow(page, page.next_link))
-            except PageError:
+            except PageError as error:
                 self.release(page)
+                error.requests = page.requests
                 raise
         return page
 
@@ -319,8 +320,7 @@ class DataverseClient:
                 asked_at = self._asked_at(response, began)
                 return replace(page, asked_at=asked_at, requests=self._transport.count_requests())
         except EntityError as error:
-            if isinstance(error, RequestError):
-                error.requests = self._transport.count_requests()
+            error.requests = self._transport.count_requests()
             raise
         finally:
             throttle.leave(answered)

@@ -52,6 +52,8 @@ class UnreachableError(RunError):
 class EntityError(SyncError):
     """Ends one entity; it keeps its rows and its bookmark."""
 
+    requests = 0  # HTTP requests that were sent in vain
+
 
 class RequestError(EntityError):
     """The service refused a request, or every retry of it failed.

@@ -234,6 +234,9 @@ class EntityReader:
             except RequestError as error:
                 new = self._ask_differently(error, asked)
                 continue
+            except PageError as error:
+                self.requests += error.requests
+                raise
             self._note(page)
             if page.request not in asked:  # of a read that was given up
                 new = []

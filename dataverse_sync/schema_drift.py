@@ -53,6 +53,7 @@ def get_drift(
         AuthError: The sign-in was refused.
     """
     selected = select_entities(entities, only)
+    database.check_file(config.db_path, to_write=False)
     return _compare(config, selected, load_fitting_lock(config).lock, redactor)
 
 

@@ -118,6 +118,7 @@ class _Run:
     tables: dict[str, EntityTable] = field(default_factory=dict)
     drift: list[Drift] = field(default_factory=list)
     runs: dict[str, EntityRun] = field(default_factory=dict)
+    is_over: bool = False  # ended early: that is said once, by whoever is told of it
     began: dict[str, float] = field(default_factory=dict)
     log_ids: dict[str, int] = field(default_factory=dict)
     reports: dict[str, EntityReport] = field(default_factory=dict)
@@ -392,6 +393,7 @@ class _Run:
 
     def _abandon(self, error: BaseException) -> None:
         """Note why the run ends, beside the checkpoints that the next one goes on from."""
+        self.is_over = True
         self.environment.client.stop()
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
@@ -488,7 +490,7 @@ class _Run:
         seconds = time.monotonic() - self.began[name]
         report = EntityReport(name, "failed" if error else state, counts, requests, seconds, text)
         self.reports[name] = report
-        if error is not None:
+        if error is not None and not self.is_over:
             log.error("%s", text)
         self.ended.append(report)
 

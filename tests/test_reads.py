@@ -176,6 +176,7 @@ def test_a_link_to_another_origin_is_not_followed(candidates):
     report = candidates.sync(ONLY)
 
     assert "leads to another origin" in report.failed[0].error
+    assert report.failed[0].requests == len(candidates.asked("vin_candidates"))
     assert candidates.copy("vin_candidates") == {}
 
 

@@ -436,3 +436,11 @@ def test_without_metadata_the_records_of_a_run_show_the_drift(make_world: Any) -
     assert world.query("SELECT column_name, change FROM _schema_changes") == [
         ("vin_new", "column_added")
     ]
+
+
+def test_a_file_that_is_no_database_is_refused_by_diff(world: World) -> None:
+    world.sync(ENTITIES[:1])
+    world.db_path.write_text("this is no database", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="is no SQLite database"):
+        schema_drift.get_drift(world.config(), ENTITIES[:1], (), Redactor())

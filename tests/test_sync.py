@@ -239,7 +239,7 @@ def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monke
     assert world.copy("vin_candidates") == before
 
 
-def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch):
+def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch, caplog):
     monkeypatch.setattr(pages, "PAGES_PER_TRANSACTION", 1)
 
     def interrupt(event):
@@ -251,6 +251,7 @@ def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch):
 
     states = world.query("SELECT state, error FROM _sync_state")
     report = world.sync(ONLY)
+    assert "interrupted" not in caplog.text  # whoever is told of it says it, once
     assert states == [("failed", "interrupted. The next run goes on from the last committed page.")]
     assert report.entities[0].counts.fetched == 7
     assert world.is_mirror("vin_candidates")
