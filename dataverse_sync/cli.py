@@ -90,7 +90,8 @@ def entry_point() -> None:
             stream.flush()
         except OSError:
             status = status or FAILED
-    if any(thread.name.startswith("dataverse") for thread in threading.enumerate()):
+    # Python itself would end an interrupted process by the signal, whatever its status.
+    if status or any(thread.name.startswith("dataverse") for thread in threading.enumerate()):
         os._exit(status)
     sys.exit(status)
 
