@@ -5,6 +5,8 @@ The environment is the emulator, over real HTTP; the database is real SQLite.
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -222,3 +224,21 @@ def connection(db_path: Path) -> Iterator[Any]:
             prepare_own_tables(opened)
         yield opened
     engine.dispose()
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For tests that run the command line in this process: no settings, and logging put back."""
+    for name in list(os.environ):
+        if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
+            monkeypatch.delenv(name)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in before[0]:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(before[1])
+    logging.getLogger("urllib3").setLevel(logging.NOTSET)
+    logging.captureWarnings(False)

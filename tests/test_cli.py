@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +51,13 @@ class Shell:
 
 @pytest.fixture
 def shell(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Shell]:
+    world: World,
+    command_line: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
     monkeypatch.chdir(world.folder)
-    for name in list(os.environ):
-        if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
-            monkeypatch.delenv(name)
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield Shell(world, capsys)
-    for handler in root.handlers[:]:
-        if handler not in before[0]:
-            root.removeHandler(handler)
-            handler.close()
-    root.setLevel(before[1])
-    logging.getLogger("urllib3").setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
+    return Shell(world, capsys)
 
 
 def test_without_a_command_it_syncs(shell: Shell) -> None:

@@ -181,6 +181,16 @@ def pages_of(emulator: Emulator, name: str) -> list[str]:
     ]
 
 
+def find_done(world: World, scene_name: str, name: str) -> tuple[set[str], set[str]]:
+    """The records that a run has to read, and those of them that are stored as they are."""
+    source, stored = world.source(name), stored_versions(world, name)
+    due = set(source)
+    if scene_name == "incremental":
+        rows = world.emulator.rows(name)
+        due = {key for key in rows if rows[key].get("modifiedon", OLD) != OLD}
+    return due, {key for key in due if stored.get(key) == source[key]}
+
+
 def committed_pages(world: World, scene_name: str) -> set[str]:
     """The pages of records that the killed run had committed, told from the rows alone.
 
@@ -188,12 +198,7 @@ def committed_pages(world: World, scene_name: str) -> set[str]:
     """
     committed: set[str] = set()
     for name in ("vin_candidates", "vin_products", LINK_SET):
-        source, stored = world.source(name), stored_versions(world, name)
-        due = set(source)
-        if scene_name == "incremental":
-            rows = world.emulator.rows(name)
-            due = {key for key in rows if rows[key].get("modifiedon", OLD) != OLD}
-        done = {key for key in due if stored.get(key) == source[key]}
+        due, done = find_done(world, scene_name, name)
         if name == LINK_SET and done == due:
             continue  # it has no modifiedon: once complete, it is read again each run
         count = -(-len(done) // PAGE) if done == due else len(done) // PAGE
@@ -299,12 +304,7 @@ def assert_it_is_taken_up(world: World, scene_name: str, scene: Scene, moment: s
 def assert_pages_are_whole(world: World, scene_name: str, moment: str) -> None:
     """See that of every unfiltered set whole pages are stored, or all of it."""
     for name in ("vin_candidates", "vin_products", LINK_SET):
-        source, stored = world.source(name), stored_versions(world, name)
-        due = set(source)
-        if scene_name == "incremental":
-            rows = world.emulator.rows(name)
-            due = {key for key in rows if rows[key].get("modifiedon", OLD) != OLD}
-        done = {key for key in due if stored.get(key) == source[key]}
+        due, done = find_done(world, scene_name, name)
         assert done == due or len(done) % PAGE == 0, f"{name}, {moment}"
 
 

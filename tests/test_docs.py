@@ -13,11 +13,9 @@ import ast
 import contextlib
 import io
 import json
-import logging
-import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -287,23 +285,11 @@ def check_output(step: Step, output: str) -> None:
 
 
 @pytest.fixture
-def reader(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+def reader(make_world: Any, command_line: None, monkeypatch: pytest.MonkeyPatch) -> Reader:
     world = make_world(TABLES)
     fill(world.emulator)
     monkeypatch.chdir(world.folder)
-    for name in list(os.environ):
-        if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
-            monkeypatch.delenv(name)
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield Reader(world, monkeypatch)
-    for handler in root.handlers[:]:
-        if handler not in before[0]:
-            root.removeHandler(handler)
-            handler.close()
-    root.setLevel(before[1])
-    logging.getLogger("urllib3").setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
+    return Reader(world, monkeypatch)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from conftest import ENTITIES, OLD, World, fill, insert
+from emulator_caller import Caller
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
@@ -215,6 +217,22 @@ def test_a_page_that_the_service_spoils_turns_the_check_red(
     world.emulator.clear_faults()
 
     assert not verify(world, "vin_candidates").ok
+
+
+def test_two_pages_that_the_service_swaps_turn_the_check_red(world: World) -> None:
+    caller = Caller(world.emulator)
+    caller.sign_in()
+    pages = list(caller.pages("vin_candidates?$orderby=vin_candidateid", "odata.maxpagesize=5"))
+    caller.session.close()
+    for number, page in ((2, pages[2]), (3, pages[1])):
+        match = rf"/vin_candidates\?.*pagenumber=%22{number}%22"
+        world.emulator.fault(Fault("body", match=match, body=json.dumps(page), status=200))
+
+    world.sync()
+    world.emulator.clear_faults()
+
+    assert [len(page["value"]) for page in pages] == [5, 5, 2]
+    assert len(check_of(verify(world, "vin_candidates"), "vin_candidates").missing) == 5
 
 
 def test_a_page_of_the_check_that_is_spoilt_is_asked_for_again(world: World) -> None:
