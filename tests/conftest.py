@@ -226,19 +226,27 @@ def connection(db_path: Path) -> Iterator[Any]:
     engine.dispose()
 
 
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Put back what a run of the command line changes for the whole process."""
+    root, urllib3 = logging.getLogger(), logging.getLogger("urllib3")
+    handlers, levels = root.handlers[:], (root.level, urllib3.level)
+    yield
+    logging.captureWarnings(False)
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+            handler.close()
+    for handler in handlers:
+        if handler not in root.handlers:
+            root.addHandler(handler)
+    root.setLevel(levels[0])
+    urllib3.setLevel(levels[1])
+
+
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For tests that run the command line in this process: no settings, and logging put back."""
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that run the command line in this process: no setting of this machine comes in."""
     for name in list(os.environ):
         if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
             monkeypatch.delenv(name)
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    for handler in root.handlers[:]:
-        if handler not in before[0]:
-            root.removeHandler(handler)
-            handler.close()
-    root.setLevel(before[1])
-    logging.getLogger("urllib3").setLevel(logging.NOTSET)
-    logging.captureWarnings(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import signal
@@ -21,22 +20,17 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 
 @pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
-    """The script as a module; no setting comes in, no logging set up by a run goes out."""
-    for name in list(os.environ):
-        if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
-            monkeypatch.delenv(name)
+def benchmark(
+    no_settings: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[ModuleType]:
+    """The script as a module."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(SCRIPTS)
     monkeypatch.setattr(os, "sync", lambda: None, raising=False)  # waits for the whole machine
-    root, on_stop = logging.getLogger(), signal.getsignal(signal.SIGTERM)
-    handlers, level = root.handlers[:], root.level
+    on_stop = signal.getsignal(signal.SIGTERM)
     import benchmark
 
     yield benchmark
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
     signal.signal(signal.SIGTERM, on_stop)
 
 

@@ -52,7 +52,7 @@ class Shell:
 @pytest.fixture
 def shell(
     world: World,
-    command_line: None,
+    no_settings: None,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Shell:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,6 @@ from dataverse_sync.redaction import MASK, Redactor
 SECRET = "Zq3~8Q.pretend-secret-3Fh"
 
 log = logging.getLogger("dataverse_sync.somewhere")
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """Put back what configure_logging changes for the whole process."""
-    root, urllib3 = logging.getLogger(), logging.getLogger("urllib3")
-    handlers, levels = root.handlers[:], (root.level, urllib3.level)
-    yield
-    logging.captureWarnings(False)
-    for handler in root.handlers[:]:
-        if handler not in handlers:
-            root.removeHandler(handler)
-            handler.close()
-    for handler in handlers:
-        if handler not in root.handlers:
-            root.addHandler(handler)
-    root.setLevel(levels[0])
-    urllib3.setLevel(levels[1])
 
 
 @pytest.fixture

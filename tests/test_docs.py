@@ -285,7 +285,7 @@ def check_output(step: Step, output: str) -> None:
 
 
 @pytest.fixture
-def reader(make_world: Any, command_line: None, monkeypatch: pytest.MonkeyPatch) -> Reader:
+def reader(make_world: Any, no_settings: None, monkeypatch: pytest.MonkeyPatch) -> Reader:
     world = make_world(TABLES)
     fill(world.emulator)
     monkeypatch.chdir(world.folder)

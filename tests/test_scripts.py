@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import os
 import re
 import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,19 +43,8 @@ PEOPLE = Table(
 
 
 @pytest.fixture(autouse=True)
-def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No setting of this machine comes in, no logging set up by a script goes out."""
-    for name in list(os.environ):
-        if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
-            monkeypatch.delenv(name)
+def own_folder(no_settings: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    root, quiet = logging.getLogger(), logging.getLogger("urllib3")
-    handlers, level, quiet_level = root.handlers[:], root.level, quiet.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    quiet.setLevel(quiet_level)
-    logging.captureWarnings(False)
 
 
 class Script:

@@ -5,18 +5,20 @@ The waits are the service's own, of a second, over real sockets.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from conftest import World, insert
 
-from dataverse_sync import EntityConfig, SyncReport, run_sync
+from dataverse_sync import EntityConfig, SyncReport, environment, run_sync
 from dataverse_sync.emulator import Column, Limits, LoggedRequest, Table
 from dataverse_sync.summary import format_summary
+from dataverse_sync.transport import Throttle
 
 SETS = 40
-ARRIVED_S = 0.2  # what a refusal, and what left before it was read, may take on the way
 TABLES = [
     Table(f"vin_t{n:02d}", f"vin_t{n:02d}s", f"vin_t{n:02d}id", [Column("vin_name", "String")])
     for n in range(SETS)
@@ -32,69 +34,95 @@ SMALL_WINDOWS = {
 }
 
 
-def sync_throttled(world: World, workers: int) -> tuple[SyncReport, list[LoggedRequest]]:
+class Gate(Throttle):
+    """The run's gate, which notes when it let a request out and from when until when it was closed.
+
+    The moments are those it decided by, read under its lock, so no load of this machine
+    puts one of them into the wrong order.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._read = threading.local()
+        self.passed: list[float] = []
+        self.closed: list[tuple[float, float]] = []
+        super().__init__(limit, self._note_time)
+
+    def _note_time(self) -> float:
+        self._read.at = time.monotonic()
+        return self._read.at
+
+    def enter(self) -> None:
+        super().enter()
+        self.passed.append(self._read.at)
+
+    def close(self, wait_s: float) -> None:
+        super().close(wait_s)
+        self.closed.append((self._read.at, self._read.at + wait_s))
+
+    def passed_while_closed(self) -> list[float]:
+        return [at for at in self.passed if any(start < at < end for start, end in self.closed)]
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    made = Gate(50)
+    monkeypatch.setattr(environment, "Throttle", lambda _: made)
+    return made
+
+
+def sync_throttled(world: World) -> tuple[SyncReport, list[LoggedRequest]]:
     """Sync forty sets of three pages each; the 429s that it met."""
     for table in TABLES:
         insert(world.emulator, table.entity_set, [{"vin_name": str(n)} for n in range(12)])
-    report = run_sync(world.config(workers=workers), ENTITIES)
+    report = run_sync(world.config(workers=50), ENTITIES)
     assert report.ok
     assert world.is_mirror(*(table.entity_set for table in TABLES))
     return report, [request for request in world.emulator.log if request.status == 429]
 
 
-def closed_spans(refused: Sequence[LoggedRequest]) -> list[tuple[float, float]]:
-    """From when until when nothing may be sent, by what the service answered."""
-    spans = []
-    for request in refused:
-        assert request.ended_at is not None
-        assert request.retry_after is not None
-        spans.append((request.ended_at, request.ended_at + float(request.retry_after)))
-    return sorted(spans)
+def assert_gate_held(gate: Gate, world: World, refused: Sequence[LoggedRequest]) -> None:
+    """Every request went through the gate, every refusal closed it, and none passed it then."""
+    sent = [one for one in world.emulator.log if one.kind not in ("challenge", "token")]
+    assert len(gate.passed) == len(sent)
+    asked_s = [float(request.retry_after or 0) for request in refused]
+    assert sorted(end - start for start, end in gate.closed) == pytest.approx(sorted(asked_s))
+    assert gate.passed_while_closed() == []
 
 
-def sent_while_closed(log: Sequence[LoggedRequest]) -> list[LoggedRequest]:
-    """What left after a refusal was known and before it had ended; sign-in has no limits."""
-    spans = closed_spans([request for request in log if request.status == 429])
-    return [
-        request
-        for request in log
-        if request.kind != "token"
-        and any(start + ARRIVED_S < request.began_at < end for start, end in spans)
-    ]
-
-
-def closed_s(refused: Sequence[LoggedRequest]) -> float:
+def closed_s(gate: Gate) -> float:
     """For how long at least one refusal held."""
     total, end = 0.0, 0.0
-    for start, until in closed_spans(refused):
+    for start, until in sorted(gate.closed):
         total += max(0.0, until - max(start, end))
         end = max(end, until)
     return total
 
 
 @pytest.mark.parametrize("kind", SMALL_WINDOWS)
-def test_forty_entity_sets_complete_under_a_limit(make_world: Any, kind: str) -> None:
+def test_forty_entity_sets_complete_under_a_limit(make_world: Any, gate: Gate, kind: str) -> None:
     world: World = make_world(TABLES, limits=SMALL_WINDOWS[kind], latency_s=0.05)
 
-    report, refused = sync_throttled(world, workers=50)
+    report, refused = sync_throttled(world)
 
     assert refused
-    assert sent_while_closed(world.emulator.log) == []
+    assert_gate_held(gate, world, refused)
     assert world.emulator.most_in_flight <= 50
-    assert report.waited_s == pytest.approx(closed_s(refused), abs=1)
+    assert report.waited_s == pytest.approx(closed_s(gate))
     said = f"Waited {report.waited_s:.0f} s because the service was busy (429)."
     assert said in format_summary(report)
 
 
-def test_the_limits_of_dataverse_itself_with_a_budget_that_runs_out(make_world: Any) -> None:
+def test_the_limits_of_dataverse_itself_with_a_budget_that_runs_out(
+    make_world: Any, gate: Gate
+) -> None:
     # As much of it for each second of the window: four requests that are always busy.
     limits = Limits(in_flight=52, requests=6000, execution_s=4.0, window_s=1.0)
     world: World = make_world(TABLES, limits=limits, latency_s=0.1)
 
-    _, refused = sync_throttled(world, workers=50)
+    _, refused = sync_throttled(world)
 
     assert refused
-    assert sent_while_closed(world.emulator.log) == []
+    assert_gate_held(gate, world, refused)
     assert world.emulator.most_in_flight <= 50
 
 
