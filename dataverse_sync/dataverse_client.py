@@ -42,7 +42,7 @@ from dataverse_sync.transport import NETWORK_ERRORS, Retries, StoppedError, Tran
 log = logging.getLogger(__name__)
 
 LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more is no page of 5,000 records
-PAGES_HELD = 64 * 2**20  # bytes of JSON between a body and its commit
+PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and its commit
 _WIDE_PAGE = 24 * 2**20  # bytes, expected where nothing tells better: 5,000 rows of 180 columns
 _CHUNK = 2**18
 _ERROR_LIMIT = 65536  # bytes of an error body that are read
@@ -56,26 +56,37 @@ T = TypeVar("T")
 
 
 class PageBudget:
-    """Bounds the bytes of pages held at once; one page always fits, however large."""
+    """Bounds the bytes of pages held at once.
+
+    Two pages always fit, however large: one that is stored and one that is on its way.
+    """
 
     def __init__(self, limit: int = PAGES_HELD) -> None:
         self._limit = limit
         self._held = 0
+        self._pages = 0
         self._stopped = False
         self._condition = threading.Condition()
 
     def acquire(self, size: int) -> None:
         with self._condition:
-            while self._held and self._held + size > self._limit:
+            while self._pages > 1 and self._held + size > self._limit:
                 if self._stopped:
                     raise StoppedError
                 self._condition.wait()
+            self._pages += 1
             self._held += size
 
     def adjust(self, size: int) -> None:
-        """Correct what was expected to what came; a negative size gives back."""
+        """Correct what was expected to what came."""
         with self._condition:
             self._held += size
+            self._condition.notify_all()
+
+    def release(self, size: int) -> None:
+        with self._condition:
+            self._pages -= 1
+            self._held -= size
             self._condition.notify_all()
 
     def stop(self) -> None:
@@ -113,7 +124,7 @@ class DataverseClient:
         self._clock = clock
         self._now = now
         self._budget = PageBudget()
-        self._sizes: dict[str, int] = {}  # entity → bytes of its last page
+        self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
         self._answered_at = clock()
         self._outage = ""  # why nothing is asked for any more
@@ -144,6 +155,7 @@ class DataverseClient:
 
         Source: learn.microsoft.com, "Page results using OData".
         """
+        kind = request.entity, request.keys_only, request.top
         prefer = [] if request.top else [f"odata.maxpagesize={self._page_size}"]
         if request.track_changes:
             prefer.insert(0, "odata.track-changes")
@@ -153,12 +165,12 @@ class DataverseClient:
                 str(request),
                 prefer=",".join(prefer),
                 parse=partial(odata.parse_page, request),
-                expected=self._sizes.get(request.entity),
+                expected=self._sizes.get(kind),
             )
         except RequestError as error:
             error.request = request
             raise
-        self._sizes[request.entity] = max(page.size, 2**16)
+        self._sizes[kind] = max(page.size, 2**16)
         if page.next_link is not None:
             try:
                 page = replace(page, next_link=odata.follow(page, page.next_link))
@@ -170,7 +182,7 @@ class DataverseClient:
 
     def release(self, page: Page) -> None:
         """Make room for another page."""
-        self._budget.adjust(-page.size)
+        self._budget.release(page.size)
 
     def get_sample(self, entity_set: str) -> dict[str, Any] | None:
         """The first record of an entity set, decoded; None where it is empty.
@@ -354,7 +366,7 @@ class DataverseClient:
         expected: int | None,
     ) -> Page:
         """Take a body and split it, within the budget of pages held."""
-        held = expected or _announced(response) or _WIDE_PAGE
+        held = _announced(response) or expected or _WIDE_PAGE
         self._budget.acquire(held)
         try:
             page = parse(_read_body(response, held, label))
@@ -363,7 +375,7 @@ class DataverseClient:
             return page
         finally:
             if held:
-                self._budget.adjust(-held)
+                self._budget.release(held)
 
     def _again(
         self, response: requests.Response, error: Exception, url: str, label: str

@@ -93,6 +93,7 @@ class EntityReader:
 
         Raises:
             RequestError: The service refused to filter or to order by it.
+            DisorderError: It sent something else than a moment.
         """
         requests = [
             PageRequest(
@@ -115,7 +116,7 @@ class EntityReader:
             page = yield wanted
             wanted = ()
             self._note(page)
-            found += [moment for moment in _moments(page) if moment is not None]
+            found += _find_moments(page.records)
         return (min(found), max(found)) if len(found) == len(requests) else None
 
     def read_segments(
@@ -293,13 +294,26 @@ class _Created(msgspec.Struct):
 _decode_created = msgspec.json.Decoder(_Created).decode
 
 
-def _moments(page: Page) -> list[datetime | None]:
-    """The ``createdon`` of each record."""
-    return [odata.parse_timestamp(_decode_created(record).createdon) for record in page.records]
+def _find_moments(records: Sequence[msgspec.Raw]) -> list[datetime]:
+    """The ``createdon`` of each record.
+
+    Raises:
+        DisorderError: One has none, or they do not rise.
+    """
+    try:
+        moments = [odata.parse_timestamp(_decode_created(one).createdon) for one in records]
+    except msgspec.MsgspecError as error:
+        raise DisorderError from error
+    known = [moment for moment in moments if moment is not None]
+    if len(known) < len(moments) or known != sorted(known):
+        raise DisorderError
+    return known
 
 
 def _cut_page(page: Page, segment: Segment, came: Came | None) -> tuple[Page, Came | None]:
     """Leave out what lies beyond the end of a range, which then has no next page.
+
+    All moments of a page are looked at only where it is cut: nothing of another is left out.
 
     Returns:
         The page, and what has come of the range with it.
@@ -307,25 +321,17 @@ def _cut_page(page: Page, segment: Segment, came: Came | None) -> tuple[Page, Ca
     Raises:
         DisorderError: The moments do not rise.
     """
-    if segment.is_null:
-        return page, None
-    try:
-        moments = _moments(page)
-    except msgspec.MsgspecError as error:
-        raise DisorderError from error
-    known = [moment for moment in moments if moment is not None]
-    if len(known) < len(moments) or known != sorted(known):
-        raise DisorderError
-    if not known:
+    if segment.is_null or not page.records:
         return page, came
+    first, last = _find_moments((page.records[0], page.records[-1]))
     if came is None:
-        came = Came(1, known[0], known[-1])
-    elif known[0] < came.last:
+        came = Came(1, first, last)
+    elif first < came.last:
         raise DisorderError
     else:
-        came = replace(came, pages=came.pages + 1, last=known[-1])
+        came = replace(came, pages=came.pages + 1, last=last)
     end = odata.parse_timestamp(segment.until)
-    if end is None or came.last < end:
+    if end is None or last < end:
         return page, came
-    inside = bisect.bisect_left(known, end)
+    inside = bisect.bisect_left(_find_moments(page.records), end)
     return replace(page, records=page.records[:inside], next_link=None), replace(came, last=end)

@@ -672,29 +672,34 @@ def test_what_was_read_and_waited_is_counted(client: DataverseClient, service: S
     assert client._budget._held == 0
 
 
-def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back() -> None:
+@pytest.mark.parametrize("give_back", [lambda one: one.release(50), lambda one: one.adjust(-50)])
+def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back(
+    give_back: Callable[[PageBudget], None],
+) -> None:
     budget = PageBudget(100)
-    budget.acquire(70)
+    budget.acquire(50)
+    budget.acquire(50)
     acquired = threading.Event()
     thread = threading.Thread(target=lambda: (budget.acquire(40), acquired.set()))
 
     thread.start()
     early = acquired.wait(0.05)
-    budget.adjust(-10)
+    give_back(budget)
     thread.join(5)
 
     assert not early
     assert acquired.is_set()
 
 
-def test_one_page_fits_however_large() -> None:
+def test_two_pages_fit_however_large() -> None:
     budget = PageBudget(100)
 
     budget.acquire(5000)
-    budget.adjust(-5000)
+    budget.acquire(5000)
+    budget.release(5000)
     budget.acquire(5000)
 
-    assert budget._held == 5000
+    assert budget._held == 10_000
 
 
 def test_thirty_threads_never_hold_more_than_the_budget() -> None:
@@ -713,7 +718,7 @@ def test_thirty_threads_never_hold_more_than_the_budget() -> None:
             time.sleep(0.0005)
             with lock:
                 held -= size
-            budget.adjust(-size)
+            budget.release(size)
 
     results = run_threads(30, work)
 
@@ -723,7 +728,8 @@ def test_thirty_threads_never_hold_more_than_the_budget() -> None:
 
 def test_a_stop_wakes_whoever_waits_for_the_budget() -> None:
     budget = PageBudget(100)
-    budget.acquire(100)
+    budget.acquire(60)
+    budget.acquire(40)
     stopper = threading.Timer(0.05, budget.stop)
 
     stopper.start()
@@ -735,12 +741,12 @@ def test_a_stop_wakes_whoever_waits_for_the_budget() -> None:
 def test_pages_wait_for_room_and_come_when_others_are_released(
     client: DataverseClient, service: Service
 ) -> None:
-    client._budget = PageBudget(int(len(PAGE) * 1.5))
-    client._sizes["accounts"] = len(PAGE)
+    client._budget = PageBudget(int(len(PAGE) * 2.5))
     service.replies(http(200, PAGE))
     first = client.get_page(service.request())
-    second: list[Page] = []
-    thread = threading.Thread(target=lambda: second.append(client.get_page(service.request())))
+    client.get_page(service.request())
+    third: list[Page] = []
+    thread = threading.Thread(target=lambda: third.append(client.get_page(service.request())))
 
     thread.start()
     thread.join(0.1)
@@ -749,10 +755,10 @@ def test_pages_wait_for_room_and_come_when_others_are_released(
     thread.join(5)
 
     assert waited
-    assert len(second[0].records) == 200
+    assert len(third[0].records) == 200
 
 
-def test_room_is_claimed_by_the_page_before_or_the_headers_or_for_a_wide_page(
+def test_room_is_claimed_by_the_headers_or_such_a_page_before_or_for_a_wide_page(
     client: DataverseClient, service: Service
 ) -> None:
     claims: list[int] = []
@@ -763,17 +769,17 @@ def test_room_is_claimed_by_the_page_before_or_the_headers_or_for_a_wide_page(
             super().acquire(size)
 
     client._budget = Noting()
-    service.replies(http(200, PAGE), zipped(PAGE), http(200, PAGE), zipped(PAGE))
-    contacts = replace(service.request(), entity="contacts")
+    # What keys alone take, or one record, says nothing of whole pages.
+    whole = service.request()
+    kinds = [whole, replace(whole, keys_only=True), replace(whole, top=True)]
+    kinds += [replace(whole, entity="contacts")]
+    service.replies(http(200, PAGE), *[zipped(PAGE)] * 5)
 
-    for request in (service.request(), service.request(), contacts, contacts):
+    for request in (*kinds, *kinds[:2]):
         client.release(client.get_page(request))
-    client._sizes.clear()
-    service.replies(zipped(PAGE))
-    client.release(client.get_page(service.request()))
 
-    known = max(len(PAGE), 2**16)
-    assert claims == [len(PAGE), known, len(PAGE), known, dataverse_client._WIDE_PAGE]
+    announced, known, unknown = len(PAGE), max(len(PAGE), 2**16), dataverse_client._WIDE_PAGE
+    assert claims == [announced, unknown, unknown, unknown, known, known]
     assert client._budget._held == 0
 
 
@@ -781,7 +787,7 @@ def test_a_page_larger_than_expected_is_whole(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataverse_client, "_CHUNK", 1000)
-    client._sizes["accounts"] = 10
+    monkeypatch.setattr(dataverse_client, "_WIDE_PAGE", 10)
     service.replies(zipped(PAGE))
 
     page = client.get_page(service.request())

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig, run_sync, segments
-from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
+from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table, reading
 from dataverse_sync.odata import parse_timestamp
 from dataverse_sync.segments import (
     Came,
@@ -236,6 +236,32 @@ def test_ranges_that_are_refused_become_one_chain(world: World, status: int) -> 
 
 def test_edges_that_are_refused_become_one_chain(world: World) -> None:
     world.emulator.fault(Fault("status", match="createdon%20ne%20null", status=400, times=99))
+
+    report = world.sync(ENTITIES)
+
+    assert report.ok
+    assert world.is_mirror("vin_things")
+    assert len(pages(world)) == 40
+
+
+def test_a_service_that_ignores_the_order_is_read_as_one_chain(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse_orderby = reading.parse_orderby
+    monkeypatch.setattr(reading, "parse_orderby", lambda _, table: parse_orderby(None, table))
+    world.page_size = 20
+
+    report = world.sync(ENTITIES)
+
+    assert report.ok
+    assert world.is_mirror("vin_things")
+    assert "does not keep to the order of createdon" in caplog.text
+
+
+@pytest.mark.parametrize("moment", ['"long ago"', "17", "null"])
+def test_edges_that_are_no_moments_are_read_as_one_chain(world: World, moment: str) -> None:
+    body = f'{{"value":[{{"createdon":{moment}}}]}}'
+    world.emulator.fault(Fault("body", match="createdon%20ne%20null", body=body, times=2))
 
     report = world.sync(ENTITIES)
 
