@@ -3,6 +3,7 @@
 The program takes a moment to be imported; a stop meanwhile ends it as one later does.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -27,8 +28,11 @@ def _listen(handler: Callable[[int, FrameType | None], object]) -> None:
 def main() -> None:
     """Import the program, and run it."""
     _listen(_stop)
+    gc.disable()  # nothing that an import makes is garbage: looking at it again and again is slow
     from dataverse_sync.cli import entry_point
 
+    gc.freeze()
+    gc.enable()
     _listen(signal.default_int_handler)
     try:
         entry_point()

@@ -240,6 +240,7 @@ def read_tables(connection: Connection) -> Mapping[str, Mapping[str, tuple[str, 
 class _Statements:
     insert: str
     look: str
+    look_again: str  # at rows that lie together, as those of a page do that came like this before
     upsert: str
 
 
@@ -247,10 +248,16 @@ class _Statements:
 def _statements(table: Table) -> _Statements:
     key = next(iter(table.primary_key))
     keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
-    look = select(key, table.c.json_response).where(key.in_(keys))
+    row: Any = column("rowid")
+    texts = select(key, table.c.json_response)
+    look = texts.where(key.in_(keys))
+    # In the order of the rows, not of the keys: a page of the file is read once for all its rows.
+    look_again = texts.where(row.in_(select(row).select_from(table).where(key.in_(keys))))
+    dialect = sqlite.dialect(paramstyle="qmark")
     return _Statements(
         compile_insert(table),
-        str(look.compile(dialect=sqlite.dialect(paramstyle="qmark"))),
+        str(look.compile(dialect=dialect)),
+        str(look_again.compile(dialect=dialect)),
         compile_upsert(table),
     )
 
@@ -309,8 +316,8 @@ def find_unchanged(
     unchanged: set[str] = set()
     for start in range(0, len(keys), ROWS_PER_CALL):
         part = json.dumps(keys[start : start + ROWS_PER_CALL])
-        stored = connection.exec_driver_sql(_statements(table.table).look, (part,))
-        unchanged.update(key for key, text in stored if texts[key] == text)
+        stored = connection.exec_driver_sql(_statements(table.table).look_again, (part,))
+        unchanged.update(key for key, text in stored if texts.get(key) == text)
     return unchanged
 
 

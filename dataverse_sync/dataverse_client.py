@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import logging
 import mmap
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -448,7 +450,7 @@ def _read_body(response: requests.Response, expected: int, label: str) -> memory
     Raises:
         PageError: It is larger than any page can be.
     """
-    body = mmap.mmap(-1, expected)
+    body = _map(expected)
     size = 0
     while chunk := response.raw.read(_CHUNK, decode_content=True):
         needed = size + len(chunk)
@@ -459,12 +461,22 @@ def _read_body(response: requests.Response, expected: int, label: str) -> memory
                 "Config, from Python), and report it.",
             )
         if needed > len(body):
-            larger = mmap.mmap(-1, 2 * needed)
+            larger = _map(2 * needed)
             larger.write(memoryview(body)[:size])
             body = larger
         body[size:needed] = chunk
         size = needed
     return memoryview(body)[:size]
+
+
+def _map(size: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    body = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # of a system that has none
+            body.madvise(mmap.MADV_HUGEPAGE)  # to be filled in few steps, not page by page
+    return body
 
 
 def _announced(response: requests.Response) -> int | None:

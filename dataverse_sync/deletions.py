@@ -41,6 +41,7 @@ from dataverse_sync.model import Page, Reason
 from dataverse_sync.schema_manager import EntityTable
 
 _AGAIN = "Is a proxy in between? Run again; it goes on from the last committed page."
+_KEYS_AT_ONCE = 5000
 GUARDED_ROWS = 100  # tables of more rows than this are never emptied by half unasked
 
 DELETED = Table(
@@ -192,6 +193,17 @@ def deleted_in_census(table: EntityTable) -> Select[Any]:
 
 def note_seen(connection: Connection, name: str, keys: Iterable[str]) -> None:
     connection.execute(insert(_SEEN).values(entity_name=name, keys=json.dumps(list(keys))))
+
+
+def sum_keys(keys: Iterable[str]) -> int:
+    """The same for the same keys in any order, and within this process alone."""
+    return sum(map(hash, keys))
+
+
+def sum_stored_keys(connection: Connection, table: EntityTable) -> int:
+    """``sum_keys`` of a table; its index is read, and nothing held."""
+    query = select(table.table.c[table.entity.key])
+    return sum_keys(key for (key,) in connection.execute(query).yield_per(_KEYS_AT_ONCE))
 
 
 def missing_from_read(table: EntityTable) -> Select[Any]:

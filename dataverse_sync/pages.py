@@ -37,7 +37,7 @@ Steps = Generator[Wanted, Page, None]
 PAGES_PER_TRANSACTION = 10
 TRANSACTION_S = 2.0
 # Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
-_LISTEN_S = 0.5
+LISTEN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class PageLoop:
     def _listen(self, arrived: queue.SimpleQueue[_Arrival], in_flight: int) -> _Arrival:
         while True:
             try:
-                return arrived.get(timeout=_LISTEN_S)
+                return arrived.get(timeout=LISTEN_S)
             except queue.Empty:
                 self._emit(StillWaiting(in_flight, self._client.waited_s))
 

@@ -79,7 +79,7 @@ def newest_of(values: Iterable[object]) -> str | None:
     if alike and odata.parse_timestamp(last) is not None:
         return last
     newest: str | None = None
-    for text in texts:
+    for text in sorted(texts):
         if odata.parse_timestamp(text) is not None:
             newest = sync_state.later(newest, text)
     return newest
@@ -120,7 +120,7 @@ class _Storing:
         if run.table.entity.has("modifiedon"):
             newest = sync_state.later(before.seen_max, newest)
         if before.since is None and not before.fresh and not run.is_tracked:
-            deletions.note_seen(run.connection, run.name, keys)
+            run.note_returned(keys)
         asked_at = before.first_request_at or (page.asked_at or run.now()).isoformat()
         self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
 
@@ -174,6 +174,7 @@ class EntityRun:
     _delta_link: str | None = field(default=None, init=False)
     _contexts: set[str] = field(default_factory=set, init=False)
     _changes: int = field(default=0, init=False)  # entries of the delta read
+    _returned: int = field(default=0, init=False)  # by a full read: the sum of its keys
 
     def __post_init__(self) -> None:
         self.reader = EntityReader(self.table.entity, self.api_url)
@@ -227,7 +228,7 @@ class EntityRun:
             yield from self._delta_pass()
         elif resumed or plan.kind == "since":
             yield from self._thin_pass()
-        else:
+        elif self._returned != deletions.sum_stored_keys(self.connection, self.table):
             yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
@@ -305,6 +306,11 @@ class EntityRun:
         return True
 
     # What is gone
+
+    def note_returned(self, keys: Sequence[str]) -> None:
+        """Note the keys of a page of a full read."""
+        self._returned += deletions.sum_keys(keys)
+        deletions.note_seen(self.connection, self.name, keys)
 
     def _thin_pass(self) -> Steps:
         """Compare all keys and versions: no change tracking to ask."""

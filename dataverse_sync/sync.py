@@ -12,8 +12,9 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -45,7 +46,7 @@ from dataverse_sync.model import (
     State,
     SyncReport,
 )
-from dataverse_sync.pages import PageLoop
+from dataverse_sync.pages import LISTEN_S, PageLoop
 from dataverse_sync.reads import EntityRun
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.references import References
@@ -116,6 +117,7 @@ class _Run:
     is_file_current: bool = False
     there: Collection[str] = ()  # the tables that the database has
     tables: dict[str, EntityTable] = field(default_factory=dict)
+    compared: Sequence[str] = ()  # the selected entities that were locked before
     drift: list[Drift] = field(default_factory=list)
     runs: dict[str, EntityRun] = field(default_factory=dict)
     is_over: bool = False  # ended early: that is said once, by whoever is told of it
@@ -178,19 +180,26 @@ class _Run:
     # [4/6]
 
     def lock_schema(self) -> None:
-        """Discover what is not locked yet; compare the rest, and go on with the lock."""
+        """Lock what is not locked yet; what is, is compared once its records have come."""
         self.emit(PhaseStarted(4, "Locking or comparing the schema"))
         names = [entity.name for entity in self.selected]
-        first = not self.lock
-        live = discovery.read_metadata(self.environment.client, names)
+        self.compared = [name for name in names if name in self.lock]
+        pool = self.environment.pool
+        self.live = pool.submit(discovery.read_metadata, self.environment.client, names)
+        new = [name for name in names if name not in self.lock]
+        found = self._discover(new) if new else discovery.Discovery()
+        self._make_tables(found.entities)
+        self._skip(found)
+
+    def _discover(self, names: Sequence[str]) -> discovery.Discovery:
+        """Entities by their metadata, else by their first record."""
+        live = self._wait_for_metadata()
         if live.metadata_error is not None:
             log.warning(
                 "metadata cannot be read, so new tables go by their first record: %s",
                 live.metadata_error,
             )
-        added = {name: live.entities[name] for name in names if name in live.entities}
-        added = {name: entity for name, entity in added.items() if name not in self.lock}
-        unknown = [name for name in live.unknown if name not in self.lock]
+        unknown = [name for name in names if name not in live.entities]
         sampled = discovery.read_samples(self.environment.client, self.environment.pool, unknown)
         for entity in sampled.entities.values():
             log.warning(
@@ -199,32 +208,46 @@ class _Run:
                 entity.key,
                 entity.key_found,
             )
-        added |= sampled.entities
-        self.drift = self._compare(names, live, [] if first else list(added))
-        self._make_tables(added, live.entities)
-        self._skip(sampled)
+        known = {name: live.entities[name] for name in names if name in live.entities}
+        return replace(sampled, entities={**known, **sampled.entities})
 
-    def _compare(
-        self, names: Sequence[str], live: discovery.Discovery, added: Iterable[str]
-    ) -> list[Drift]:
-        drift = [Drift(name, "entity_added") for name in added]
-        for name in names:
-            if name not in self.lock:
-                continue
+    def _wait_for_metadata(self) -> discovery.Discovery:
+        while not self.live.done():
+            wait([self.live], LISTEN_S)
+        return self.live.result()
+
+    def _compare_metadata(self) -> None:
+        """Report what differs from what was locked before this run, which goes by its lock."""
+        live = self._wait_for_metadata()
+        if live.metadata_error is not None and self.compared:
+            log.warning(
+                "metadata cannot be read, so the schema was not compared: %s", live.metadata_error
+            )
+        drift: list[Drift] = []
+        for name in self.compared:
             if name in live.entities:
                 drift += metadata.diff_entity(self.lock[name], live.entities[name])
             elif live.metadata_error is None and self.lock[name].source == "metadata":
                 drift.append(Drift(name, "entity_removed"))
+        compared = [name for name in self.compared if name in live.entities]
+        self._record_drift(drift, compared)
+
+    def _record_drift(self, drift: Sequence[Drift], compared: Collection[str]) -> None:
         self._tell_drift(drift)
-        return drift
+        self.drift += drift
+        with database.transaction(self.connection):
+            states.record_drift(self.connection, self.run_id, drift, compared, _now())
 
     def _tell_drift(self, drift: Iterable[Drift]) -> None:
         for item in drift:
             level = logging.WARNING if item.severity == "breaking" else logging.INFO
             log.log(level, "schema drift, %s: %s", item.severity, item)
 
-    def _make_tables(self, added: Mapping[str, Entity], compared: Collection[str]) -> None:
+    def _make_tables(self, added: Mapping[str, Entity]) -> None:
         """Tables, lock and its copy in one transaction; then the file, whole."""
+        if self.lock:
+            self.drift = [Drift(name, "entity_added") for name in added]
+            self._tell_drift(self.drift)
         self._write_lock_left_unwritten()
         self.lock = {**self.lock, **added}
         configured = [entity.name for entity in self.entities if entity.name in self.lock]
@@ -243,7 +266,7 @@ class _Run:
                 if name not in self.there:
                     table.table.create(self.connection)
             states.ensure_rows(self.connection, [entity.name for entity in self.entities])
-            states.record_drift(self.connection, self.run_id, drift, compared, _now())
+            states.record_drift(self.connection, self.run_id, drift, (), _now())
             if self.lock:
                 states.save_lock_copy(self.connection, self.lock, _now())
         if added:
@@ -308,6 +331,7 @@ class _Run:
         loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
         if any(entity.filtered for entity in chosen):
             self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
+        self._compare_metadata()
         self._compare_samples()
 
     def _compare_samples(self) -> None:
@@ -321,12 +345,8 @@ class _Run:
                 with suppress(ValueError):  # a number of 5,000 digits
                     live = metadata.infer_entity(name, json.loads(bytes(run.sample)))
                     drift[name] = metadata.diff_entity(self.lock[name], live)
-        found = [item for items in drift.values() for item in items]
-        self._tell_drift(found)
-        self.drift += found
         if drift:
-            with database.transaction(self.connection):
-                states.record_drift(self.connection, self.run_id, found, drift, _now())
+            self._record_drift([item for items in drift.values() for item in items], drift)
 
     def _expect(self, name: str, counted: int | None) -> None:
         """Tell about how much will be read: what was counted, or else what is there already."""

@@ -16,6 +16,7 @@ import queue
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from urllib.parse import parse_qsl, urlsplit
 from sqlalchemy import Dialect, Engine
 
 from dataverse_sync import database, odata, schema_manager
+from dataverse_sync.discovery import read_metadata
 from dataverse_sync.environment import Environment
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import EntityConfig, Page, PageRequest
@@ -542,9 +544,15 @@ class Workers:
         self._jobs: list[tuple[Callable[..., object], tuple[object, ...]]] = []
         self._arrived: deque[Any] = deque()
 
-    def submit(self, job: Callable[..., object], *arguments: object) -> None:
+    def submit(self, job: Callable[..., object], *arguments: object) -> Future[object]:
+        """Pages wait for their turn; the metadata is answered at once."""
+        answer: Future[object] = Future()
+        if job is read_metadata:
+            answer.set_result(job(*arguments))
+            return answer
         self._jobs.append((job, arguments))
         assert len(self._jobs) + len(self._arrived) <= self._workers, "more than was asked for"
+        return answer
 
     def map(self, job: Callable[..., object], *arguments: Iterable[object]) -> Iterator[object]:
         return map(job, *arguments)

@@ -6,6 +6,8 @@ import json
 
 import pytest
 from conftest import raw
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dataverse_sync import deletions
@@ -266,3 +268,21 @@ def test_one_more_than_half_may_not_go_unless_allowed(connection, table, rows, d
     deletions.check_guard(connection, table, allow_deletes=True)
 
     assert "--allow-deletes" in caught.value.hint
+
+
+KEYS = st.lists(st.sampled_from(["a", "b", "c", "A", "ä", "aa"]), max_size=8)
+
+
+@given(KEYS, KEYS)
+def test_sums_are_the_same_for_the_same_keys_alone_each_as_often(one, other):
+    same = sorted(one) == sorted(other)
+
+    assert (deletions.sum_keys(one) == deletions.sum_keys(other)) == same
+
+
+def test_the_sum_of_a_table_is_that_of_its_keys(connection, table, monkeypatch):
+    monkeypatch.setattr(deletions, "_KEYS_AT_ONCE", 2)
+    rows = to_rows(table, [raw(record(key)) for key in ("a", "b", "C", "ä", "e")], "now")
+    upsert(connection, table, rows)
+
+    assert deletions.sum_stored_keys(connection, table) == deletions.sum_keys("abCäe")

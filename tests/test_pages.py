@@ -367,7 +367,7 @@ def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
 
 
 def test_a_wait_for_the_service_can_be_interrupted(start, chain, monkeypatch):
-    monkeypatch.setattr(pages, "_LISTEN_S", 0.01)
+    monkeypatch.setattr(pages, "LISTEN_S", 0.01)
     client = Client(lambda request: time.sleep(0.05) or Page(request, ()))
     run = start(client)
 

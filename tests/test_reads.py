@@ -79,6 +79,13 @@ def test_the_newest_of_many_is_the_latest_moment_among_them(values):
     assert newest is None or newest in values
 
 
+def test_of_many_texts_for_one_moment_the_first_in_order_is_taken():
+    texts = [f"2024-01-01T{hour:02}:00:00+{hour:02}:00" for hour in range(14)]
+
+    for at in range(14):
+        assert newest_of(texts[at:]) == texts[at]
+
+
 # What is tried first
 
 
