@@ -11,7 +11,6 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     MetaData,
+    Select,
     Table,
     bindparam,
     column,
@@ -236,30 +236,37 @@ def read_tables(connection: Connection) -> Mapping[str, Mapping[str, tuple[str, 
 # Rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Statements:
-    insert: str
-    look: str
-    look_again: str  # at rows that lie together, as those of a page do that came like this before
-    upsert: str
+_insert = cache(compile_insert)
+_upsert = cache(compile_upsert)
 
 
 @cache
-def _statements(table: Table) -> _Statements:
-    key = next(iter(table.primary_key))
-    keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
+def _look(table: Table) -> str:
+    """The key and text of rows by a JSON array of keys."""
+    key, keys = _key_and_keys(table)
+    return _compile(select(key, table.c.json_response).where(key.in_(keys)))
+
+
+@cache
+def _look_again(table: Table) -> str:
+    """The same in the order of the rows, not of the keys.
+
+    The rows of a page that came like this before lie together in the file, whose pages
+    are then read once each.
+    """
+    key, keys = _key_and_keys(table)
     row: Any = column("rowid")
-    texts = select(key, table.c.json_response)
-    look = texts.where(key.in_(keys))
-    # In the order of the rows, not of the keys: a page of the file is read once for all its rows.
-    look_again = texts.where(row.in_(select(row).select_from(table).where(key.in_(keys))))
-    dialect = sqlite.dialect(paramstyle="qmark")
-    return _Statements(
-        compile_insert(table),
-        str(look.compile(dialect=dialect)),
-        str(look_again.compile(dialect=dialect)),
-        compile_upsert(table),
-    )
+    rows = select(row).select_from(table).where(key.in_(keys))
+    return _compile(select(key, table.c.json_response).where(row.in_(rows)))
+
+
+def _key_and_keys(table: Table) -> tuple[Any, Any]:
+    keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
+    return next(iter(table.primary_key)), keys
+
+
+def _compile(query: Select[Any]) -> str:
+    return str(query.compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
 def upsert(
@@ -282,19 +289,18 @@ def upsert(
     """
     if not rows:
         return Counts()
-    statements = _statements(table.table)
     latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
     inserted = 0
     if fresh:
-        inserted = connection.exec_driver_sql(statements.insert, list(latest.values())).rowcount
+        inserted = connection.exec_driver_sql(_insert(table.table), list(latest.values())).rowcount
         if inserted == len(rows):
             return Counts(fetched=inserted, added=inserted)
     keys = json.dumps(list(latest))
-    found = connection.exec_driver_sql(statements.look, (keys,))
+    found = connection.exec_driver_sql(_look(table.table), (keys,))
     stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
     if changed:
-        connection.exec_driver_sql(statements.upsert, changed)
+        connection.exec_driver_sql(_upsert(table.table), changed)
     new = len(latest) - len(stored)
     added, updated = inserted + new, len(changed) - new
     return Counts(
@@ -316,7 +322,7 @@ def find_unchanged(
     unchanged: set[str] = set()
     for start in range(0, len(keys), ROWS_PER_CALL):
         part = json.dumps(keys[start : start + ROWS_PER_CALL])
-        stored = connection.exec_driver_sql(_statements(table.table).look_again, (part,))
+        stored = connection.exec_driver_sql(_look_again(table.table), (part,))
         unchanged.update(key for key, text in stored if texts.get(key) == text)
     return unchanged
 
@@ -324,7 +330,7 @@ def find_unchanged(
 def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
     """Write rows whatever is stored under their keys."""
     if rows:
-        connection.exec_driver_sql(_statements(table.table).upsert, list(rows))
+        connection.exec_driver_sql(_upsert(table.table), list(rows))
 
 
 def count_rows(connection: Connection, table: EntityTable) -> int:

@@ -203,7 +203,7 @@ def sum_keys(keys: Iterable[str]) -> int:
 def sum_stored_keys(connection: Connection, table: EntityTable) -> int:
     """``sum_keys`` of a table; its index is read, and nothing held."""
     query = select(table.table.c[table.entity.key])
-    return sum_keys(key for (key,) in connection.execute(query).yield_per(_KEYS_AT_ONCE))
+    return sum_keys(connection.execute(query).yield_per(_KEYS_AT_ONCE).scalars())
 
 
 def missing_from_read(table: EntityTable) -> Select[Any]:
