@@ -398,12 +398,11 @@ class Transport:
             requests.Request(method, url, headers=dict(headers), data=data, auth=_Bearer(token))
         )
         request.url = url  # prepare_request has quoted it again
-        settings = session.merge_environment_settings(url, {}, True, None, None)
-        if is_loopback(url):
-            settings["proxies"] = {}
         adapter = session.get_adapter(url)
         adapter.max_retries = retries  # type: ignore[attr-defined]
-        return session.send(request, timeout=self._timeout, allow_redirects=False, **settings)
+        return session.send(
+            request, timeout=self._timeout, allow_redirects=False, **self._settings(session, url)
+        )
 
     def count_requests(self) -> int:
         """HTTP requests that this thread has sent since it was last asked."""
@@ -427,10 +426,20 @@ class Transport:
             adapter = _Adapter(self._tls_context() if url.startswith("https:") else None)
             session.mount("https://", adapter)
             session.mount("http://", adapter)
-            self._local.session = session
+            self._local.session, self._local.settings = session, {}
             with self._lock:
                 self._sessions.append(session)
         return session
+
+    def _settings(self, session: requests.Session, url: str) -> Mapping[str, Any]:
+        """Proxies and certificates by the environment, which is looked through once a host."""
+        known: dict[str, Mapping[str, Any]] = self._local.settings
+        origin = "/".join(url.split("/", 3)[:3])
+        if origin not in known:
+            known[origin] = session.merge_environment_settings(url, {}, True, None, None)
+            if is_loopback(url):
+                known[origin] = {**known[origin], "proxies": {}}
+        return known[origin]
 
     def _tls_context(self) -> ssl.SSLContext:
         import truststore

@@ -712,7 +712,7 @@ def run_startup(bench: Bench) -> Result:
 
 
 def _start_up() -> Measured:
-    return run_process([sys.executable, "-c", "import dataverse_sync.cli"], clean_environment())
+    return run_process([sys.executable, "-m", "dataverse_sync", "--version"], clean_environment())
 
 
 CASES: dict[str, Callable[[Bench], Result]] = {

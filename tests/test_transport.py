@@ -882,9 +882,10 @@ def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
     trust(authority, "SSL_CERT_FILE", monkeypatch, tmp_path)
     right, wrong = "org.api.crm.dynamics.com", "other.api.crm.dynamics.com"
     tls = tls_of(authority.issue_cert(right))
-    proxy = serve(OK, tunnels={right: tls, wrong: tls})
+    proxy, here = serve(OK, tunnels={right: tls, wrong: tls}), serve(OK)
     monkeypatch.setenv("HTTPS_PROXY", proxy.origin)
 
+    fetch(transport, here.origin + "/")
     answer = fetch(transport, f"https://{right}{NEXT_LINK}", TOKEN)
     with pytest.raises(requests.RequestException, match=r"[Cc]ertificate.*other"):
         fetch(transport, f"https://{wrong}/", TOKEN)
