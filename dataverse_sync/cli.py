@@ -168,11 +168,20 @@ def _sync(options: argparse.Namespace, redactor: Redactor) -> int:
             full=options.full,
             allow_deletes=options.allow_deletes,
         )
-    except (SyncError, KeyboardInterrupt) as error:
-        _tell_others(options, config, None, redactor.redact(str(error)) or "interrupted")
+    except (Exception, KeyboardInterrupt) as error:
+        _tell_others(options, config, None, _describe_end(error, redactor))
         raise
     _tell_others(options, config, report, None)
     return OK if report.ok else FAILED
+
+
+def _describe_end(error: BaseException, redactor: Redactor) -> str:
+    """Why a run ended early; the words of what nobody foresaw may hold anything, and stay here."""
+    if isinstance(error, SyncError):
+        return redactor.redact(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return f"an error that nobody foresaw ({type(error).__name__}); its log says where"
 
 
 def _check_outputs(options: argparse.Namespace, config: Config) -> None:

@@ -269,10 +269,14 @@ class Bench:
     def alternate(
         self, variants: Mapping[str, Callable[[], Measured]]
     ) -> dict[str, list[Measured]]:
-        """Each variant in turn, so that what slows the machine down slows all of them."""
+        """Each variant in turn, so that what slows the machine down slows all of them.
+
+        Each round begins with another one: what a run leaves behind weighs on the next.
+        """
         series: dict[str, list[Measured]] = {name: [] for name in variants}
-        for _ in range(self.runs):
-            for name, run in variants.items():
+        for round_ in range(self.runs):
+            first = round_ % len(variants)
+            for name, run in [*variants.items()][first:] + [*variants.items()][:first]:
                 if hasattr(os, "sync"):
                     os.sync()  # what is still to be written must not weigh on the next
                 series[name].append(run())

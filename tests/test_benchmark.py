@@ -177,3 +177,19 @@ def test_no_measured_process_starts_from_a_large_one() -> None:
 
     assert not re.search(r"^\s*(from|import) dataverse_sync", text, re.MULTILINE)
     assert sys.executable  # what the processes are started with
+
+
+def test_each_round_of_variants_begins_with_another_one(
+    benchmark: ModuleType, tmp_path: Path
+) -> None:
+    ran: list[str] = []
+
+    def run(name: str) -> object:
+        ran.append(name)
+        return benchmark.Measured(wall_s=float(len(ran)))
+
+    bench = benchmark.Bench(runs=4, folder=tmp_path)
+    series = bench.alternate({name: lambda name=name: run(name) for name in "abc"})
+
+    assert "".join(ran) == "abcbcacababc"
+    assert [one.wall_s for one in series["b"]] == [2, 4, 9, 11]

@@ -396,6 +396,33 @@ def test_a_failed_run_is_posted_and_a_good_one_only_always(
 
 
 @pytest.mark.parametrize(
+    ("error", "posted"),
+    [
+        (ZeroDivisionError("of a secret"), "an error that nobody foresaw (ZeroDivisionError); "),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_a_run_that_breaks_is_posted_too(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException, posted: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    said: list[str] = []
+    monkeypatch.setattr("dataverse_sync.cli.run_sync", fail)
+    monkeypatch.setattr(
+        "dataverse_sync.notify.send_notification", lambda _url, _report, error: said.append(error)
+    )
+
+    status, _, _ = shell.run("-q", "--notify", "https://hooks.example/x")
+
+    assert status == 1
+    assert len(said) == 1
+    assert said[0].startswith(posted)
+    assert "secret" not in said[0]
+
+
+@pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (("--daily", "02:00"), "<Task "),
