@@ -169,7 +169,10 @@ def _sync(options: argparse.Namespace, redactor: Redactor) -> int:
             allow_deletes=options.allow_deletes,
         )
     except (Exception, KeyboardInterrupt) as error:
-        _tell_others(options, config, None, _describe_end(error, redactor))
+        try:
+            _tell_others(options, config, None, _describe_end(error, redactor))
+        except SyncError as problem:  # of the report; why the run ended matters more
+            log.error("%s", problem)
         raise
     _tell_others(options, config, report, None)
     return OK if report.ok else FAILED
@@ -207,15 +210,15 @@ def _check_outputs(options: argparse.Namespace, config: Config) -> None:
 def _tell_others(
     options: argparse.Namespace, config: Config, report: SyncReport | None, error: str | None
 ) -> None:
-    """Write the report and post the summary, however the run ended."""
-    if options.report and config.db_path.exists():
-        from dataverse_sync.report import write_report
-
-        write_report(config.db_path, options.report, datetime.now(UTC))
+    """Post the summary and write the report, however the run ended."""
     if options.notify and (options.notify_always or report is None or not report.ok):
         from dataverse_sync.notify import send_notification
 
         send_notification(options.notify, report, error)
+    if options.report and config.db_path.exists():
+        from dataverse_sync.report import write_report
+
+        write_report(config.db_path, options.report, datetime.now(UTC))
 
 
 def _report(options: argparse.Namespace, redactor: Redactor) -> int:

@@ -242,10 +242,13 @@ class EntityRun:
                     plan.checkpoint
                 ):
                     raise
-            log.warning(
-                "%s: the service refused the link that an earlier run kept; read from the start",
-                self.name,
-            )
+                log.warning(
+                    "%s: the service refused the link that an earlier run kept; "
+                    "read from the start",
+                    self.name,
+                )
+            except DisorderError:
+                self._note_disorder()
             fresh = False
         started = Checkpoint(
             since=plan.since, seen_max=plan.since, fresh=fresh, full_asked=self.full
@@ -260,7 +263,12 @@ class EntityRun:
         return fresh
 
     def _take_up(self, checkpoint: Checkpoint) -> Steps:
-        """Go on with a read where it stopped."""
+        """Go on with a read where it stopped.
+
+        Raises:
+            RequestError: The service refused.
+            DisorderError: It does not send the records of a range in order.
+        """
         storing = _Storing(self, checkpoint)
         if checkpoint.segments:
             most = max(1, self.segments)
@@ -298,12 +306,15 @@ class EntityRun:
             log.info("%s: ranges are refused; read as one chain of pages", self.name)
             return False
         except DisorderError:
-            log.warning(
-                "%s: the service does not keep to the order of createdon; read as one chain",
-                self.name,
-            )
+            self._note_disorder()
             return False
         return True
+
+    def _note_disorder(self) -> None:
+        self.segments = 1
+        log.warning(
+            "%s: the service does not keep to the order of createdon; read as one chain", self.name
+        )
 
     # What is gone
 

@@ -30,7 +30,14 @@ from dataverse_sync import (
 from dataverse_sync import sync_state as states
 from dataverse_sync.config import Config, check_entities, select_entities
 from dataverse_sync.environment import Environment, open_environment
-from dataverse_sync.errors import ConfigError, EntityError, GuardError, StorageError, SyncError
+from dataverse_sync.errors import (
+    ConfigError,
+    EntityError,
+    GuardError,
+    RunError,
+    StorageError,
+    SyncError,
+)
 from dataverse_sync.lock_store import load_fitting_lock, save_file
 from dataverse_sync.model import (
     Counts,
@@ -218,16 +225,18 @@ class _Run:
 
     def _compare_metadata(self) -> None:
         """Report what differs from what was locked before this run, which goes by its lock."""
-        live = self._wait_for_metadata()
-        if live.metadata_error is not None and self.compared:
-            log.warning(
-                "metadata cannot be read, so the schema was not compared: %s", live.metadata_error
-            )
+        try:
+            live = self._wait_for_metadata()
+            problem: SyncError | None = live.metadata_error
+        except RunError as error:  # of the sign-in: the records came all the same
+            live, problem = discovery.Discovery(), error
+        if problem is not None and self.compared:
+            log.warning("metadata cannot be read, so the schema was not compared: %s", problem)
         drift: list[Drift] = []
         for name in self.compared:
             if name in live.entities:
                 drift += metadata.diff_entity(self.lock[name], live.entities[name])
-            elif live.metadata_error is None and self.lock[name].source == "metadata":
+            elif problem is None and self.lock[name].source == "metadata":
                 drift.append(Drift(name, "entity_removed"))
         compared = [name for name in self.compared if name in live.entities]
         self._record_drift(drift, compared)

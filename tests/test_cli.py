@@ -406,17 +406,22 @@ def test_a_run_that_breaks_is_posted_too(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException, posted: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
+        (shell.folder / "r.html").mkdir()  # the report fails too, after it was checked
         raise error
 
     said: list[str] = []
-    monkeypatch.setattr("dataverse_sync.cli.run_sync", fail)
     monkeypatch.setattr(
         "dataverse_sync.notify.send_notification", lambda _url, _report, error: said.append(error)
     )
 
-    status, _, _ = shell.run("-q", "--notify", "https://hooks.example/x")
+    shell.run("-q")  # makes a database, without which there is no report
+    monkeypatch.setattr("dataverse_sync.cli.run_sync", fail)
+    status, _, err = shell.run(
+        "-q", "--notify", "https://hooks.example/x", "--report", str(shell.folder / "r.html")
+    )
 
     assert status == 1
+    assert "r.html: is a folder" in err
     assert len(said) == 1
     assert said[0].startswith(posted)
     assert "secret" not in said[0]

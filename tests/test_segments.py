@@ -301,6 +301,25 @@ def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) 
     assert len(again) <= 5
 
 
+def test_disorder_in_a_read_that_is_taken_up_means_one_chain(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_ranges = "GET .*vin_things.*(skiptoken|createdon%20ge)"
+    world.emulator.fault(Fault("status", match=in_ranges, status=403, skip=9))
+    first = world.sync(ENTITIES)
+    world.emulator.clear_faults()
+    key = world.emulator.ids("vin_things")[0]
+    body = f'{{"value":[{{"vin_thingid":"{key}","createdon":null,"modifiedon":"{OLD}"}}]}}'
+    world.emulator.fault(Fault("body", match=in_ranges, body=body))
+
+    second = world.sync(ENTITIES)
+
+    assert not first.ok
+    assert second.ok
+    assert world.is_mirror("vin_things")
+    assert "does not keep to the order of createdon" in caplog.text
+
+
 def test_a_full_read_in_ranges_changes_nothing_that_is_unchanged(world: World) -> None:
     world.sync(ENTITIES)
     before = world.rows()

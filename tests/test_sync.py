@@ -419,6 +419,20 @@ def test_drift_is_reported_and_written_once_and_the_run_is_well(world, caplog):
     assert "schema drift, breaking: vin_candidates.vin_dose" in caplog.text
 
 
+def test_a_sign_in_that_is_refused_to_the_metadata_alone_fails_nothing(world, caplog):
+    world.sync()
+    insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
+    world.emulator.fault(Fault("status", "GET .*EntityDefinitions", times=1, status=401))
+    world.emulator.fault(Fault("status", "POST .*token", times=99, skip=1, status=400))
+
+    report = world.sync()
+
+    assert report.ok
+    assert world.is_mirror("vin_candidates")
+    assert report.drift == ()
+    assert "the schema was not compared: Sign-in was refused (400)" in caplog.text
+
+
 def test_a_new_field_is_in_the_json_at_once_and_no_column(world):
     world.sync(ONLY)
     world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
