@@ -19,6 +19,7 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
+    FromClause,
     MetaData,
     Select,
     Table,
@@ -243,26 +244,23 @@ _upsert = cache(compile_upsert)
 @cache
 def _look(table: Table) -> str:
     """The key and text of rows by a JSON array of keys."""
-    key, keys = _key_and_keys(table)
+    key = _key(table)
+    keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
     return _compile(select(key, table.c.json_response).where(key.in_(keys)))
 
 
 @cache
-def _look_again(table: Table) -> str:
-    """The same in the order of the rows, not of the keys.
-
-    The rows of a page that came like this before lie together in the file, whose pages
-    are then read once each.
-    """
-    key, keys = _key_and_keys(table)
+def _look_on(table: Table) -> str:
+    """The row of a key and those that lie behind it in the file."""
     row: Any = column("rowid")
-    rows = select(row).select_from(table).where(key.in_(keys))
-    return _compile(select(key, table.c.json_response).where(row.in_(rows)))
+    anchor = table.alias("anchor")
+    first = select(row).select_from(anchor).where(_key(anchor) == bindparam("key"))
+    lying = select(_key(table), table.c.valid_from, table.c.json_response)
+    return _compile(lying.where(row >= first.scalar_subquery()).order_by(row))
 
 
-def _key_and_keys(table: Table) -> tuple[Any, Any]:
-    keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
-    return next(iter(table.primary_key)), keys
+def _key(table: FromClause) -> Any:
+    return next(iter(table.primary_key))
 
 
 def _compile(query: Select[Any]) -> str:
@@ -308,6 +306,18 @@ def upsert(
     )
 
 
+def find_lying_together(
+    connection: Connection, table: EntityTable, key: str, most: int
+) -> dict[str, tuple[str, str | None]]:
+    """The row of a key and those behind it: for each ``json_response``, key and ``valid_from``.
+
+    The records of a page that came like this before lie together, so most of a page is
+    found without a look for each key.
+    """
+    with connection.exec_driver_sql(_look_on(table.table), (key,)) as rows:
+        return {text: (found, moment) for found, moment, text in rows.fetchmany(most)}
+
+
 def find_unchanged(
     connection: Connection, table: EntityTable, texts: Mapping[str, str]
 ) -> set[str]:
@@ -322,7 +332,7 @@ def find_unchanged(
     unchanged: set[str] = set()
     for start in range(0, len(keys), ROWS_PER_CALL):
         part = json.dumps(keys[start : start + ROWS_PER_CALL])
-        stored = connection.exec_driver_sql(_look_again(table.table), (part,))
+        stored = connection.exec_driver_sql(_look(table.table), (part,))
         unchanged.update(key for key, text in stored if texts.get(key) == text)
     return unchanged
 

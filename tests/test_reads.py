@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from unittest.mock import patch
 
+import msgspec
 import pytest
 from conftest import CANDIDATES, OLD, PRODUCTS, insert, raw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataverse_sync import EntityConfig
+from dataverse_sync import EntityConfig, reads
 from dataverse_sync.emulator import Fault
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Counts, Entity, Page, PageRequest
@@ -118,8 +120,8 @@ def run_over(connection) -> EntityRun:
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(there=RECORDS, coming=RECORDS)
-def test_what_is_tried_first_changes_nothing_of_what_comes_out(connection, there, coming):
+@given(there=RECORDS, coming=RECORDS, at_once=st.integers(1, 5))
+def test_what_is_tried_first_changes_nothing_of_what_comes_out(connection, there, coming, at_once):
     outcomes = []
 
     for expect in ("changed", "same", "new"):
@@ -127,7 +129,8 @@ def test_what_is_tried_first_changes_nothing_of_what_comes_out(connection, there
         THINGS.table.create(connection)
         run_over(connection).upsert(page_of(there))
         run = run_over(connection)
-        keys, newest = run.upsert(page_of(coming), expect=expect)
+        with patch.object(reads, "ROWS_PER_CALL", at_once):
+            keys, newest = run.upsert(page_of(coming), expect=expect)
         rows = connection.exec_driver_sql("SELECT * FROM things ORDER BY thingid").all()
         outcomes.append((sorted(keys), newest, run.counts, rows))
 
@@ -146,6 +149,16 @@ def test_a_record_that_cannot_be_a_row_leaves_the_others_of_its_page_unwritten(c
 
     assert connection.exec_driver_sql("SELECT count(*) FROM things").scalar() == 0
     assert run.counts == Counts()
+
+
+def test_a_record_that_is_no_text_is_not_taken_for_one_that_is_stored(connection):
+    THINGS.table.create(connection)
+    stored = '{"thingid":"a","size":1,"text":"\ufffd"}'
+    run_over(connection).upsert(replace(page_of([]), records=(raw(stored),)))
+    broken = msgspec.Raw(stored.encode().replace("\ufffd".encode(), b"\xff"))
+
+    with pytest.raises(PageError, match="not UTF-8"):
+        run_over(connection).upsert(replace(page_of([]), records=(broken,)), expect="same")
 
 
 # Answers that are not as they should be
