@@ -335,9 +335,11 @@ class _Run:
             self._begin(chosen)
         unfiltered = [entity.name for entity in chosen if not entity.filtered]
         counted = self._choose_segments(unfiltered)
-        for name in unfiltered:
-            self._expect(name, counted.get(name))
-        loop.run({name: self.runs[name].sync_unfiltered() for name in unfiltered}, self._finish)
+        expected = {name: self._expect(name, counted.get(name)) for name in unfiltered}
+        # What changed since comes at once, and then what is gone is asked for: nothing of
+        # it should wait behind pages. Of the full reads the longest takes the others along.
+        order = sorted(unfiltered, key=lambda name: (expected[name] > 0, -expected[name]))
+        loop.run({name: self.runs[name].sync_unfiltered() for name in order}, self._finish)
         if any(entity.filtered for entity in chosen):
             self._sync_filtered(loop, [entity.name for entity in chosen if entity.filtered])
         self._compare_metadata()
@@ -357,13 +359,17 @@ class _Run:
         if drift:
             self._record_drift([item for items in drift.values() for item in items], drift)
 
-    def _expect(self, name: str, counted: int | None) -> None:
-        """Tell about how much will be read: what was counted, or else what is there already."""
+    def _expect(self, name: str, counted: int | None) -> int:
+        """Tell about how many records a full read will bring; returns it, 0 where unknown.
+
+        It is what was counted, or else what is there already.
+        """
         run = self.runs[name]
         stored = run.state.records_count
         left = counted - stored if counted and run.state.checkpoint else counted or stored
         records = max(0, left) if run.reads_in_full else 0
         self.emit(ReadExpected(name, records or None, counted or stored or None))
+        return records
 
     def _choose_segments(self, names: Sequence[str]) -> Mapping[str, int]:
         """See which tables are read in full and are large enough to be read in ranges.

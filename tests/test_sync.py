@@ -37,6 +37,7 @@ from dataverse_sync.model import (
 )
 
 ONLY = [EntityConfig("vin_candidates")]
+JUNCTION = "vin_vin_candidate_accountset"
 
 
 def drift_rows(world) -> list[tuple[object, ...]]:
@@ -91,6 +92,22 @@ def test_a_run_tells_about_how_much_it_will_read(world):
         "contacts": (None, 1),
     }
     assert (full["vin_candidates"], full["accounts"]) == ((12, 12), (2, 2))
+
+
+def test_what_changed_is_asked_for_before_whole_tables_and_of_those_the_longest_first(world):
+    insert(world.emulator, "vin_products", [{"vin_name": f"More {n}"} for n in range(8)])
+    entities = [EntityConfig(name) for name in (JUNCTION, "vin_candidates", "vin_products")]
+
+    def order() -> list[str]:
+        world.emulator.clear_log()
+        run_sync(world.config(workers=1, page_size=50), entities)
+        asked = [
+            request.entity_set for request in world.asked() if request.query.get("$top") != "1"
+        ]
+        return list(dict.fromkeys(name for name in asked if name is not None))
+
+    assert order()[-2:] == ["vin_products", "vin_candidates"]
+    assert order()[-1] == JUNCTION
 
 
 @pytest.mark.parametrize(
