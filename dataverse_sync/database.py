@@ -47,7 +47,8 @@ from dataverse_sync.schema_manager import (
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
 PAGE_SIZE = 16384  # bytes; saves 5 to 36 % of a first sync against SQLite's 4,096
-CACHE_KIB = 64 * 1024  # SQLite's 2 MB spill the indexes of a large table over and over
+CACHE_KIB = 128 * 1024  # SQLite's 2 MB spill the indexes of a large table over and over
+SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
 BUSY_TIMEOUT_S = 60.0  # another writer is waited for this long
 ROWS_PER_CALL = 500  # more at once gains nothing and holds more memory
 _MAGIC = b"SQLite format 3\0"
@@ -183,6 +184,11 @@ def open_reader(path: Path, *, lasting: bool = False) -> Engine:
         return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+
+
+def leave_room(connection: Connection) -> None:
+    """Make do with a smaller cache from here on, for pages that take much memory themselves."""
+    connection.exec_driver_sql(f"PRAGMA cache_size=-{SMALL_CACHE_KIB}")
 
 
 def journal_mode(connection: Connection) -> str:

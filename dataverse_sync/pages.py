@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from dataverse_sync.database import transaction
+from dataverse_sync.database import leave_room, transaction
 from dataverse_sync.dataverse_client import DataverseClient
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Event, Page, PageRequest, PageStored, StillWaiting
@@ -34,8 +34,10 @@ class Ahead:
 Wanted = Sequence[PageRequest] | Ahead
 Steps = Generator[Wanted, Page, None]
 
-PAGES_PER_TRANSACTION = 10
-TRANSACTION_S = 2.0
+# Keys come in no order: a commit writes nearly every page of a large table's index.
+PAGES_PER_TRANSACTION = 20
+TRANSACTION_S = 4.0
+WIDE_PAGE = 8 * 2**20  # bytes of JSON; two of them are held beside SQLite's cache
 # Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
 LISTEN_S = 0.5
 
@@ -137,6 +139,8 @@ class PageLoop:
                 place((name, request) for request in requests)
                 submit()
 
+            if isinstance(answer, Page) and answer.size > WIDE_PAGE:
+                leave_room(self._connection)
             try:
                 goes_on = advance(running[name], answer, ask)
             except EntityError as error:
@@ -204,7 +208,7 @@ class PageLoop:
     def _batch(
         self, first: list[_Arrival], arrived: queue.SimpleQueue[_Arrival]
     ) -> Iterator[_Arrival]:
-        """What one transaction holds: the pages that wait already, up to 10 of them or 2 s."""
+        """What one transaction holds: the pages that wait already, up to 20 of them or 4 s."""
         began = self._clock()
         yield first.pop()
         for _ in range(PAGES_PER_TRANSACTION - 1):

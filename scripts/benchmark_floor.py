@@ -6,7 +6,7 @@ Reads the pages of every table that the program made in MADE.db, and inserts the
 into NEW.db, into the same tables with the same indexes. Nothing is compared, counted,
 retried or kept to go on from.
 
-- The floor splits and decodes with msgspec and inserts tuples with sqlite3, ten pages a
+- The floor splits and decodes with msgspec and inserts tuples with sqlite3, twenty pages a
   transaction, with the settings of the program (WAL, pages of 16 KiB, C adapters for None
   and bool).
 - With --row-by-row it is what one writes at first: ``json.loads``, ``json.dumps`` and one
@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 _TYPES = {"TEXT": str | None, "INTEGER": int | bool | None, "REAL": float | None}
-_PAGES_PER_TRANSACTION = 10
+_PAGES_PER_TRANSACTION = 20
 
 
 class _Envelope(msgspec.Struct):
@@ -86,7 +86,7 @@ def run_floor(connection: http.client.HTTPConnection, root: str, made: str, new:
         "page_size=16384",
         "journal_mode=WAL",
         "synchronous=NORMAL",
-        "cache_size=-65536",
+        "cache_size=-131072",
     ):
         database.execute(f"PRAGMA {pragma}")
     split = msgspec.json.Decoder(_Envelope).decode

@@ -310,8 +310,8 @@ def wide_and_ready(width: int) -> tuple[Callable[[Client], None], Callable[[Page
     return wait, answer
 
 
-@pytest.mark.parametrize(("width", "commits"), [(10, 2), (11, 3), (25, 4)])
-def test_pages_that_wait_share_a_transaction_of_at_most_ten(
+@pytest.mark.parametrize(("width", "commits"), [(20, 2), (21, 3), (45, 4)])
+def test_pages_that_wait_share_a_transaction_of_at_most_twenty(
     start, kept, connection, monkeypatch, width, commits
 ):
     wait, answer = wide_and_ready(width)
@@ -339,11 +339,11 @@ def test_pages_that_wait_share_a_transaction_of_at_most_ten(
     assert len(run.events) == width
 
 
-def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
+def test_a_transaction_ends_after_four_seconds(start, monkeypatch):
     wait, answer = wide_and_ready(4)
     client = Client(answer)
     moments = iter(range(0, 1000, 2))
-    run = start(client, workers=4, clock=lambda: next(moments) * 0.75)
+    run = start(client, workers=4, clock=lambda: next(moments) * 1.5)
     listen = PageLoop._listen
     first = [True]
 
@@ -362,8 +362,19 @@ def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
 
     run(wide=wide())
 
-    # The clock goes on by 1.5 s a look: one page, and one more after 1.5 s.
+    # The clock goes on by 3 s a look: one page, and one more after 3 s.
     assert run.commits == 1 + 2
+
+
+@pytest.mark.parametrize(("size", "kept_kib"), [(2**20, 128 * 1024), (9 * 2**20, 64 * 1024)])
+def test_sqlite_makes_do_with_less_memory_beside_wide_pages(
+    start, chain, connection, size, kept_kib
+):
+    run = start(Client(lambda request: Page(request, (), size=size)))
+
+    run(one=chain("a", 2))
+
+    assert connection.exec_driver_sql("PRAGMA cache_size").scalar() == -kept_kib
 
 
 def test_a_wait_for_the_service_can_be_interrupted(start, chain, monkeypatch):
