@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import logging.handlers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -91,8 +90,10 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
     console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handlers: list[logging.Handler] = [console]
     if log_file is not None:
+        from logging.handlers import RotatingFileHandler  # slow to import, and seldom needed
+
         try:
-            file = logging.handlers.RotatingFileHandler(
+            file = RotatingFileHandler(
                 log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
             )
         except OSError as error:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dataverse_sync import config as settings
-from dataverse_sync.schedule import parse_daily, parse_every
-from dataverse_sync.status import parse_age
 from dataverse_sync.version import __version__
 
 
@@ -334,6 +332,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _age(text: str) -> timedelta:
+    from dataverse_sync.status import parse_age
+
     try:
         return parse_age(text)
     except ValueError as error:
@@ -341,6 +341,8 @@ def _age(text: str) -> timedelta:
 
 
 def _every(text: str) -> timedelta:
+    from dataverse_sync.schedule import parse_every
+
     try:
         return parse_every(text)
     except ValueError as error:
@@ -348,6 +350,8 @@ def _every(text: str) -> timedelta:
 
 
 def _daily(text: str) -> time:
+    from dataverse_sync.schedule import parse_daily
+
     try:
         return parse_daily(text)
     except ValueError as error:
