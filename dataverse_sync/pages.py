@@ -36,7 +36,7 @@ Steps = Generator[Wanted, Page, None]
 
 # Keys come in no order: a commit writes nearly every page of a large table's index.
 PAGES_PER_TRANSACTION = 20
-TRANSACTION_S = 4.0
+TRANSACTION_S = 2.0
 WIDE_PAGE = 8 * 2**20  # bytes of JSON; two of them are held beside SQLite's cache
 # Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
 LISTEN_S = 0.5
@@ -208,7 +208,7 @@ class PageLoop:
     def _batch(
         self, first: list[_Arrival], arrived: queue.SimpleQueue[_Arrival]
     ) -> Iterator[_Arrival]:
-        """What one transaction holds: the pages that wait already, up to 20 of them or 4 s."""
+        """What one transaction holds: the pages that wait already, up to 20 of them or 2 s."""
         began = self._clock()
         yield first.pop()
         for _ in range(PAGES_PER_TRANSACTION - 1):

@@ -339,11 +339,11 @@ def test_pages_that_wait_share_a_transaction_of_at_most_twenty(
     assert len(run.events) == width
 
 
-def test_a_transaction_ends_after_four_seconds(start, monkeypatch):
+def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
     wait, answer = wide_and_ready(4)
     client = Client(answer)
     moments = iter(range(0, 1000, 2))
-    run = start(client, workers=4, clock=lambda: next(moments) * 1.5)
+    run = start(client, workers=4, clock=lambda: next(moments) * 0.75)
     listen = PageLoop._listen
     first = [True]
 
@@ -362,7 +362,7 @@ def test_a_transaction_ends_after_four_seconds(start, monkeypatch):
 
     run(wide=wide())
 
-    # The clock goes on by 3 s a look: one page, and one more after 3 s.
+    # The clock goes on by 1.5 s a look: one page, and one more after 1.5 s.
     assert run.commits == 1 + 2
 
 
