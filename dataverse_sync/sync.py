@@ -180,7 +180,7 @@ class _Run:
             database.prepare_own_tables(self.connection)
             if dead := states.close_dead_runs(self.connection, _now()):
                 log.warning(
-                    "the last run was killed: %d entities go on from their last committed pages",
+                    "the last run was killed; entities that go on from committed pages: %d",
                     dead,
                 )
 

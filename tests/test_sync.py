@@ -203,7 +203,7 @@ def test_what_a_dead_run_left_open_is_closed(world, caplog):
 
     world.sync(ONLY)
 
-    assert "was killed: 1 entities" in caplog.text
+    assert "entities that go on from committed pages: 1" in caplog.text
     assert world.query("SELECT status FROM _sync_log ORDER BY id") == [("failed",), ("completed",)]
 
 
