@@ -261,7 +261,7 @@ def _look_on(table: Table) -> str:
     row: Any = column("rowid")
     anchor = table.alias("anchor")
     first = select(row).select_from(anchor).where(_key(anchor) == bindparam("key"))
-    lying = select(_key(table), table.c.valid_from, table.c.json_response)
+    lying = select(_key(table), table.c.json_response)
     return _compile(lying.where(row >= first.scalar_subquery()).order_by(row))
 
 
@@ -312,22 +312,13 @@ def upsert(
     )
 
 
-def find_lying_together(
-    connection: Connection, table: EntityTable, key: str, most: int
-) -> dict[str, tuple[str, str | None]]:
-    """The row of a key and those behind it: for each ``json_response``, key and ``valid_from``.
-
-    The records of a page that came like this before lie together, so most of a page is
-    found without a look for each key.
-    """
-    with connection.exec_driver_sql(_look_on(table.table), (key,)) as rows:
-        return {text: (found, moment) for found, moment, text in rows.fetchmany(most)}
-
-
 def find_unchanged(
     connection: Connection, table: EntityTable, texts: Mapping[str, str]
 ) -> set[str]:
     """The keys under which this very ``json_response`` is stored.
+
+    The records of a page that came like this before lie together, so most are found
+    without a look for each key.
 
     Args:
         connection: In a transaction.
@@ -337,9 +328,13 @@ def find_unchanged(
     keys = list(texts)
     unchanged: set[str] = set()
     for start in range(0, len(keys), ROWS_PER_CALL):
-        part = json.dumps(keys[start : start + ROWS_PER_CALL])
-        stored = connection.exec_driver_sql(_look(table.table), (part,))
-        unchanged.update(key for key, text in stored if texts.get(key) == text)
+        part = keys[start : start + ROWS_PER_CALL]
+        with connection.exec_driver_sql(_look_on(table.table), (part[0],)) as stored:
+            near = stored.fetchmany(len(part))
+        unchanged.update(key for key, text in near if texts.get(key) == text)
+        if others := [key for key in part if key not in unchanged]:
+            found = connection.exec_driver_sql(_look(table.table), (json.dumps(others),))
+            unchanged.update(key for key, text in found if texts.get(key) == text)
     return unchanged
 
 

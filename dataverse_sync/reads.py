@@ -19,7 +19,6 @@ from sqlalchemy import Connection, Select
 from dataverse_sync import deletions, odata, segments, sync_state
 from dataverse_sync.database import (
     ROWS_PER_CALL,
-    find_lying_together,
     find_newest,
     find_unchanged,
     is_empty,
@@ -524,7 +523,7 @@ class EntityRun:
         """
         if self.sample is None and page.records:
             self.sample = msgspec.Raw(bytes(page.records[0]))  # a copy: the page goes
-        records: Sequence[msgspec.Raw] = page.records
+        records = page.records
         heads: list[Head] = []
         if expect == "same":
             heads, records = self._leave_unchanged(page)
@@ -537,32 +536,20 @@ class EntityRun:
             self.counts += upsert(self.connection, self.table, part, fresh=expect == "new")
         if page.records:
             sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
-        keys = [key for key, _ in heads] + [row[0] for row in rows]
-        moments = [moment for _, moment in heads] + [row[VALID_FROM] for row in rows]
+        keys = [key for key, *_ in heads] + [row[0] for row in rows]
+        moments = [moment for _, moment, _ in heads] + [row[VALID_FROM] for row in rows]
         return keys, newest_of(moments)
 
-    def _leave_unchanged(self, page: Page) -> tuple[list[Head], Sequence[msgspec.Raw]]:
+    def _leave_unchanged(self, page: Page) -> tuple[list[Head], tuple[msgspec.Raw, ...]]:
         """The heads of records that are as they are stored, and the other records, to be decoded.
 
         Where a key comes twice the order counts, so all of the page are decoded.
         """
-        same: list[Head] = []
-        others: dict[str, msgspec.Raw] = {}  # by their texts
-        for start in range(0, len(page.records), ROWS_PER_CALL):
-            part = page.records[start : start + ROWS_PER_CALL]
-            ((first, _),) = to_heads(self.table, part[:1])
-            stored = find_lying_together(self.connection, self.table, first, len(part))
-            for record in part:
-                text = str(memoryview(record), "utf-8", "surrogateescape")
-                if text in stored:
-                    same.append(stored[text])
-                else:
-                    others[text] = record
-        heads = to_heads(self.table, others.values())
-        texts = {key: text for (key, _), text in zip(heads, others, strict=True)}
-        found = find_unchanged(self.connection, self.table, texts)
-        same += [head for head in heads if head[0] in found]
-        keys = {key for key, _ in same} | texts.keys()
-        if len(keys) < len(page.records):
+        heads = to_heads(self.table, page.records)
+        texts = {key: text for key, _, text in heads}
+        if len(texts) < len(heads):
             return [], page.records
-        return same, [others[text] for key, text in texts.items() if key not in found]
+        same = find_unchanged(self.connection, self.table, texts)
+        pairs = zip(heads, page.records, strict=True)
+        others = tuple(record for head, record in pairs if head[0] not in same)
+        return [head for head in heads if head[0] in same], others

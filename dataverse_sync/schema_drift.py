@@ -26,7 +26,7 @@ from dataverse_sync.lock_store import load_fitting_lock, load_locks, save_file
 from dataverse_sync.metadata import accept_entity, diff_entity
 from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.schema_manager import EntityTable, Lock, build_table, to_rows
+from dataverse_sync.schema_manager import VALID_FROM, EntityTable, Lock, build_table, to_rows
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,9 @@ def _add_columns(
         connection.exec_driver_sql(f"ALTER TABLE {quote(wanted.name)} ADD COLUMN {definition}")
     at = [index for index, column in enumerate(wanted.columns) if column.name in new]
     names = [wanted.columns[index].name for index in at]
+    if "modifiedon" in names:
+        at.append(VALID_FROM)
+        names.append("valid_from")
     sets = ", ".join(f"{quote(name)} = ?" for name in names)
     key = quote(wanted.entity.key)
     sql = f"UPDATE {quote(wanted.name)} SET {sets} WHERE {key} = ?"  # noqa: S608  quoted, bound

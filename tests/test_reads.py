@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from unittest.mock import patch
 
-import msgspec
 import pytest
 from conftest import CANDIDATES, OLD, PRODUCTS, insert, raw
 from hypothesis import HealthCheck, given, settings
@@ -151,14 +150,33 @@ def test_a_record_that_cannot_be_a_row_leaves_the_others_of_its_page_unwritten(c
     assert run.counts == Counts()
 
 
-def test_a_record_that_is_no_text_is_not_taken_for_one_that_is_stored(connection):
+@pytest.mark.parametrize("member", ["thingid", "modifiedon", "text"])
+@pytest.mark.parametrize("expect", ["changed", "same", "new"])
+def test_a_record_that_is_no_text_is_not_taken_for_one_that_is_stored(connection, member, expect):
     THINGS.table.create(connection)
-    stored = '{"thingid":"a","size":1,"text":"\ufffd"}'
+    values = {"thingid": "a", "modifiedon": MOMENTS[0], "text": "x", member: "\ufffd"}
+    stored = json.dumps(values, ensure_ascii=False).encode()
     run_over(connection).upsert(replace(page_of([]), records=(raw(stored),)))
-    broken = msgspec.Raw(stored.encode().replace("\ufffd".encode(), b"\xff"))
+    broken = raw(stored.replace("\ufffd".encode(), b"\xff"))
 
     with pytest.raises(PageError, match="not UTF-8"):
-        run_over(connection).upsert(replace(page_of([]), records=(broken,)), expect="same")
+        run_over(connection).upsert(replace(page_of([]), records=(broken,)), expect=expect)
+
+
+def test_rows_that_were_changed_by_hand_are_mended_where_they_are_read_again(connection):
+    page = page_of([("a", 1), ("b", 2), ("c", 3)])
+    THINGS.table.create(connection)
+    run_over(connection).upsert(page)
+    rows = "SELECT thingid, json_response FROM things ORDER BY thingid"
+    before = connection.exec_driver_sql(rows).all()
+    other = "SELECT json_response FROM things WHERE thingid = 'b'"
+    connection.exec_driver_sql(f"UPDATE things SET json_response = ({other}) WHERE thingid = 'c'")
+    connection.exec_driver_sql("UPDATE things SET thingid = 'A' WHERE thingid = 'a'")
+
+    run_over(connection).upsert(page, expect="same")
+
+    after = connection.exec_driver_sql(rows).all()
+    assert after == [("A", before[0][1]), *before]
 
 
 # Answers that are not as they should be

@@ -94,6 +94,30 @@ def test_accept_fills_a_new_column_from_the_json_without_a_download(world: World
     assert "vin_new" in world.schema_path.read_text(encoding="utf-8")
 
 
+def lock_without_modifiedon(world: World, name: str) -> None:
+    """Make a synced table one that was locked when its records had no ``modifiedon``."""
+    lock = load_lock(world.schema_path) or {}
+    columns = tuple(column for column in lock[name].columns if column.name != "modifiedon")
+    text = dump_lock({**lock, name: replace(lock[name], columns=columns)})
+    world.schema_path.write_text(text, encoding="utf-8")
+    world.execute("UPDATE _schema_lock SET schema = ?", text)
+    world.execute(f"DROP INDEX idx_{name}_modifiedon")
+    world.execute(f"ALTER TABLE {name} DROP COLUMN modifiedon")
+    world.execute(f"UPDATE {name} SET valid_from = NULL")
+    world.execute("UPDATE _sync_state SET last_timestamp = NULL")
+
+
+def test_where_accept_adds_modifiedon_the_rows_get_their_moments(world: World) -> None:
+    world.sync()
+    lock_without_modifiedon(world, "vin_products")
+
+    accept(world, "vin_products")
+
+    assert set(world.query("SELECT modifiedon, valid_from FROM vin_products")) == {(OLD, OLD)}
+    world.sync()
+    assert world.state("vin_products", "last_timestamp") == OLD
+
+
 def test_a_sync_after_accept_writes_the_new_column(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "Decimal"))
