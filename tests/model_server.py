@@ -318,11 +318,12 @@ class ModelServer:
         self._between_requests(request)
         query = self._links.get(request.url) or self._parse(request)
         self.first_urls.setdefault(request.entity, request.url)
-        if query.reads_records or query.table.filtered:
-            self.first_asked_at.setdefault(request.entity, asked_at)
         is_kept = query.asked_in < self.run and query.since is None
         if is_kept and self.rng.random() < self.moods.refuse_link:
             raise self._refusal(request, 400, "0x80041129", "Paging cookie does not match.")
+        # Not before: a link that is refused brings nothing, and the read begins after it.
+        if query.reads_records or query.table.filtered:
+            self.first_asked_at.setdefault(request.entity, asked_at)
         page = odata.parse_page(request, self._answer(request, query))
         by_id = f"{query.table.key} eq" in query.filter
         goes_on = page.next_link if query.reads_records and not by_id else None
