@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+_ROWS_BETWEEN_LOOKS = 10_000  # of the garbage collector: rows are tuples, and never garbage
 _STOPS = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
@@ -33,6 +34,7 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
+    gc.set_threshold(_ROWS_BETWEEN_LOOKS, 10, 10)
     _listen(signal.default_int_handler)
     try:
         entry_point()

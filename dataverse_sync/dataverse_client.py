@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
-import mmap
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -38,13 +35,13 @@ from dataverse_sync.auth import Auth, describe
 from dataverse_sync.config import Config
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.page_memory import BodyMaps, PageBudget
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.transport import NETWORK_ERRORS, Retries, StoppedError, Transport
+from dataverse_sync.transport import NETWORK_ERRORS, Retries, Transport
 
 log = logging.getLogger(__name__)
 
 LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more is no page of 5,000 records
-PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and its commit
 _WIDE_PAGE = 24 * 2**20  # bytes, expected where nothing tells better: 5,000 rows of 180 columns
 _CHUNK = 2**18
 _ERROR_LIMIT = 65536  # bytes of an error body that are read
@@ -55,46 +52,6 @@ _JSON = {
 }
 
 T = TypeVar("T")
-
-
-class PageBudget:
-    """Bounds the bytes of pages held at once.
-
-    Two pages always fit, however large: one that is stored and one that is on its way.
-    """
-
-    def __init__(self, limit: int = PAGES_HELD) -> None:
-        self._limit = limit
-        self._held = 0
-        self._pages = 0
-        self._stopped = False
-        self._condition = threading.Condition()
-
-    def acquire(self, size: int) -> None:
-        with self._condition:
-            while self._pages > 1 and self._held + size > self._limit:
-                if self._stopped:
-                    raise StoppedError
-                self._condition.wait()
-            self._pages += 1
-            self._held += size
-
-    def adjust(self, size: int) -> None:
-        """Correct what was expected to what came."""
-        with self._condition:
-            self._held += size
-            self._condition.notify_all()
-
-    def release(self, size: int) -> None:
-        with self._condition:
-            self._pages -= 1
-            self._held -= size
-            self._condition.notify_all()
-
-    def stop(self) -> None:
-        with self._condition:
-            self._stopped = True
-            self._condition.notify_all()
 
 
 class DataverseClient:
@@ -126,6 +83,7 @@ class DataverseClient:
         self._clock = clock
         self._now = now
         self._budget = PageBudget()
+        self._maps = BodyMaps()
         self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
         self._answered_at = clock()
@@ -371,7 +329,7 @@ class DataverseClient:
         held = _announced(response) or expected or _WIDE_PAGE
         self._budget.acquire(held)
         try:
-            page = parse(_read_body(response, held, label))
+            page = parse(_read_body(response, self._maps, held, label))
             self._budget.adjust(page.size - held)
             held = 0
             return page
@@ -441,42 +399,36 @@ class DataverseClient:
         return self._redactor.redact(describe(error))
 
 
-def _read_body(response: requests.Response, expected: int, label: str) -> memoryview:
-    """A whole body, inflated, in memory of its own.
-
-    Freed memory that came from ``malloc`` stays with the thread that asked for it, for 50
-    threads several times what the pages need; an anonymous map goes back to the system.
+def _read_body(
+    response: requests.Response, maps: BodyMaps, expected: int, label: str
+) -> memoryview:
+    """A whole body, inflated.
 
     Raises:
         PageError: It is larger than any page can be.
     """
-    body = _map(expected)
+    body = maps.take(expected)
     size = 0
-    while chunk := response.raw.read(_CHUNK, decode_content=True):
-        needed = size + len(chunk)
-        if needed > LARGEST_PAGE:
-            raise PageError(
-                f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
-                "No page of 5,000 records should be: read fewer at once (page_size of "
-                "Config, from Python), and report it.",
-            )
-        if needed > len(body):
-            larger = _map(2 * needed)
-            larger.write(memoryview(body)[:size])
-            body = larger
-        body[size:needed] = chunk
-        size = needed
-    return memoryview(body)[:size]
-
-
-def _map(size: int) -> mmap.mmap:
-    if sys.platform == "win32":
-        return mmap.mmap(-1, size)
-    body = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # of a system that has none
-            body.madvise(mmap.MADV_HUGEPAGE)  # to be filled in few steps, not page by page
-    return body
+    try:
+        while chunk := response.raw.read(_CHUNK, decode_content=True):
+            needed = size + len(chunk)
+            if needed > LARGEST_PAGE:
+                raise PageError(
+                    f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
+                    "No page of 5,000 records should be: read fewer at once (page_size of "
+                    "Config, from Python), and report it.",
+                )
+            if needed > len(body):
+                larger = maps.take(2 * needed)
+                larger[:size] = body[:size]
+                maps.give_back(body)
+                body = larger
+            body[size:needed] = chunk
+            size = needed
+    except BaseException:
+        maps.give_back(body)
+        raise
+    return maps.lend(body, size)
 
 
 def _announced(response: requests.Response) -> int | None:

@@ -39,9 +39,10 @@ from loopback import (
 from dataverse_sync import dataverse_client, odata
 from dataverse_sync.auth import Auth
 from dataverse_sync.config import Config
-from dataverse_sync.dataverse_client import DataverseClient, PageBudget
+from dataverse_sync.dataverse_client import DataverseClient
 from dataverse_sync.errors import AuthError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.page_memory import PageBudget
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.transport import StoppedError, Throttle, Transport
 from dataverse_sync.version import __version__

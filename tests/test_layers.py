@@ -18,7 +18,7 @@ LAYERS = (
     ("odata",),
     ("metadata", "config", "segments"),
     ("schema_manager", "transport"),
-    ("auth", "database", "labelled_views"),
+    ("auth", "database", "labelled_views", "page_memory"),
     ("dataverse_client", "run_lock", "sync_state"),
     ("references", "deletions", "environment", "lock_store"),
     ("discovery", "pages"),
