@@ -86,7 +86,8 @@ def test_a_bug_shows_its_traceback_and_no_secret(world: World, place: str) -> No
 
     assert done.returncode == 1
     assert "in fail" in done.stderr
-    assert done.stderr.rstrip().endswith("ZeroDivisionError: a bug")
+    # Not the last line for certain: the workers log the answers that are still under way.
+    assert "\nZeroDivisionError: a bug\n" in done.stderr
     assert secrets_in(world, text) == []
     if world.db_path.exists():
         kept = world.query("SELECT error FROM _sync_state UNION SELECT error FROM _sync_log")
