@@ -41,6 +41,7 @@ RETRIED_STATUSES = (429, 500, 502, 503, 504)
 NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # while a body is being read
 _DISCARDED = 65536  # bytes of a fault's body
 USER_AGENT = f"dataverse-sync/{__version__}"
+_HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
 
 Clock = Callable[[], float]
 
@@ -334,7 +335,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _Bearer(requests.auth.AuthBase):
-    """Sets the header itself: with no auth given, requests would take one from a .netrc file."""
+    """Sets the header itself: with no auth given, requests would take one out of the URL."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -366,6 +367,7 @@ class Transport:
         self._timeout = (connect_timeout_s, read_timeout_s)
         self._on_capped = on_capped
         self._local = threading.local()
+        self._known_settings: dict[str, Mapping[str, Any]] = {}  # by origin
         self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
@@ -394,14 +396,15 @@ class Transport:
             StoppedError: The run is ending.
         """
         session = self._session(url)
-        request = session.prepare_request(
-            requests.Request(method, url, headers=dict(headers), data=data, auth=_Bearer(token))
-        )
-        request.url = url  # prepare_request has quoted it again
+        # Not by the session, which would look for cookies and through a .netrc file each time.
+        request = requests.Request(
+            method, url, headers={**_HEADERS, **headers}, data=data, auth=_Bearer(token)
+        ).prepare()
+        request.url = url  # prepare has quoted it again
         adapter = session.get_adapter(url)
         adapter.max_retries = retries  # type: ignore[attr-defined]
         return session.send(
-            request, timeout=self._timeout, allow_redirects=False, **self._settings(session, url)
+            request, timeout=self._timeout, allow_redirects=False, **self._settings(url)
         )
 
     def count_requests(self) -> int:
@@ -419,27 +422,23 @@ class Transport:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            session.headers.clear()
-            session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"})
             # The affinity cookie would pin all threads to one web server.
             session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             adapter = _Adapter(self._tls_context() if url.startswith("https:") else None)
             session.mount("https://", adapter)
             session.mount("http://", adapter)
-            self._local.session, self._local.settings = session, {}
+            self._local.session = session
             with self._lock:
                 self._sessions.append(session)
         return session
 
-    def _settings(self, session: requests.Session, url: str) -> Mapping[str, Any]:
+    def _settings(self, url: str) -> Mapping[str, Any]:
         """Proxies and certificates by the environment, which is looked through once a host."""
-        known: dict[str, Mapping[str, Any]] = self._local.settings
         origin = "/".join(url.split("/", 3)[:3])
-        if origin not in known:
-            known[origin] = session.merge_environment_settings(url, {}, True, None, None)
-            if is_loopback(url):
-                known[origin] = {**known[origin], "proxies": {}}
-        return known[origin]
+        if origin not in self._known_settings:
+            found = self._session(url).merge_environment_settings(url, {}, True, None, None)
+            self._known_settings[origin] = {**found, "proxies": {}} if is_loopback(url) else found
+        return self._known_settings[origin]
 
     def _tls_context(self) -> ssl.SSLContext:
         import truststore

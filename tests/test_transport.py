@@ -729,6 +729,38 @@ def test_a_netrc_file_is_not_used(
     assert "authorization" not in server.asked[1].headers
 
 
+def test_credentials_in_a_link_are_not_sent(serve: Any, transport: Transport) -> None:
+    server = serve(OK)
+    link = server.origin.replace("://", "://me:word@") + "/"
+
+    fetch(transport, link)
+    fetch(transport, link, "token")
+
+    assert [asked.headers.get("authorization") for asked in server.asked] == [None, "Bearer token"]
+
+
+def test_the_proxies_are_looked_up_once_for_all_threads(
+    serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    look = requests.Session.merge_environment_settings
+
+    def count(session: requests.Session, url: str, *args: Any) -> Any:
+        asked.append(url)
+        return look(session, url, *args)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(requests.Session, "merge_environment_settings", count)
+    server = serve(OK)
+
+    for _ in range(3):
+        thread = threading.Thread(target=fetch, args=(transport, server.origin + "/"))
+        thread.start()
+        thread.join(5)
+
+    assert len(server.asked) == 3
+    assert len(asked) == 1
+
+
 def test_a_proxy_is_not_used_for_loopback(
     serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
