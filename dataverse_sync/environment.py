@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dataverse_sync.auth import Auth
 from dataverse_sync.config import Config
@@ -15,6 +16,11 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.transport import LONGEST_WAIT_S, Throttle, Transport
 
 log = logging.getLogger(__name__)
+
+# Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
+LISTEN_S = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,15 @@ class Environment:
 
 
 @contextmanager
-def open_environment(config: Config, redactor: Redactor) -> Iterator[Environment]:
+def open_environment(
+    config: Config, redactor: Redactor, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[Environment]:
     """Sign in, and stop every worker at the end, also in the middle of their work.
+
+    Args:
+        config: Where, and as whom.
+        redactor: Learns the secret and every token.
+        meanwhile: Called while the sign-in waits for its answers.
 
     Raises:
         AuthError: The sign-in was refused, or its host cannot be reached.
@@ -42,10 +55,12 @@ def open_environment(config: Config, redactor: Redactor) -> Iterator[Environment
         Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s, say_capped
     )
     auth = Auth(config, transport, redactor)
-    auth.get_token()
     client = DataverseClient(config, transport, auth, redactor)
     pool = ThreadPoolExecutor(config.workers, thread_name_prefix="dataverse")
     try:
+        signed_in = pool.submit(auth.get_token)
+        meanwhile()
+        wait_for(signed_in)
         yield Environment(client, pool, auth)
     except BaseException:
         # Those that wait raise; those in a read are left behind to end by themselves.
@@ -54,3 +69,10 @@ def open_environment(config: Config, redactor: Redactor) -> Iterator[Environment
         raise
     pool.shutdown()
     transport.close()
+
+
+def wait_for(future: Future[T]) -> T:
+    """What a worker returns, or raises."""
+    while not future.done():
+        wait([future], LISTEN_S)
+    return future.result()

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from dataverse_sync.database import leave_room, transaction
 from dataverse_sync.dataverse_client import DataverseClient
+from dataverse_sync.environment import LISTEN_S
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Event, Page, PageRequest, PageStored, StillWaiting
 
@@ -38,8 +39,6 @@ Steps = Generator[Wanted, Page, None]
 PAGES_PER_TRANSACTION = 20
 TRANSACTION_S = 2.0
 WIDE_PAGE = 8 * 2**20  # bytes of JSON; two of them are held beside SQLite's cache
-# Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
-LISTEN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,7 +28,7 @@ from dataverse_sync import (
 )
 from dataverse_sync import sync_state as states
 from dataverse_sync.config import Config, check_entities, select_entities
-from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.environment import Environment, open_environment, wait_for
 from dataverse_sync.errors import (
     ConfigError,
     EntityError,
@@ -53,7 +52,7 @@ from dataverse_sync.model import (
     State,
     SyncReport,
 )
-from dataverse_sync.pages import LISTEN_S, PageLoop
+from dataverse_sync.pages import PageLoop
 from dataverse_sync.reads import EntityRun
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.references import References
@@ -158,8 +157,16 @@ class _Run:
 
     def sign_in(self) -> None:
         self.emit(PhaseStarted(2, f"Signing in to {self.config.api_origin}"))
-        opened = open_environment(self.config, self.redactor)
+        opened = open_environment(self.config, self.redactor, self._build_tables)
         self.environment: Environment = self.stack.enter_context(opened)
+
+    def _build_tables(self) -> None:
+        """The tables of all configured entities that are locked by now."""
+        configured = [entity.name for entity in self.entities if entity.name in self.lock]
+        self.tables = {
+            name: self.tables.get(name) or schema_manager.build_table(self.lock[name])
+            for name in configured
+        }
 
     # [3/6]
 
@@ -200,7 +207,7 @@ class _Run:
 
     def _discover(self, names: Sequence[str]) -> discovery.Discovery:
         """Entities by their metadata, else by their first record."""
-        live = self._wait_for_metadata()
+        live = wait_for(self.live)
         if live.metadata_error is not None:
             log.warning(
                 "metadata cannot be read, so new tables go by their first record: %s",
@@ -218,15 +225,10 @@ class _Run:
         known = {name: live.entities[name] for name in names if name in live.entities}
         return replace(sampled, entities={**known, **sampled.entities})
 
-    def _wait_for_metadata(self) -> discovery.Discovery:
-        while not self.live.done():
-            wait([self.live], LISTEN_S)
-        return self.live.result()
-
     def _compare_metadata(self) -> None:
         """Report what differs from what was locked before this run, which goes by its lock."""
         try:
-            live = self._wait_for_metadata()
+            live = wait_for(self.live)
             problem: SyncError | None = live.metadata_error
         except RunError as error:  # of the sign-in: the records came all the same
             live, problem = discovery.Discovery(), error
@@ -259,8 +261,7 @@ class _Run:
             self._tell_drift(self.drift)
         self._write_lock_left_unwritten()
         self.lock = {**self.lock, **added}
-        configured = [entity.name for entity in self.entities if entity.name in self.lock]
-        self.tables = {name: schema_manager.build_table(self.lock[name]) for name in configured}
+        self._build_tables()
         for table in self.tables.values():
             if table.left_out and table.name in added:
                 log.warning(

@@ -33,6 +33,9 @@ class Service:
 
     def __init__(self) -> None:
         self.server = LoopbackServer(self._answer)
+        self.signing_in = threading.Event()
+        self.may_sign_in = threading.Event()
+        self.may_sign_in.set()
         self.reading = threading.Event()
         self.go_on = threading.Event()
         self.token = json_reply({"access_token": "opaque-token", "expires_in": 3599})
@@ -40,7 +43,8 @@ class Service:
 
     def _answer(self, asked: Asked) -> Reply:
         if asked.method == "POST":
-            return self.token
+            self.signing_in.set()
+            return self.token if self.may_sign_in.wait(10) else http(400)
         if "authorization" not in asked.headers:
             uri = f"Bearer authorization_uri={self.server.origin}/contoso.example/authorize"
             return http(401, b"", ("WWW-Authenticate", uri))
@@ -89,6 +93,40 @@ def test_an_environment_is_signed_in_and_its_workers_end_with_it(service: Servic
     assert redactor.redact(SECRET) == redactor.redact("opaque-token") == MASK
 
 
+def test_what_can_be_done_meanwhile_is_done_while_the_sign_in_waits(service: Service) -> None:
+    service.may_sign_in.clear()
+    found: list[bool] = []
+
+    def work() -> None:
+        found.append(service.signing_in.wait(5))
+        service.may_sign_in.set()
+
+    with open_environment(service.config, Redactor(), work) as environment:
+        assert environment.auth.tenant_id == "contoso.example"
+
+    assert found == [True]
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, ValueError])
+def test_an_end_while_the_sign_in_waits_does_not_wait_for_it(
+    service: Service, ending: type[BaseException]
+) -> None:
+    service.may_sign_in.clear()
+
+    def end() -> None:
+        assert service.signing_in.wait(5)
+        raise ending
+
+    began = time.monotonic()
+    with pytest.raises(ending), open_environment(service.config, Redactor(), end):
+        pytest.fail("opened")
+    left_behind = workers()
+    service.may_sign_in.set()
+
+    assert len(left_behind) == 1
+    assert time.monotonic() - began < 9
+
+
 def test_a_refused_sign_in_opens_nothing(service: Service) -> None:
     service.token = json_reply({"error_description": "AADSTS7000215: Wrong."}, status=401)
 
@@ -98,6 +136,9 @@ def test_a_refused_sign_in_opens_nothing(service: Service) -> None:
     ):
         pytest.fail("opened")
 
+    for thread in threading.enumerate():
+        if thread.name.startswith("dataverse"):
+            thread.join(5)
     assert workers() == []
 
 
