@@ -550,6 +550,8 @@ class EntityRun:
         if len(texts) < len(heads):
             return [], page.records
         same = find_unchanged(self.connection, self.table, texts)
+        if len(same) == len(heads):
+            return heads, ()
         pairs = zip(heads, page.records, strict=True)
         others = tuple(record for head, record in pairs if head[0] not in same)
         return [head for head in heads if head[0] in same], others

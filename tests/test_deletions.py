@@ -280,8 +280,7 @@ def test_sums_are_the_same_for_the_same_keys_alone_each_as_often(one, other):
     assert (deletions.sum_keys(one) == deletions.sum_keys(other)) == same
 
 
-def test_the_sum_of_a_table_is_that_of_its_keys(connection, table, monkeypatch):
-    monkeypatch.setattr(deletions, "_KEYS_AT_ONCE", 2)
+def test_the_sum_of_a_table_is_that_of_its_keys(connection, table):
     rows = to_rows(table, [raw(record(key)) for key in ("a", "b", "C", "ä", "e")], "now")
     upsert(connection, table, rows)
 
