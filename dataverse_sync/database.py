@@ -325,14 +325,18 @@ def find_unchanged(
         table: Where.
         texts: For each key the ``json_response`` to compare with.
     """
-    keys = list(texts)
+    wanted = list(texts.items())
     unchanged: set[str] = set()
-    for start in range(0, len(keys), ROWS_PER_CALL):
-        part = keys[start : start + ROWS_PER_CALL]
-        with connection.exec_driver_sql(_look_on(table.table), (part[0],)) as stored:
+    for start in range(0, len(wanted), ROWS_PER_CALL):
+        part = wanted[start : start + ROWS_PER_CALL]
+        with connection.exec_driver_sql(_look_on(table.table), (part[0][0],)) as result:
+            stored: Any = result.cursor  # the driver's own: its rows are plain tuples
             near = stored.fetchmany(len(part))
+        if near == part:
+            unchanged.update(dict(part))
+            continue
         unchanged.update(key for key, text in near if texts.get(key) == text)
-        if others := [key for key in part if key not in unchanged]:
+        if others := [key for key, _ in part if key not in unchanged]:
             found = connection.exec_driver_sql(_look(table.table), (json.dumps(others),))
             unchanged.update(key for key, text in found if texts.get(key) == text)
     return unchanged

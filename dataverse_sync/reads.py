@@ -536,8 +536,8 @@ class EntityRun:
             self.counts += upsert(self.connection, self.table, part, fresh=expect == "new")
         if page.records:
             sync_state.update_log(self.connection, self.log_id, self.counts, self.requests)
-        keys = [key for key, *_ in heads] + [row[0] for row in rows]
-        moments = [moment for _, moment, _ in heads] + [row[VALID_FROM] for row in rows]
+        keys = [head[0] for head in heads] + [row[0] for row in rows]
+        moments = [head[1] for head in heads] + [row[VALID_FROM] for row in rows]
         return keys, newest_of(moments)
 
     def _leave_unchanged(self, page: Page) -> tuple[list[Head], tuple[msgspec.Raw, ...]]:

@@ -144,7 +144,7 @@ def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) 
     rows = []
     for record in records:
         try:
-            text = str(memoryview(record), "utf-8")
+            text = str(record, "utf-8")
         except UnicodeDecodeError as error:
             raise PageError(
                 f"{table.name}: a record is not UTF-8 text ({error})", _REPORT
@@ -173,7 +173,7 @@ def to_heads(table: EntityTable, records: Iterable[msgspec.Raw]) -> list[Head]:
     for record in records:
         try:
             head = table.decode_head(record)
-            heads.append((head.key, head.modifiedon, str(memoryview(record), "utf-8")))
+            heads.append((head.key, head.modifiedon, str(record, "utf-8")))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             (row,) = to_rows(table, [record], "")
             heads.append((row[0], row[VALID_FROM], row[JSON_RESPONSE]))
