@@ -312,11 +312,15 @@ class Bench:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without the program's own settings."""
+    """This process's environment without the program's own settings.
+
+    Bytecode may be kept, as it is where the program is installed.
+    """
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("DATAVERSE_") and name != "SQLITE_DB_PATH"
+        if not name.startswith("DATAVERSE_")
+        and name not in ("SQLITE_DB_PATH", "PYTHONDONTWRITEBYTECODE")
     }
 
 
