@@ -272,7 +272,9 @@ class DataverseClient:
         try:
             while True:
                 token = self._auth.get_token()
+                sent = self._clock()
                 response = self._send(url, label, prefer, token, retries, began)
+                waited_s = self._clock() - sent
                 with response:
                     if response.status_code == 401 and not renewed:
                         renewed = True
@@ -290,7 +292,12 @@ class DataverseClient:
                 with self._lock:
                     self.bytes_read += page.size
                 asked_at = self._asked_at(response, began)
-                return replace(page, asked_at=asked_at, requests=self._transport.count_requests())
+                return replace(
+                    page,
+                    asked_at=asked_at,
+                    took_s=waited_s + page.took_s,
+                    requests=self._transport.count_requests(),
+                )
         except EntityError as error:
             error.requests = self._transport.count_requests()
             raise
@@ -328,11 +335,12 @@ class DataverseClient:
         """Take a body and split it, within the budget of pages held."""
         held = _announced(response) or expected or _WIDE_PAGE
         self._budget.acquire(held)
+        began = self._clock()
         try:
             page = parse(_read_body(response, self._maps, held, label))
             self._budget.adjust(page.size - held)
             held = 0
-            return page
+            return replace(page, took_s=self._clock() - began)
         finally:
             if held:
                 self._budget.release(held)

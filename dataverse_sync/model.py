@@ -91,6 +91,7 @@ class Page:
     context: str = ""
     asked_at: datetime | None = None  # by the server's clock, never later than the true moment
     size: int = 0  # bytes of JSON
+    took_s: float = 0.0  # from its request to its last byte
     requests: int = 1  # HTTP requests that it took
 
     @property

@@ -88,36 +88,24 @@ class EntityReader:
         """Go on from a link that was kept, as it came; raises what ``read`` raises."""
         yield from self._read({link: Query(store, track_changes=True)})
 
-    def find_edges(self) -> Generator[Wanted, Page, tuple[datetime, datetime] | None]:
-        """The oldest and the newest ``createdon``; None where there is none.
+    def find_newest(self) -> Generator[Wanted, Page, datetime | None]:
+        """The newest ``createdon``; None where there is none.
 
         Raises:
             RequestError: The service refused to filter or to order by it.
             DisorderError: It sent something else than a moment.
         """
-        requests = [
-            PageRequest(
-                self.entity.name,
-                odata.build_url(
-                    self._api_url,
-                    self.entity.name,
-                    select=("createdon",),
-                    filter="createdon ne null",
-                    orderby=order,
-                    top=1,
-                ),
-                top=True,
-            )
-            for order in ("createdon", "createdon desc")
-        ]
-        found: list[datetime] = []
-        wanted: Sequence[PageRequest] = requests
-        for _ in requests:
-            page = yield wanted
-            wanted = ()
-            self._note(page)
-            found += _find_moments(page.records)
-        return (min(found), max(found)) if len(found) == len(requests) else None
+        url = odata.build_url(
+            self._api_url,
+            self.entity.name,
+            select=("createdon",),
+            filter=Segment().filter,
+            orderby="createdon desc",
+            top=1,
+        )
+        page = yield [PageRequest(self.entity.name, url, top=True)]
+        self._note(page)
+        return next(iter(_find_moments(page.records)), None)
 
     def read_segments(
         self,
@@ -128,12 +116,13 @@ class EntityReader:
     ) -> Steps:
         """Read ranges of ``createdon`` side by side, oldest records first in each.
 
-        Where one has ended and another has much left, it takes the later half of it.
-        A range whose end was moved forward stops at the first record beyond.
+        As many as the service is slower than the storing, and no fewer than were begun. Where
+        one has ended and another has much left, it takes the later half of it. A range whose
+        end was moved forward stops at the first record beyond.
 
         Args:
             ranges: Those to read, some of them perhaps begun or done.
-            most: How many to read at once.
+            most: How many to read at once at most.
             newest: About the end of the range that is open.
             store: Told each page, and how far all ranges have come with it.
 
@@ -145,11 +134,15 @@ class EntityReader:
         came: list[Came | None] = [None] * len(ranges)
         asked: dict[PageRequest, int] = {}
         followed: set[int] = set()
-        yield Ahead(self._start_ranges(ranges, came, asked, most, newest))
+        begun = sum(one.next_link is not None for one in ranges)
+        at_once = max(1, min(most, begun))
+        yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
         while asked:
             page = yield []
             self._note(page)
             at = asked.pop(page.request)
+            # Cut first: the link of a page that reaches into the next range may be that one's.
+            page, came[at] = _cut_page(page, ranges[at], came[at])
             if hash(page.next_link) in followed:
                 raise PageError(
                     f"{page.request}: the next link leads back to a page already read",
@@ -157,7 +150,6 @@ class EntityReader:
                 )
             if page.next_link is not None:
                 followed.add(hash(page.next_link))
-            page, came[at] = _cut_page(page, ranges[at], came[at])
             done = page.next_link is None
             ranges[at] = replace(
                 ranges[at],
@@ -165,7 +157,8 @@ class EntityReader:
                 page=page.request.number + 1,
                 is_done=done,
             )
-            yield Ahead(self._start_ranges(ranges, came, asked, most, newest))
+            at_once = max(at_once, segments.choose_at_once(page.took_s, page.size, most))
+            yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
             store(page, ranges)
             del page  # a name kept on it would hold its memory until the next one comes
 
@@ -174,25 +167,23 @@ class EntityReader:
         ranges: list[Segment],
         came: list[Came | None],
         asked: dict[PageRequest, int],
-        most: int,
+        at_once: int,
         newest: datetime,
     ) -> list[PageRequest]:
-        """Ask for the next page of every range that waits, and of halves while there is room."""
+        """Ask for the next page of ranges that wait, and of parts of others while there is room."""
         new = []
-        while len(asked) < most:
+        while len(asked) < at_once:
             running = set(asked.values())
             waiting = (at for at, one in enumerate(ranges) if at not in running and not one.is_done)
             at = next(waiting, None)
             if at is None:
-                longest = segments.find_longest(ranges, came, newest)
-                if longest is None:
+                found = segments.find_cut(ranges, came, newest, at_once - len(asked))
+                if found is None:
                     break
-                halves = segments.split(ranges[longest], came[longest], newest)
-                assert halves is not None  # noqa: S101  it is what makes it the longest
-                ranges[longest] = halves[0]
-                ranges.append(halves[1])
-                came.append(None)
-                at = len(ranges) - 1
+                cut, (ranges[cut], *others) = found
+                at = len(ranges)
+                ranges += others
+                came += [None] * len(others)
             request = self._range_request(ranges[at])
             asked[request] = at
             new.append(request)

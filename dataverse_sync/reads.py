@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection, Select
 
-from dataverse_sync import deletions, odata, segments, sync_state
+from dataverse_sync import deletions, odata, sync_state
 from dataverse_sync.database import (
     ROWS_PER_CALL,
     find_newest,
@@ -292,13 +292,13 @@ class EntityRun:
     def _read_segments(self, started: Checkpoint) -> Generator[Wanted, Page, bool]:
         """Read ranges of ``createdon`` at once; returns False where that cannot be done."""
         try:
-            edges = yield from self.reader.find_edges()
-            if edges is None:
+            newest = yield from self.reader.find_newest()
+            if newest is None:
                 return False
-            log.info("%s: read in %d ranges of createdon", self.name, self.segments)
-            ranges = segments.cut(*edges, self.segments)
+            log.info("%s: read in ranges of createdon, %d at most", self.name, self.segments)
+            ranges = [Segment(), Segment(is_null=True)]
             yield from self.reader.read_segments(
-                ranges, self.segments, edges[1], _Storing(self, started).store_range
+                ranges, self.segments, newest, _Storing(self, started).store_range
             )
         except RequestError as error:
             if error.status not in REFUSED_QUERY:

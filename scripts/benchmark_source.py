@@ -308,6 +308,8 @@ class Site:
         dated = min(len(data.created), spec.rows)
         if not filter:
             return 0, spec.rows
+        if filter == "createdon ne null":
+            return 0, dated
         if filter == "createdon eq null":
             return dated, spec.rows
         if match := re.fullmatch(r"modifiedon gt (\S+)", filter):

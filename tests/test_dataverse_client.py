@@ -673,6 +673,30 @@ def test_what_was_read_and_waited_is_counted(client: DataverseClient, service: S
     assert client._budget._held == 0
 
 
+def test_how_long_a_page_took_is_told_without_the_wait_for_room(
+    client: DataverseClient, service: Service, fake: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, parse = PageBudget.acquire, odata.parse_page
+
+    def answer(asked: Asked) -> Reply:
+        fake.now += 2
+        return json_reply({"value": []})
+
+    def wait_for_room(budget: PageBudget, size: int) -> None:
+        fake.now += 100
+        acquire(budget, size)
+
+    def read_slowly(*args: Any) -> Page:
+        fake.now += 0.5
+        return parse(*args)
+
+    service.script = answer
+    monkeypatch.setattr(PageBudget, "acquire", wait_for_room)
+    monkeypatch.setattr(odata, "parse_page", read_slowly)
+
+    assert client.get_page(service.request()).took_s == 2.5
+
+
 @pytest.mark.parametrize("give_back", [lambda one: one.release(50), lambda one: one.adjust(-50)])
 def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back(
     give_back: Callable[[PageBudget], None],

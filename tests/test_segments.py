@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import msgspec
 import pytest
 from conftest import OLD, World
 from hypothesis import given, settings
@@ -14,13 +19,17 @@ from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig, run_sync, segments
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table, reading
+from dataverse_sync.model import Column as DataColumn
+from dataverse_sync.model import Entity, Page, PageRequest
 from dataverse_sync.odata import parse_timestamp
+from dataverse_sync.pages import advance
+from dataverse_sync.reader import EntityReader
 from dataverse_sync.segments import (
     Came,
     Segment,
+    choose_at_once,
     choose_count,
-    cut,
-    find_longest,
+    find_cut,
     pages_left,
     split,
     to_text,
@@ -28,7 +37,15 @@ from dataverse_sync.segments import (
 
 THINGS = Table("vin_thing", "vin_things", "vin_thingid", [Column("vin_name", "String")])
 ENTITIES = [EntityConfig("vin_things")]
+API = "https://contoso.example/api/data/v9.2/"
 START = datetime(2020, 1, 1, tzinfo=UTC)
+RANGES = (
+    Segment(),
+    Segment(is_null=True),
+    Segment(None, "2021-01-01T00:00:00Z"),
+    Segment("2021-01-01T00:00:00Z"),
+    Segment("2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"),
+)
 
 
 def is_in(segment: Segment, moment: datetime | None) -> bool:
@@ -62,46 +79,94 @@ def test_the_number_of_ranges_grows_with_the_table(
     assert choose_count(rows, most) == count
 
 
+@pytest.mark.parametrize(
+    ("took_s", "size", "most", "count"),
+    [
+        (0.0, 1_000_000, 16, 1),
+        (0.01, 1_000_000, 16, 1),  # it is stored in as much time
+        (0.011, 1_000_000, 16, 2),
+        (0.05, 1_000_000, 16, 5),
+        (1.0, 7_000_000, 16, 15),
+        (1.0, 7_000_000, 4, 4),
+        (1.0, 7_000_000, 1, 1),
+        (1.0, 0, 16, 16),
+    ],
+)
+def test_as_many_at_once_as_the_service_is_slower_than_the_storing(
+    took_s: float, size: int, most: int, count: int
+) -> None:
+    assert choose_at_once(took_s, size, most) == count
+
+
+def test_the_filters_of_ranges() -> None:
+    assert [segment.filter for segment in RANGES] == [
+        "createdon ne null",
+        "createdon eq null",
+        "createdon lt 2021-01-01T00:00:00Z",
+        "createdon ge 2021-01-01T00:00:00Z",
+        "createdon ge 2021-01-01T00:00:00Z and createdon lt 2022-01-01T00:00:00Z",
+    ]
+
+
 @settings(deadline=None)
 @given(
-    st.integers(0, 10**9),
+    st.sampled_from([None, START - timedelta(days=1), START]),
+    st.integers(0, 10**7),
+    st.integers(0, 10**7),
     st.integers(1, 40),
-    st.lists(st.one_of(st.none(), st.integers(-(10**5), 10**9))),
+    st.lists(st.one_of(st.none(), st.integers(-(10**5), 2 * 10**7))),
 )
-def test_every_record_is_in_exactly_one_range(
-    length_s: int, count: int, seconds: list[int | None]
+def test_cutting_loses_nothing_and_takes_nothing_twice(
+    since: datetime | None,
+    length_s: int,
+    reached_s: int,
+    count: int,
+    seconds: list[int | None],
 ) -> None:
-    ranges = cut(START, START + timedelta(seconds=length_s), count)
+    newest, reached = START + timedelta(seconds=length_s), START + timedelta(seconds=reached_s)
+    whole = Segment(since and to_text(since), next_link="on", page=7)
+
+    parts = split(whole, Came(1, START, reached), newest, count)
 
     for second in seconds:
         moment = None if second is None else START + timedelta(seconds=second)
-        assert sum(is_in(segment, moment) for segment in ranges) == 1
+        assert sum(is_in(part, moment) for part in parts) == is_in(whole, moment)
+    assert 1 <= len(parts) <= count
+    assert parts[0] == replace(whole, until=parts[0].until)
+    assert all(str(part.since) > to_text(reached) for part in parts[1:])
+    assert all(part.next_link is None for part in parts[1:])
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**7))
-def test_halving_loses_nothing_and_takes_nothing_twice(
-    length_s: int, reached_s: int, second: int
-) -> None:
-    newest = START + timedelta(seconds=length_s)
-    whole = Segment(to_text(START), None)
-    reached = START + timedelta(seconds=reached_s)
+def test_parts_are_of_equal_length() -> None:
+    whole, newest = Segment(), START + timedelta(days=9)
 
-    halves = split(whole, Came(1, START, reached), newest)
+    parts = split(whole, Came(1, START, START + timedelta(days=1)), newest, 4)
 
-    if halves is not None:
-        moment = START + timedelta(seconds=second)
-        assert sum(is_in(half, moment) for half in halves) == is_in(whole, moment)
-        assert str(halves[1].since) > to_text(reached)
+    days = [to_text(START + timedelta(days=day)) for day in (3, 5, 7)]
+    assert [part.until for part in parts] == [*days, None]
+    assert [part.since for part in parts] == [None, *days]
 
 
-def test_what_is_done_or_null_or_short_is_not_halved() -> None:
+def test_what_is_done_or_null_or_short_is_not_cut() -> None:
     newest = START + timedelta(days=1)
 
-    assert split(Segment(is_null=True), None, newest) is None
-    assert split(Segment(to_text(START), is_done=True), None, newest) is None
-    assert split(Segment(), None, newest) is None
-    assert split(Segment(to_text(START)), None, START + timedelta(seconds=2)) is None
+    for whole in (Segment(is_null=True), Segment(to_text(START), is_done=True), Segment()):
+        assert split(whole, None, newest) == [whole]
+    short = Segment(to_text(START))
+    assert split(short, None, START + timedelta(seconds=2)) == [short]
+    assert len(split(short, None, START + timedelta(seconds=5), 40)) == 4
+
+
+def test_the_whole_is_cut_once_its_first_page_has_come() -> None:
+    ranges, newest = [Segment(next_link="on"), Segment(is_null=True)], START + timedelta(days=9)
+    came = Came(1, START, START + timedelta(days=8))  # most of it, to judge by the days
+
+    found = find_cut(ranges, [came, None], newest, 3)
+
+    assert find_cut(ranges, [None, None], newest, 3) is None
+    assert found is not None
+    assert found[0] == 0
+    assert len(found[1]) == 4
 
 
 def test_pages_left_are_told_by_those_that_came() -> None:
@@ -125,9 +190,101 @@ def test_the_range_with_most_pages_left_is_halved() -> None:
     ranges = [narrow_but_long, wide_but_short, Segment(to_text(day(90)))]
     came = [Came(15, day(0), day(15)), Came(20, day(30), day(80)), None]
 
-    assert find_longest(ranges, came, day(900)) == 0  # 15 pages left, against 4
-    assert find_longest(ranges[1:], came[1:], day(900)) == 0
-    assert find_longest(ranges[1:], [Came(20, day(30), day(84)), None], day(900)) is None
+    first, second = find_cut(ranges, came, day(900), 5), find_cut(ranges[1:], came[1:], day(900), 5)
+    assert first == (0, split(narrow_but_long, came[0], day(900)))  # 15 pages left, against 4
+    assert second == (0, split(wide_but_short, came[1], day(900)))
+    assert len(split(narrow_but_long, came[0], day(900))) == 2
+    assert find_cut(ranges[1:], [Came(20, day(30), day(84)), None], day(900), 5) is None
+
+
+# A read of them, page by page
+
+
+class PositionService:
+    """Serves records whose links tell a position alone, so that ranges may share them."""
+
+    def __init__(
+        self, moments: Sequence[int | None], page_size: int, took_s: Callable[[], float]
+    ) -> None:
+        known = sorted(at for at in moments if at is not None)
+        self.created = [START + timedelta(seconds=at) for at in known]
+        self.rows = len(moments)
+        self.page_size = page_size
+        self.took_s = took_s
+
+    def answer(self, request: PageRequest) -> Page:
+        options = parse_qs(urlsplit(request.url).query)
+        if "$skiptoken" in options:
+            at, end = map(int, options["$skiptoken"][0].split("."))
+        else:
+            at, end = self.find(options["$filter"][0])
+        until = min(at + self.page_size, end)
+        token = f"{API}things?$skiptoken={until}.{end}" if until < end else None
+        records = tuple(msgspec.Raw(self.record(n)) for n in range(at, until))
+        return Page(request, records, next_link=token, size=10**6, took_s=self.took_s())
+
+    def find(self, filter: str) -> tuple[int, int]:
+        dated = len(self.created)
+        if filter == "createdon eq null":
+            return dated, self.rows
+        edges = {"ge": 0, "lt": dated}
+        for part in filter.replace("createdon ne null", "").split(" and ") if dated else []:
+            if part:
+                _, word, moment = part.split(" ")
+                edges[word] = bisect_left(self.created, datetime.fromisoformat(moment))
+        return edges["ge"], edges["lt"]
+
+    def record(self, number: int) -> bytes:
+        moment = to_text(self.created[number]) if number < len(self.created) else None
+        return json.dumps({"thingid": number, "createdon": moment}).encode()
+
+
+def read_through(
+    service: PositionService, most: int, pick: Callable[[list[PageRequest]], PageRequest]
+) -> list[int]:
+    """The records that a read in ranges stores, by their numbers; ``pick`` says who is answered."""
+    came: list[int] = []
+    last: list[Segment] = []
+
+    def store(page: Page, ranges: Sequence[Segment]) -> None:
+        came.extend(json.loads(bytes(record))["thingid"] for record in page.records)
+        last[:] = ranges
+
+    newest = service.created[-1] if service.created else START
+    entity = Entity("things", "thingid", (DataColumn("createdon", "TEXT"),), "metadata")
+    ranges = [Segment(), Segment(is_null=True)]
+    steps = EntityReader(entity, API).read_segments(ranges, most, newest, store)
+    asked: list[PageRequest] = []
+    answer: Page | None = None
+    while advance(steps, answer, asked.extend):
+        assert len(asked) <= most
+        request = pick(asked)
+        asked.remove(request)
+        answer = service.answer(request)
+    assert all(one.is_done for one in last)
+    return came
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.one_of(st.none(), st.integers(0, 60), st.integers(0, 10**6)), max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.randoms(use_true_random=False),
+)
+def test_every_record_comes_once_however_fast_and_in_whatever_order_pages_come(
+    moments: list[int | None], page_size: int, most: int, rng: random.Random
+) -> None:
+    service = PositionService(moments, page_size, lambda: rng.choice([0.0, 0.02, 1.0]))
+
+    assert sorted(read_through(service, most, rng.choice)) == list(range(len(moments)))
+
+
+def test_a_link_that_leads_into_the_next_range_is_no_circle() -> None:
+    # The range that ends at 505 s reads one record too much, and so comes by the other's link.
+    service = PositionService([0, 100, 1000, 1010], 1, lambda: 1.0)
+
+    assert sorted(read_through(service, 2, lambda asked: asked[0])) == [0, 1, 2, 3]
 
 
 # Over the emulator
@@ -167,6 +324,62 @@ def test_a_large_table_is_read_in_ranges_at_once(world: World) -> None:
     assert any("createdon%20eq%20null" in one.target for one in world.emulator.log)
     assert world.state("vin_things", "last_timestamp") == OLD
     assert world.state("vin_things", "checkpoint") is None
+
+
+def ranges_asked(world: World) -> list[str]:
+    return [one.target for one in world.emulator.log if "createdon%20ge" in one.target]
+
+
+def test_a_service_that_answers_faster_than_is_stored_is_not_asked_for_ranges(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)
+    world.emulator.insert("vin_things", {"createdon": None, "modifiedon": OLD})
+
+    report = world.sync(ENTITIES)
+
+    assert report.totals.added == report.totals.fetched == 201
+    assert world.is_mirror("vin_things")
+    assert ranges_asked(world) == []
+    assert world.emulator.most_in_flight == 1
+
+
+def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)
+
+    def slow_down(request: LoggedRequest) -> None:
+        if len(pages(world)) == 10:
+            monkeypatch.setattr(segments, "STORED_PER_S", 1e9)
+            world.emulator.latency_s = 0.02
+
+    world.emulator.on_request = slow_down
+    report = world.sync(ENTITIES)
+
+    assert report.totals.added == report.totals.fetched == 200
+    assert world.is_mirror("vin_things")
+    assert len(ranges_asked(world)) >= 3
+    assert world.emulator.most_in_flight >= 3
+
+
+def test_ranges_that_were_begun_go_on_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.emulator.fault(Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=12))
+    world.emulator.latency_s = 0.02
+    first = world.sync(ENTITIES)
+    world.emulator.clear_faults()
+    kept = json.loads(world.state("vin_things", "checkpoint"))["segments"]
+    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)  # no more than were begun
+
+    second = world.sync(ENTITIES)
+
+    assert not first.ok
+    assert second.ok
+    assert world.is_mirror("vin_things")
+    assert len([one for one in kept if one["next_link"]]) >= 3
+    assert world.emulator.most_in_flight >= 3  # one of them may be for metadata
 
 
 def test_one_segment_is_one_chain_of_pages(world: World) -> None:
