@@ -136,6 +136,7 @@ class EntityReader:
         followed: set[int] = set()
         begun = sum(one.next_link is not None for one in ranges)
         at_once = max(1, min(most, begun))
+        took_s, size = 0.0, 0  # of all pages: one that is late by chance is no slow service
         yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
         while asked:
             page = yield []
@@ -157,7 +158,8 @@ class EntityReader:
                 page=page.request.number + 1,
                 is_done=done,
             )
-            at_once = max(at_once, segments.choose_at_once(page.took_s, page.size, most))
+            took_s, size = took_s + page.took_s, size + page.size
+            at_once = max(at_once, segments.choose_at_once(took_s, size, most))
             yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
             store(page, ranges)
             del page  # a name kept on it would hold its memory until the next one comes

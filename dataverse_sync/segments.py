@@ -77,8 +77,8 @@ def choose_at_once(took_s: float, size: int, most: int) -> int:
     More would only wait: it is a tenth more CPU where they do, and more for the service.
 
     Args:
-        took_s: How long a page took, from its request to its last byte.
-        size: Bytes of JSON of that page.
+        took_s: How long the pages so far took together, each from its request to its last byte.
+        size: Their bytes of JSON.
         most: Never more.
     """
     return max(1, min(most, math.ceil(took_s * STORED_PER_S / max(1, size))))

@@ -280,6 +280,20 @@ def test_every_record_comes_once_however_fast_and_in_whatever_order_pages_come(
     assert sorted(read_through(service, most, rng.choice)) == list(range(len(moments)))
 
 
+def test_a_page_that_is_late_by_chance_is_no_slow_service() -> None:
+    took_s = iter([*[0.005] * 10, 0.05, *[0.005] * 20])
+    in_flight: list[int] = []
+
+    def pick(asked: list[PageRequest]) -> PageRequest:
+        in_flight.append(len(asked))
+        return asked[0]
+
+    service = PositionService(range(0, 10**6, 50_000), 1, lambda: next(took_s))
+
+    assert sorted(read_through(service, 4, pick)) == list(range(20))
+    assert set(in_flight) == {1}
+
+
 def test_a_link_that_leads_into_the_next_range_is_no_circle() -> None:
     # The range that ends at 505 s reads one record too much, and so comes by the other's link.
     service = PositionService([0, 100, 1000, 1010], 1, lambda: 1.0)
