@@ -15,7 +15,7 @@ from datetime import datetime
 import msgspec
 
 from dataverse_sync import odata, segments
-from dataverse_sync.errors import PageError, RequestError
+from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import Entity, Page, PageRequest
 from dataverse_sync.pages import Ahead, Steps, Wanted
 from dataverse_sync.segments import Came, Segment
@@ -127,42 +127,51 @@ class EntityReader:
             store: Told each page, and how far all ranges have come with it.
 
         Raises:
-            RequestError: The service refused.
-            DisorderError: It does not send the records in order.
+            RequestError: The service refused; no other page of them is under way any more.
+            DisorderError: It does not send the records in order; as above.
+            PageError: A link leads in a circle, or pages without records do not end.
         """
         ranges = list(ranges)
         came: list[Came | None] = [None] * len(ranges)
         asked: dict[PageRequest, int] = {}
-        followed: set[int] = set()
+        links = _Links()
         begun = sum(one.next_link is not None for one in ranges)
         at_once = max(1, min(most, begun))
         took_s, size = 0.0, 0  # of all pages: one that is late by chance is no slow service
         yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
         while asked:
-            page = yield []
-            self._note(page)
-            at = asked.pop(page.request)
-            # Cut first: the link of a page that reaches into the next range may be that one's.
-            page, came[at] = _cut_page(page, ranges[at], came[at])
-            if hash(page.next_link) in followed:
-                raise PageError(
-                    f"{page.request}: the next link leads back to a page already read",
-                    "The service would be read in a circle; run again later.",
-                )
-            if page.next_link is not None:
-                followed.add(hash(page.next_link))
-            done = page.next_link is None
+            try:
+                page = yield []
+                self._note(page)
+                at = asked.pop(page.request)
+                # Cut first: the link of a page that reaches into the next range may be that one's.
+                page, came[at] = _cut_page(page, ranges[at], came[at])
+            except (RequestError, DisorderError) as error:
+                yield from self._wait_for(len(asked) - isinstance(error, RequestError))
+                raise
+            links.check(page)
             ranges[at] = replace(
                 ranges[at],
                 next_link=page.next_link,
                 page=page.request.number + 1,
-                is_done=done,
+                is_done=page.next_link is None,
             )
-            took_s, size = took_s + page.took_s, size + page.size
+            if page.requests == 1:  # else it waited, perhaps because it was too much already
+                took_s, size = took_s + page.took_s, size + page.size
             at_once = max(at_once, segments.choose_at_once(took_s, size, most))
             yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
             store(page, ranges)
             del page  # a name kept on it would hold its memory until the next one comes
+
+    def _wait_for(self, answers: int) -> Steps:
+        """Let what is still under way come, so that no read that follows is handed it."""
+        for _ in range(answers):
+            try:
+                page = yield []
+                self._note(page)
+                del page
+            except EntityError as error:
+                self.requests += error.requests
 
     def _start_ranges(
         self,
@@ -220,8 +229,7 @@ class EntityReader:
 
     def _read(self, asked: dict[PageRequest, Query]) -> Steps:
         new = list(asked)
-        followed: set[int] = set()  # hashes of the links, to see a circle
-        empty_pages = 0
+        links = _Links()
         while asked:
             try:
                 page = yield new
@@ -236,20 +244,9 @@ class EntityReader:
                 new = []
                 continue
             query = asked.pop(page.request)
-            empty_pages = 0 if page.records else empty_pages + 1
-            if empty_pages > EMPTY_PAGES:
-                raise PageError(
-                    f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
-                    "The service sends next links without end; run again later, or report it.",
-                )
+            links.check(page)
             new = []
             if (following := page.next_request) is not None:
-                if hash(following.url) in followed:
-                    raise PageError(
-                        f"{page.request}: the next link leads back to a page already read",
-                        "The service would be read in a circle; run again later.",
-                    )
-                followed.add(hash(following.url))
                 asked[following] = query
                 yield Ahead([following])
             query.store(page)
@@ -278,6 +275,35 @@ class EntityReader:
         again = self._request(query)
         asked[again] = query
         return [again]
+
+
+class _Links:
+    """Sees whether the links of a read lead on."""
+
+    def __init__(self) -> None:
+        self._followed: set[int] = set()  # by their hashes
+        self._empty_pages = 0
+
+    def check(self, page: Page) -> None:
+        """Note a page.
+
+        Raises:
+            PageError: Its link leads in a circle, or pages without records do not end.
+        """
+        self._empty_pages = 0 if page.records else self._empty_pages + 1
+        if self._empty_pages > EMPTY_PAGES:
+            raise PageError(
+                f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
+                "The service sends next links without end; run again later, or report it.",
+            )
+        if page.next_link is None:
+            return
+        if hash(page.next_link) in self._followed:
+            raise PageError(
+                f"{page.request}: the next link leads back to a page already read",
+                "The service would be read in a circle; run again later.",
+            )
+        self._followed.add(hash(page.next_link))
 
 
 class _Created(msgspec.Struct):

@@ -238,15 +238,16 @@ class EntityRun:
                 yield from self._take_up(plan.checkpoint)
                 return fresh
             except RequestError as error:
-                if error.status not in _REFUSED_LINK or error.request not in self._kept(
-                    plan.checkpoint
-                ):
+                if error.status in _REFUSED_LINK and error.request in self._kept(plan.checkpoint):
+                    log.warning(
+                        "%s: the service refused the link that an earlier run kept; "
+                        "read from the start",
+                        self.name,
+                    )
+                elif plan.checkpoint.segments and error.status in REFUSED_QUERY:
+                    self._note_refused_ranges()
+                else:
                     raise
-                log.warning(
-                    "%s: the service refused the link that an earlier run kept; "
-                    "read from the start",
-                    self.name,
-                )
             except DisorderError:
                 self._note_disorder()
             fresh = False
@@ -303,12 +304,16 @@ class EntityRun:
         except RequestError as error:
             if error.status not in REFUSED_QUERY:
                 raise
-            log.info("%s: ranges are refused; read as one chain of pages", self.name)
+            self._note_refused_ranges()
             return False
         except DisorderError:
             self._note_disorder()
             return False
         return True
+
+    def _note_refused_ranges(self) -> None:
+        self.segments = 1
+        log.info("%s: ranges are refused; read as one chain of pages", self.name)
 
     def _note_disorder(self) -> None:
         self.segments = 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +19,7 @@ from conftest import OLD, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataverse_sync import EntityConfig, run_sync, segments
+from dataverse_sync import EntityConfig, reader, run_sync, segments
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table, reading
 from dataverse_sync.model import Column as DataColumn
 from dataverse_sync.model import Entity, Page, PageRequest
@@ -280,15 +282,24 @@ def test_every_record_comes_once_however_fast_and_in_whatever_order_pages_come(
     assert sorted(read_through(service, most, rng.choice)) == list(range(len(moments)))
 
 
-def test_a_page_that_is_late_by_chance_is_no_slow_service() -> None:
-    took_s = iter([*[0.005] * 10, 0.05, *[0.005] * 20])
+@pytest.mark.parametrize("late", [{"took_s": 0.05}, {"took_s": 300.0, "requests": 2}])
+def test_a_page_that_is_late_by_chance_or_was_asked_for_again_is_no_slow_service(
+    late: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = PositionService.answer
+    numbers = itertools.count()
     in_flight: list[int] = []
+
+    def answer_late(service: PositionService, request: PageRequest) -> Page:
+        page = answer(service, request)
+        return replace(page, **late) if next(numbers) == 10 else page
 
     def pick(asked: list[PageRequest]) -> PageRequest:
         in_flight.append(len(asked))
         return asked[0]
 
-    service = PositionService(range(0, 10**6, 50_000), 1, lambda: next(took_s))
+    monkeypatch.setattr(PositionService, "answer", answer_late)
+    service = PositionService(range(0, 10**6, 50_000), 1, lambda: 0.005)
 
     assert sorted(read_through(service, 4, pick)) == list(range(20))
     assert set(in_flight) == {1}
@@ -380,16 +391,11 @@ def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
 def test_ranges_that_were_begun_go_on_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.emulator.fault(Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=12))
-    world.emulator.latency_s = 0.02
-    first = world.sync(ENTITIES)
-    world.emulator.clear_faults()
-    kept = json.loads(world.state("vin_things", "checkpoint"))["segments"]
+    kept = break_off_in_ranges(world)
     monkeypatch.setattr(segments, "STORED_PER_S", 1.0)  # no more than were begun
 
     second = world.sync(ENTITIES)
 
-    assert not first.ok
     assert second.ok
     assert world.is_mirror("vin_things")
     assert len([one for one in kept if one["next_link"]]) >= 3
@@ -526,6 +532,69 @@ def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) 
     # What was in flight when the run ended was not committed, and may be asked for again.
     again = before & {one.target for one in pages(world)}
     assert len(again) <= 5
+
+
+def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
+    """A first run that ends in the middle; returns the ranges that its checkpoint keeps."""
+    world.emulator.latency_s = 0.02
+    world.emulator.fault(
+        Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=page)
+    )
+    assert not world.sync(ENTITIES).ok
+    world.emulator.clear_faults()
+    kept: list[Any] = json.loads(world.state("vin_things", "checkpoint"))["segments"]
+    return kept
+
+
+@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("refused", [1, 99])
+def test_kept_links_that_are_refused_begin_the_read_again(
+    world: World, status: int, refused: int
+) -> None:
+    kept = [one["next_link"] for one in break_off_in_ranges(world) if one["next_link"]]
+    assert len(kept) >= 3
+    for link in kept[:refused]:
+        # Read anew, a range may come by the same link again; by then it is not refused.
+        target = re.escape(link.partition("/api")[2])
+        world.emulator.fault(Fault("status", match=target, status=status))
+
+    report = world.sync(ENTITIES)
+
+    assert report.ok
+    assert world.is_mirror("vin_things")
+
+
+@pytest.mark.parametrize("status", [400, 501])
+@pytest.mark.parametrize("refused", ["createdon%20ge", "createdon%20eq%20null"])
+def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
+    world: World, monkeypatch: pytest.MonkeyPatch, refused: str, status: int
+) -> None:
+    with monkeypatch.context() as fast:
+        fast.setattr(segments, "STORED_PER_S", 1.0)
+        break_off_in_ranges(world)
+    world.emulator.fault(Fault("status", match=refused, status=status, times=99))
+
+    report = world.sync(ENTITIES)
+
+    assert report.ok
+    assert world.is_mirror("vin_things")
+
+
+def test_empty_pages_without_end_fail_a_read_in_ranges(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "EMPTY_PAGES", 20)
+    answered = itertools.count()
+
+    def lead_on(request: LoggedRequest) -> None:
+        link = f"{world.emulator.api_url}vin_things?$skiptoken={next(answered)}"
+        body = json.dumps({"value": [], "@odata.nextLink": link})
+        world.emulator.fault(Fault("body", match="GET .*vin_things.*skiptoken", body=body))
+
+    world.emulator.on_request = lead_on
+    report = world.sync(ENTITIES)
+
+    assert "20 pages in a row held no record" in str(report.failed[0].error)
 
 
 def test_disorder_in_a_read_that_is_taken_up_means_one_chain(
