@@ -536,7 +536,7 @@ def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) 
 
 def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
     """A first run that ends in the middle; returns the ranges that its checkpoint keeps."""
-    world.emulator.latency_s = 0.02
+    world.emulator.latency_s = 0.005
     world.emulator.fault(
         Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=page)
     )
