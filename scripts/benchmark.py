@@ -446,16 +446,27 @@ def known(name: str, values: Sequence[float | None], **target: float) -> list[Fi
 
 
 def run_first40(bench: Bench) -> Result:
-    """A first sync of a table with 40 columns, against the floor, and row by row."""
-    result = _run_first(bench, SetSpec("vin_rows", bench.size("first40")), row_by_row=True)
-    runs = result.series
-    naive = ratio(
-        "wall, row by row / program",
-        walls(runs["row by row"]),
-        walls(runs["program"]),
-        at_least=1.5,
+    """A first sync of a table with 40 columns, against the floor, and row by row.
+
+    Row by row has rounds of its own. It leaves the largest file in the system's cache: the
+    floor takes its place, but what comes next to it has to be given other memory, which a
+    virtual machine may have to ask its host for.
+    """
+    spec = SetSpec("vin_rows", bench.size("first40"))
+    result = _run_first(bench, spec)
+    with open_source([spec]) as source:
+        made = bench.db("program")
+        beside = bench.alternate(
+            {
+                "program": lambda: bench.sync(source, made, [spec]),
+                "row by row": lambda: bench.floor(source, made, "--row-by-row"),
+            }
+        )
+    program, naive = beside["program"], beside["row by row"]
+    result.series |= {"row by row": naive, "program beside it": program}
+    result.figures += ratio(
+        "wall, row by row / program", walls(naive), walls(program), at_least=1.5
     )
-    result.figures += naive
     return result
 
 
@@ -464,16 +475,15 @@ def run_first180(bench: Bench) -> Result:
     return _run_first(bench, SetSpec("vin_rows", bench.size("first180"), 180, 0.7))
 
 
-def _run_first(bench: Bench, spec: SetSpec, row_by_row: bool = False) -> Result:
+def _run_first(bench: Bench, spec: SetSpec) -> Result:
     with open_source([spec]) as source:
         made = bench.db("program")
-        variants = {
-            "program": lambda: bench.sync(source, made, [spec]),
-            "floor": lambda: bench.floor(source, made),
-        }
-        if row_by_row:
-            variants["row by row"] = lambda: bench.floor(source, made, "--row-by-row")
-        series = bench.alternate(variants)
+        series = bench.alternate(
+            {
+                "program": lambda: bench.sync(source, made, [spec]),
+                "floor": lambda: bench.floor(source, made),
+            }
+        )
     program, floor = series["program"], series["floor"]
     figures = ratio("wall, program / floor", walls(program), walls(floor), at_most=1.15)
     figures += ratio("CPU, program / floor", cpus(program), cpus(floor), at_most=1.3)
