@@ -15,16 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     URL,
     Connection,
     Engine,
-    FromClause,
     MetaData,
-    Select,
     Table,
-    bindparam,
-    column,
     create_engine,
     event,
     func,
@@ -247,30 +244,25 @@ _insert = cache(compile_insert)
 _upsert = cache(compile_upsert)
 
 
-@cache
-def _look(table: Table) -> str:
-    """The key and text of rows by a JSON array of keys."""
-    key = _key(table)
-    keys: Any = select(column("value")).select_from(func.json_each(bindparam("keys")))
-    return _compile(select(key, table.c.json_response).where(key.in_(keys)))
+# Looks at what is stored, as text: SQLAlchemy takes a millisecond a table to compile the last.
+_BY_KEYS = """
+    SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
+"""
+_FROM_KEY_ON = """
+    SELECT {key} AS key, json_response FROM {table}
+    WHERE rowid >= (SELECT rowid FROM {table} WHERE {key} = ?) ORDER BY rowid
+"""
+_JOINED = f"""
+    SELECT group_concat(key), CAST(group_concat(json_response) AS BLOB)
+    FROM ({_FROM_KEY_ON} LIMIT ?)
+"""  # noqa: S608  a constant
 
 
 @cache
-def _look_on(table: Table) -> str:
-    """The row of a key and those that lie behind it in the file."""
-    row: Any = column("rowid")
-    anchor = table.alias("anchor")
-    first = select(row).select_from(anchor).where(_key(anchor) == bindparam("key"))
-    lying = select(_key(table), table.c.json_response)
-    return _compile(lying.where(row >= first.scalar_subquery()).order_by(row))
-
-
-def _key(table: FromClause) -> Any:
-    return next(iter(table.primary_key))
-
-
-def _compile(query: Select[Any]) -> str:
-    return str(query.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+def _name(look: str, table: Table) -> str:
+    """One of these for a table, its names quoted."""
+    quote = sqlite.dialect().identifier_preparer.quote
+    return look.format(table=quote(table.name), key=quote(next(iter(table.primary_key)).name))
 
 
 def upsert(
@@ -300,7 +292,7 @@ def upsert(
         if inserted == len(rows):
             return Counts(fetched=inserted, added=inserted)
     keys = json.dumps(list(latest))
-    found = connection.exec_driver_sql(_look(table.table), (keys,))
+    found = connection.exec_driver_sql(_name(_BY_KEYS, table.table), (keys,))
     stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
     if changed:
@@ -313,32 +305,50 @@ def upsert(
 
 
 def find_unchanged(
-    connection: Connection, table: EntityTable, texts: Mapping[str, str]
+    connection: Connection,
+    table: EntityTable,
+    keys: Sequence[str],
+    records: Sequence[msgspec.Raw],
 ) -> set[str]:
-    """The keys under which this very ``json_response`` is stored.
+    """The keys under which this very record is stored.
 
-    The records of a page that came like this before lie together, so most are found
-    without a look for each key.
+    The records of a page that came like this before lie together, and are compared as one
+    text.
 
     Args:
         connection: In a transaction.
         table: Where.
-        texts: For each key the ``json_response`` to compare with.
+        keys: Those of the records; none comes twice.
+        records: What to compare with ``json_response``.
     """
-    wanted = list(texts.items())
     unchanged: set[str] = set()
-    for start in range(0, len(wanted), ROWS_PER_CALL):
-        part = wanted[start : start + ROWS_PER_CALL]
-        with connection.exec_driver_sql(_look_on(table.table), (part[0][0],)) as result:
-            stored: Any = result.cursor  # the driver's own: its rows are plain tuples
-            near = stored.fetchmany(len(part))
-        if near == part:
-            unchanged.update(dict(part))
-            continue
-        unchanged.update(key for key, text in near if texts.get(key) == text)
-        if others := [key for key, _ in part if key not in unchanged]:
-            found = connection.exec_driver_sql(_look(table.table), (json.dumps(others),))
-            unchanged.update(key for key, text in found if texts.get(key) == text)
+    joined = _name(_JOINED, table.table)
+    for start in range(0, len(keys), ROWS_PER_CALL):
+        part, came = keys[start : start + ROWS_PER_CALL], records[start : start + ROWS_PER_CALL]
+        stored = connection.exec_driver_sql(joined, (part[0], len(part))).one()
+        if stored == (",".join(part), b",".join(came)):
+            unchanged.update(part)
+        else:
+            unchanged |= _find_unchanged(connection, table.table, part, came)
+    return unchanged
+
+
+def _find_unchanged(
+    connection: Connection, table: Table, keys: Sequence[str], records: Sequence[msgspec.Raw]
+) -> set[str]:
+    """The same row by row: first those that lie together, then the others by their keys."""
+    # What is no UTF-8 becomes a text that no row can have.
+    texts = {
+        key: str(record, "utf-8", "surrogateescape")
+        for key, record in zip(keys, records, strict=True)
+    }
+    with connection.exec_driver_sql(_name(_FROM_KEY_ON, table), (keys[0],)) as result:
+        stored: Any = result.cursor  # the driver's own: its rows are plain tuples
+        near = stored.fetchmany(len(keys))
+    unchanged = {key for key, text in near if texts.get(key) == text}
+    if others := [key for key in keys if key not in unchanged]:
+        found = connection.exec_driver_sql(_name(_BY_KEYS, table), (json.dumps(others),))
+        unchanged.update(key for key, text in found if texts.get(key) == text)
     return unchanged
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Select
 from dataverse_sync import deletions, odata, sync_state
 from dataverse_sync.database import (
     ROWS_PER_CALL,
+    count_rows,
     find_newest,
     find_unchanged,
     is_empty,
@@ -175,6 +176,7 @@ class EntityRun:
     _contexts: set[str] = field(default_factory=set, init=False)
     _changes: int = field(default=0, init=False)  # entries of the delta read
     _returned: int = field(default=0, init=False)  # by a full read: the sum of its keys
+    _is_all_there: bool = field(default=False, init=False)  # its first page had every row
 
     def __post_init__(self) -> None:
         self.reader = EntityReader(self.table.entity, self.api_url)
@@ -228,7 +230,9 @@ class EntityRun:
             yield from self._delta_pass()
         elif resumed or plan.kind == "since":
             yield from self._thin_pass()
-        elif self._returned != deletions.sum_stored_keys(self.connection, self.table):
+        elif not self._is_all_there and self._returned != deletions.sum_stored_keys(
+            self.connection, self.table
+        ):
             yield from self._remove(deletions.missing_from_read(self.table), "not_returned")
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Wanted, Page, bool]:
@@ -324,7 +328,10 @@ class EntityRun:
     # What is gone
 
     def note_returned(self, keys: Sequence[str]) -> None:
-        """Note the keys of a page of a full read."""
+        """Note the keys of a page of a full read, which are rows by now."""
+        if not self._returned and len(set(keys)) == count_rows(self.connection, self.table):
+            self._is_all_there = True  # what is there later came later
+            return
         self._returned += deletions.sum_keys(keys)
         deletions.note_seen(self.connection, self.name, keys)
 
@@ -551,10 +558,10 @@ class EntityRun:
         Where a key comes twice the order counts, so all of the page are decoded.
         """
         heads = to_heads(self.table, page.records)
-        texts = {key: text for key, _, text in heads}
-        if len(texts) < len(heads):
+        keys = [key for key, _ in heads]
+        if len(set(keys)) < len(keys):
             return [], page.records
-        same = find_unchanged(self.connection, self.table, texts)
+        same = find_unchanged(self.connection, self.table, keys, page.records)
         if len(same) == len(heads):
             return heads, ()
         pairs = zip(heads, page.records, strict=True)

@@ -43,7 +43,7 @@ _JSON_TYPES: Mapping[ColumnType, Any] = {
 }
 
 SqlRow = tuple[Any, ...]  # the key first; at the end sync_time, valid_from, json_response
-Head = tuple[str, str | None, str]  # key, modifiedon, json_response
+Head = tuple[str, str | None]  # key and modifiedon
 VALID_FROM, JSON_RESPONSE = -2, -1  # where they stand in a row
 Lock = dict[str, Entity]  # entity set → what is locked
 
@@ -164,7 +164,7 @@ def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) 
 
 
 def to_heads(table: EntityTable, records: Iterable[msgspec.Raw]) -> list[Head]:
-    """What tells whether records are as they are stored: key, ``modifiedon`` and text of each.
+    """The key and ``modifiedon`` of each record.
 
     Raises:
         PageError: As ``to_rows``.
@@ -173,10 +173,10 @@ def to_heads(table: EntityTable, records: Iterable[msgspec.Raw]) -> list[Head]:
     for record in records:
         try:
             head = table.decode_head(record)
-            heads.append((head.key, head.modifiedon, str(record, "utf-8")))
+            heads.append((head.key, head.modifiedon))
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             (row,) = to_rows(table, [record], "")
-            heads.append((row[0], row[VALID_FROM], row[JSON_RESPONSE]))
+            heads.append((row[0], row[VALID_FROM]))
     return heads
 
 

@@ -441,6 +441,66 @@ def test_counts_and_rows_agree_with_a_dictionary(connection, pages, fresh):
     assert {key: row[0] for key, row in stored(connection).items()} == model
 
 
+KEYS = st.lists(
+    st.text(alphabet="ab,\u00e9", min_size=1, max_size=3), min_size=1, max_size=12, unique=True
+)
+
+
+@settings(
+    deadline=None,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(keys=KEYS, data=st.data())
+def test_unchanged_is_what_is_stored_under_that_key(connection, monkeypatch, keys, data):
+    """Whatever lies where in the file, and whoever changed a row or its key by hand."""
+    ACCOUNTS.table.create(connection, checkfirst=True)
+    connection.exec_driver_sql("DELETE FROM accounts")
+    monkeypatch.setattr(database, "ROWS_PER_CALL", 4)
+    there = data.draw(st.lists(st.sampled_from(keys), unique=True))
+    if data.draw(st.booleans()):
+        there.sort(key=keys.index)  # as they came
+    texts = {
+        key: json.dumps({"accountid": key, "name": "\u00fc"}, ensure_ascii=False) for key in keys
+    }
+    write(connection, *(texts[key] for key in there))
+    by_hand = data.draw(st.sampled_from(["nothing", "a text", "a key"]))
+    if there and by_hand == "a text":
+        changed = data.draw(st.sampled_from(there))
+        connection.exec_driver_sql(
+            "UPDATE accounts SET json_response = json_response || ' ' WHERE accountid = ?",
+            (changed,),
+        )
+        there.remove(changed)
+    elif there and by_hand == "a key":
+        changed = data.draw(st.sampled_from(there))
+        connection.exec_driver_sql(
+            "UPDATE accounts SET accountid = 'x' WHERE accountid = ?", (changed,)
+        )
+        there.remove(changed)
+
+    unchanged = database.find_unchanged(
+        connection, ACCOUNTS, keys, [raw(texts[key]) for key in keys]
+    )
+
+    assert unchanged == set(there)
+
+
+def test_records_that_come_as_they_lie_take_one_look_for_many(connection, table, monkeypatch):
+    monkeypatch.setattr(database, "ROWS_PER_CALL", 4)
+    texts = {f"k{n}": json.dumps({"accountid": f"k{n}"}) for n in range(10)}
+    write(connection, *texts.values())
+    looks: list[str] = []
+    connection.connection.driver_connection.set_trace_callback(looks.append)
+
+    unchanged = database.find_unchanged(
+        connection, table, list(texts), [raw(text) for text in texts.values()]
+    )
+
+    assert unchanged == set(texts)
+    assert len(looks) == 3
+
+
 def test_a_brief_reader_leaves_no_file_beside_a_database_that_nobody_writes(db_path: Path) -> None:
     with database.open_engine(db_path).connect() as writer, database.transaction(writer):
         writer.exec_driver_sql("CREATE TABLE t (a)")

@@ -322,6 +322,26 @@ def test_keys_that_are_no_guids_are_read_in_full_where_they_differ(make_world):
     assert world.query("SELECT versionnumber FROM vin_candidates ORDER BY 1") == [(1,), (2,), (9,)]
 
 
+@pytest.mark.parametrize("returned", [(0, 1), (0, 0), (0,)])
+def test_a_key_that_comes_twice_does_not_hide_one_that_is_gone(make_world, returned):
+    world = make_world([CANDIDATES])
+    keys = [f"{n:08d}-1111-1111-1111-111111111111" for n in range(2)]
+    records = [{"vin_candidateid": key, "modifiedon": OLD} for key in keys]
+
+    def serve(rows):
+        body = json.dumps({"value": rows}).encode()
+        world.emulator.fault(Fault("body", match=r"/vin_candidates\?", times=1, body=body))
+
+    serve(records)
+    world.sync(ONLY)
+    serve([records[at] for at in returned])
+
+    report = world.sync(ONLY, full=True)
+
+    assert report.ok
+    assert list(world.copy("vin_candidates")) == [keys[at] for at in sorted(set(returned))]
+
+
 @pytest.mark.parametrize("status", [400, 501])
 def test_where_every_order_is_refused_the_last_refusal_is_told(candidates, status):
     pattern = r"/vin_candidates\?|/vin_candidates "
