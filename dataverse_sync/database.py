@@ -250,7 +250,9 @@ _BY_KEYS = """
 """
 _FROM_KEY_ON = """
     SELECT {key} AS key, json_response FROM {table}
-    WHERE rowid >= (SELECT rowid FROM {table} WHERE {key} = ?) ORDER BY rowid
+    WHERE rowid >= (SELECT rowid FROM {table} WHERE {key} = ?)
+    AND typeof({key}) = 'text' AND typeof(json_response) = 'text'
+    ORDER BY rowid
 """
 _JOINED = f"""
     SELECT group_concat(key), CAST(group_concat(json_response) AS BLOB)
@@ -345,10 +347,10 @@ def _find_unchanged(
     with connection.exec_driver_sql(_name(_FROM_KEY_ON, table), (keys[0],)) as result:
         stored: Any = result.cursor  # the driver's own: its rows are plain tuples
         near = stored.fetchmany(len(keys))
-    unchanged = {key for key, text in near if texts.get(key) == text}
+    unchanged = {key for key, text in near if (key, text) in texts.items()}
     if others := [key for key in keys if key not in unchanged]:
         found = connection.exec_driver_sql(_name(_BY_KEYS, table), (json.dumps(others),))
-        unchanged.update(key for key, text in found if texts.get(key) == text)
+        unchanged.update(key for key, text in found if (key, text) in texts.items())
     return unchanged
 
 

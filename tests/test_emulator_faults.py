@@ -41,6 +41,14 @@ def _raw(caller, path: str = "contacts") -> bytes:
         return b"".join(parts)
 
 
+def _await(holds) -> None:
+    """Wait for what another thread does, 10 s at most."""
+    until = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 def _body_of(whole: bytes) -> bytes:
     return whole.partition(b"\r\n\r\n")[2]
 
@@ -240,8 +248,7 @@ def test_a_stall_ends_when_the_emulator_stops(served):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not any(request.fault for request in emulator.log):
-        time.sleep(0.005)
+    _await(lambda: any(request.fault for request in emulator.log))
     emulator.stop()
     thread.join(5)
 
@@ -437,8 +444,7 @@ def test_a_client_that_goes_away_is_no_news(served, capfd):
         connection.request("GET", "/api/data/v9.2/contacts", headers={"Authorization": token})
         connection.sock.close()
         connection.close()
-    while any(request.ended_at is None for request in emulator.log):
-        time.sleep(0.005)
+    _await(lambda: all(request.ended_at is not None for request in emulator.log))
 
     assert caller.get("contacts").ok
     assert capfd.readouterr().err == ""
