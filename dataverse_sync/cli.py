@@ -59,15 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     redactor = Redactor()
     _listen_to_signals()
-    return guard(lambda: COMMANDS[options.command](options, redactor), redactor)
+    as_json = getattr(options, "json", False)
+    return guard(lambda: COMMANDS[options.command](options, redactor), redactor, as_json=as_json)
 
 
-def guard(work: Callable[[], int], redactor: Redactor) -> int:
-    """Run a command; what a user can act on becomes a line and an exit status."""
+def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False) -> int:
+    """Run a command; what a user can act on becomes a line and an exit status.
+
+    Args:
+        work: The command; returns its exit status.
+        redactor: Takes the secrets out of what is said.
+        as_json: Whether whoever called reads a document from standard output, and gets one.
+    """
     try:
         return work()
     except SyncError as error:
-        print(f"error: {redactor.redact(str(error))}", file=sys.stderr)
+        said = redactor.redact(str(error))
+        print(f"error: {said}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"ok": False, "error": said}, indent=2))
         return next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
     except KeyboardInterrupt:
         print(

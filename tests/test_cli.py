@@ -330,6 +330,19 @@ def test_json_is_one_document_and_nothing_else(shell: Shell, command: tuple[str,
     assert isinstance(json.loads(out), dict)
 
 
+@pytest.mark.parametrize("command", [("status",), ("check",), ("verify",), ("schema", "diff")])
+def test_json_is_a_document_also_where_the_command_fails(
+    shell: Shell, command: tuple[str, ...]
+) -> None:
+    shell.world.db_path.write_bytes(b"no database" * 10)
+
+    status, out, err = shell.run(*command, "--json")
+
+    assert status == 2
+    assert f"error: {json.loads(out)['error']}\n" == err
+    assert json.loads(out)["ok"] is False
+
+
 def test_check_verify_and_schema_diff_end_with_1_where_something_is_wrong(shell: Shell) -> None:
     shell.run("-q")
     assert shell.run("check")[0] == 0
