@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -567,9 +568,11 @@ def test_ci_runs_the_readmes_test_command() -> None:
 # The program as a process of its own
 
 
-def run_process(shell: Shell, *arguments: str) -> subprocess.CompletedProcess[Any]:
+def run_process(
+    shell: Shell, *arguments: str, how: Sequence[str] = ("-m", "dataverse_sync")
+) -> subprocess.CompletedProcess[Any]:
     return subprocess.run(
-        [sys.executable, "-m", "dataverse_sync", *arguments],
+        [sys.executable, *how, *arguments],
         cwd=shell.folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -591,6 +594,27 @@ def test_python_m_dataverse_sync_runs_in_a_console_that_knows_cp1252_only(shell:
 
 def test_the_exit_status_reaches_the_shell(shell: Shell) -> None:
     assert run_process(shell, "--db", ".").returncode == 2
+
+
+WITHOUT_STREAMS = """
+import runpy, sys
+
+sys.stdin = sys.stdout = sys.stderr = None
+runpy.run_module("dataverse_sync", run_name="__main__")
+"""
+
+
+def test_without_a_console_it_works_and_says_nothing(shell: Shell) -> None:
+    alone = ("-c", WITHOUT_STREAMS)
+
+    done = [run_process(shell, *command, how=alone) for command in ((), ("status",), ("nosuch",))]
+
+    assert [(one.returncode, one.stdout, one.stderr) for one in done] == [
+        (0, b"", b""),
+        (0, b"", b""),
+        (2, b"", b""),
+    ]
+    assert shell.world.is_mirror("vin_candidates", "vin_products")
 
 
 SIGNALLED = """
