@@ -75,21 +75,24 @@ def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False)
     try:
         return work()
     except SyncError as error:
-        said = redactor.redact(str(error))
+        said = _describe_end(error, redactor)
         print(f"error: {said}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"ok": False, "error": said}, indent=2))
-        return next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
-    except KeyboardInterrupt:
+        status = next(code for kind, code in EXIT_STATUSES.items() if isinstance(error, kind))
+    except KeyboardInterrupt as error:
+        said = _describe_end(error, redactor)
         print(
             "interrupted; what was committed is kept, and the next run goes on from there",
             file=sys.stderr,
         )
-        return FAILED
-    except Exception:
+        status = FAILED
+    except Exception as error:
+        said = _describe_end(error, redactor)
         # Its words may hold what was being sent: logging takes the secrets out of them.
         log.critical("an error that nobody foresaw; please report it", exc_info=True)
-        return FAILED
+        status = FAILED
+    if as_json:
+        print(json.dumps({"ok": False, "error": said}, indent=2))
+    return status
 
 
 def entry_point() -> None:

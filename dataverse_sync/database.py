@@ -202,13 +202,13 @@ def transaction(connection: Connection) -> Iterator[Connection]:
     try:
         with connection.begin():
             yield connection
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:  # the latter where the driver's cursor is read
         raise storage_error(connection.engine.url.database or "the database", error) from error
 
 
-def storage_error(path: str, error: DBAPIError) -> StorageError:
+def storage_error(path: str, error: DBAPIError | sqlite3.Error) -> StorageError:
     """What a DBAPI error means to whoever runs the job."""
-    text = str(error.orig)
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
     if "full" in text:
         hint = "Free some space on its disk and run again; what was committed is kept."
     elif "locked" in text or "busy" in text:
@@ -245,14 +245,16 @@ _upsert = cache(compile_upsert)
 
 
 # Looks at what is stored, as text: SQLAlchemy takes a millisecond a table to compile the last.
+# Rows of 128 KiB and more are left to the look by key: SQLite joins no more than 1 GB.
 _BY_KEYS = """
     SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
 """
 _FROM_KEY_ON = """
     SELECT {key} AS key, json_response FROM {table}
-    WHERE rowid >= (SELECT rowid FROM {table} WHERE {key} = ?)
+    WHERE {row} >= (SELECT {row} FROM {table} WHERE {key} = ?)
     AND typeof({key}) = 'text' AND typeof(json_response) = 'text'
-    ORDER BY rowid
+    AND length(CAST(json_response AS BLOB)) < 131072
+    ORDER BY {row}
 """
 _JOINED = f"""
     SELECT group_concat(key), CAST(group_concat(json_response) AS BLOB)
@@ -264,7 +266,11 @@ _JOINED = f"""
 def _name(look: str, table: Table) -> str:
     """One of these for a table, its names quoted."""
     quote = sqlite.dialect().identifier_preparer.quote
-    return look.format(table=quote(table.name), key=quote(next(iter(table.primary_key)).name))
+    taken = {column.name.lower() for column in table.c}
+    # SQLite's number of a row; a column of such a name hides it, and takes a scan.
+    row = next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
+    key = next(iter(table.primary_key)).name
+    return look.format(table=quote(table.name), key=quote(key), row=row)
 
 
 def upsert(

@@ -58,8 +58,8 @@ def changed_since(bookmark: str | None) -> str:
     return f"modifiedon gt {bookmark}" if bookmark else ""
 
 
-def is_guid(value: str) -> bool:
-    return _GUID.fullmatch(value) is not None
+def is_guid(value: object) -> bool:
+    return isinstance(value, str) and _GUID.fullmatch(value) is not None
 
 
 def any_of(key: str, ids: Iterable[str]) -> str:

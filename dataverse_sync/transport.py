@@ -403,9 +403,14 @@ class Transport:
         request.url = url  # prepare has quoted it again
         adapter = session.get_adapter(url)
         adapter.max_retries = retries  # type: ignore[attr-defined]
-        return session.send(
-            request, timeout=self._timeout, allow_redirects=False, **self._settings(url)
-        )
+        try:
+            return session.send(
+                request, timeout=self._timeout, allow_redirects=False, **self._settings(url)
+            )
+        except requests.RequestException:
+            raise
+        except ValueError as error:  # it looks where a redirect leads, also where none is followed
+            raise requests.exceptions.InvalidURL(f"a redirect leads nowhere: {error}") from error
 
     def count_requests(self) -> int:
         """HTTP requests that this thread has sent since it was last asked."""

@@ -344,6 +344,22 @@ def test_json_is_a_document_also_where_the_command_fails(
     assert json.loads(out)["ok"] is False
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError("the secret words"), KeyboardInterrupt()])
+def test_json_is_a_document_whatever_ends_the_command(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def end(*_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "COMMANDS", {"status": end})
+
+    status, out, _ = shell.run("status", "--json")
+
+    assert status == 1
+    assert json.loads(out)["ok"] is False
+    assert "secret" not in out
+
+
 def test_check_verify_and_schema_diff_end_with_1_where_something_is_wrong(shell: Shell) -> None:
     shell.run("-q")
     assert shell.run("check")[0] == 0

@@ -503,6 +503,43 @@ def test_records_that_come_as_they_lie_take_one_look_for_many(connection, table,
     assert len(looks) == 3
 
 
+def test_rows_too_long_to_be_joined_are_looked_at_one_by_one(connection, table):
+    texts = [json.dumps({"accountid": f"k{n}", "name": "x" * 200_000}) for n in range(5)]
+    write(connection, *texts)
+    connection.connection.driver_connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 500_000)
+    keys = [f"k{n}" for n in range(5)]
+
+    same = database.find_unchanged(connection, table, keys, [raw(text) for text in texts])
+    short = database.find_unchanged(connection, table, keys, [raw("{}")] * 5)
+
+    assert (same, short) == (set(keys), set())
+
+
+@pytest.mark.parametrize("name", ["rowid", "ROWID", "_rowid_"])
+def test_a_column_with_sqlites_name_for_the_row_takes_no_scan(connection, name):
+    columns = (Column(name, "INTEGER"), Column("oid", "INTEGER"))
+    things = build_table(Entity("things", "thingid", columns[: 1 + (name == "rowid")], "metadata"))
+    things.table.create(connection)
+    records = [raw(json.dumps({"thingid": f"t{n}", name: 9 - n})) for n in range(9)]
+    database.upsert(connection, things, to_rows(things, records, "2026-11-23"))
+
+    same = database.find_unchanged(connection, things, [f"t{n}" for n in range(9)], records)
+
+    assert same == {f"t{n}" for n in range(9)}
+    plan = connection.exec_driver_sql(
+        "EXPLAIN QUERY PLAN " + database._name(database._FROM_KEY_ON, things.table), ("t0",)
+    )
+    assert not [row[3] for row in plan if "SCAN" in row[3]]
+
+
+def test_an_error_of_the_driver_itself_can_be_acted_on(connection):
+    with (
+        pytest.raises(StorageError, match="Could not decode"),
+        database.transaction(connection),
+    ):
+        raise sqlite3.OperationalError("Could not decode to UTF-8 column 'x'")
+
+
 def test_a_brief_reader_leaves_no_file_beside_a_database_that_nobody_writes(db_path: Path) -> None:
     with database.open_engine(db_path).connect() as writer, database.transaction(writer):
         writer.exec_driver_sql("CREATE TABLE t (a)")

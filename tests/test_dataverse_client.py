@@ -392,6 +392,15 @@ def test_a_redirect_is_told_and_not_followed(client: DataverseClient, service: S
     assert "DATAVERSE_API_URL" in error.value.hint
 
 
+def test_a_redirect_to_no_address_at_all_fails_the_request_alone(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(302, b"", ("Location", "http://[")))
+
+    with pytest.raises(RequestError, match="a redirect leads nowhere"):
+        client.get_page(service.request())
+
+
 @pytest.mark.parametrize("piece", [slice(None), slice(0, 15), slice(-12, None)])
 def test_an_echoed_token_or_secret_stays_secret(
     client: DataverseClient,

@@ -322,6 +322,16 @@ def test_keys_that_are_no_guids_are_read_in_full_where_they_differ(make_world):
     assert world.query("SELECT versionnumber FROM vin_candidates ORDER BY 1") == [(1,), (2,), (9,)]
 
 
+def test_a_key_that_is_no_text_any_more_is_mended(candidates):
+    candidates.sync(ONLY)
+    candidates.execute("UPDATE vin_candidates SET vin_candidateid = x'ff' WHERE rowid = 3")
+
+    report = candidates.sync(ONLY, full=True)
+
+    assert report.ok
+    assert candidates.is_mirror("vin_candidates")
+
+
 @pytest.mark.parametrize("returned", [(0, 1), (0, 0), (0,)])
 def test_a_key_that_comes_twice_does_not_hide_one_that_is_gone(make_world, returned):
     world = make_world([CANDIDATES])
