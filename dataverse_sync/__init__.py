@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dataverse_sync.config import Config
     from dataverse_sync.errors import SyncError
     from dataverse_sync.model import EntityConfig, EntityReport, SyncReport
-    from dataverse_sync.sync import run_sync
+    from dataverse_sync.sync.run import run_sync
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # what a library does
 
@@ -38,7 +38,7 @@ _HOMES = {
     "EntityReport": "model",
     "SyncError": "errors",
     "SyncReport": "model",
-    "run_sync": "sync",
+    "run_sync": "sync.run",
 }
 
 

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any
 
 from dataverse_sync import config as settings
-from dataverse_sync import console, progress, summary
+from dataverse_sync import logs as console
+from dataverse_sync.commands.options import build_parser
 from dataverse_sync.config import Config
 from dataverse_sync.errors import (
     AuthError,
@@ -29,9 +30,10 @@ from dataverse_sync.errors import (
     UnreachableError,
 )
 from dataverse_sync.model import EntityConfig, SyncReport
-from dataverse_sync.options import build_parser
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.sync import run_sync
+from dataverse_sync.show import progress
+from dataverse_sync.show import text as summary
+from dataverse_sync.sync.run import run_sync
 
 OK, FAILED, USAGE = 0, 1, 2
 EXIT_STATUSES: dict[type[SyncError], int] = {
@@ -212,12 +214,12 @@ def _check_outputs(options: argparse.Namespace, config: Config) -> None:
     if options.notify_always and not options.notify:
         raise ConfigError("--notify-always: there is no address", "Name it with --notify URL.")
     if options.notify:
-        from dataverse_sync.notify import find_url_problem
+        from dataverse_sync.show.notify import find_url_problem
 
         if problem := find_url_problem(options.notify):
             raise ConfigError(f"--notify: {problem}", "Name an https:// address.")
     if options.report:
-        from dataverse_sync.report import check_target
+        from dataverse_sync.show.report import check_target
 
         check_target(options.report, config.db_path)
         if not options.report.absolute().parent.is_dir():
@@ -232,17 +234,17 @@ def _tell_others(
 ) -> None:
     """Post the summary and write the report, however the run ended."""
     if options.notify and (options.notify_always or report is None or not report.ok):
-        from dataverse_sync.notify import send_notification
+        from dataverse_sync.show.notify import send_notification
 
         send_notification(options.notify, report, error)
     if options.report and config.db_path.exists():
-        from dataverse_sync.report import write_report
+        from dataverse_sync.show.report import write_report
 
         write_report(config.db_path, options.report, datetime.now(UTC))
 
 
 def _report(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync.report import write_report
+    from dataverse_sync.show.report import write_report
 
     _configure_logging(options, redactor)
     path = Path(settings.find_db_path(settings.load_settings(options.env_file), options.db))
@@ -271,7 +273,7 @@ def _run_and_show(
 
 
 def _demo(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync.demo import run_demo
+    from dataverse_sync.commands.demo import run_demo
 
     _configure_logging(options, redactor)
     done = run_demo(
@@ -309,7 +311,7 @@ def _emulator(options: argparse.Namespace, _redactor: Redactor) -> int:
 
 
 def _check(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import check
+    from dataverse_sync.commands import check
 
     config, entities = load(options, redactor)
     findings = check.run_check(config, entities, options.entity, redactor)
@@ -320,7 +322,7 @@ def _check(options: argparse.Namespace, redactor: Redactor) -> int:
 
 
 def _status(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import status
+    from dataverse_sync.commands import status
 
     _configure_logging(options, redactor)
     max_age: timedelta | None = options.max_age
@@ -353,7 +355,7 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
 
 
 def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import verify
+    from dataverse_sync.commands import verify
 
     config, entities = load(options, redactor)
     found = verify.run_verify(
@@ -369,7 +371,7 @@ def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
 
 
 def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import schema_drift
+    from dataverse_sync.commands import schema as schema_drift
 
     config, entities = load(options, redactor)
     live = schema_drift.get_drift(config, entities, options.entity, redactor)
@@ -379,7 +381,7 @@ def _schema_diff(options: argparse.Namespace, redactor: Redactor) -> int:
 
 
 def _schema_accept(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import schema_drift
+    from dataverse_sync.commands import schema as schema_drift
 
     config, entities = load(options, redactor)
     failures = schema_drift.accept(
@@ -414,7 +416,7 @@ def _display(options: argparse.Namespace) -> progress.Display:
     if options.quiet:
         return progress.QuietDisplay()
     if sys.stdout.isatty() and not options.no_progress:
-        from dataverse_sync.live_display import LiveDisplay
+        from dataverse_sync.show.live_display import LiveDisplay
 
         live = LiveDisplay()
         if live.is_possible:
@@ -440,7 +442,7 @@ def _print_summary(report: SyncReport, options: argparse.Namespace) -> None:
 
 
 def _labels(options: argparse.Namespace, redactor: Redactor) -> int:
-    from dataverse_sync import labels
+    from dataverse_sync.commands import labels
 
     config, entities = load(options, redactor)
     report = labels.run_labels(
@@ -454,7 +456,7 @@ def _labels(options: argparse.Namespace, redactor: Redactor) -> int:
 def _init(options: argparse.Namespace, redactor: Redactor) -> int:
     import getpass
 
-    from dataverse_sync import init
+    from dataverse_sync.commands import init
 
     _configure_logging(options, redactor)
     secret = settings.find_client_secret()
@@ -478,7 +480,7 @@ def _init(options: argparse.Namespace, redactor: Redactor) -> int:
 
 def _schedule(options: argparse.Namespace, _redactor: Redactor) -> int:
     """Only text: nothing is registered here."""
-    from dataverse_sync import schedule
+    from dataverse_sync.commands import schedule
 
     when = options.every if options.every is not None else options.daily
     try:

@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from dataverse_sync.errors import ConfigError
-from dataverse_sync.model import EntityConfig
-from dataverse_sync.odata import IDENTIFIER
+from dataverse_sync.model import IDENTIFIER, EntityConfig
 
 DEFAULT_DB = "dataverse.db"
 DEFAULT_SCHEMA = "schema/schema.json"

@@ -5,12 +5,15 @@ Frozen dataclasses, no behaviour beyond what can be read off their own fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 import msgspec
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 ColumnType = Literal["TEXT", "INTEGER", "REAL"]
 Source = Literal["metadata", "sample"]
@@ -78,6 +81,34 @@ class PageRequest:
 
     def __str__(self) -> str:
         return f"{self.entity}, page {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A range of ``createdon``, and how far its read has come."""
+
+    since: str | None = None  # the first moment in it; None: from the oldest record on
+    until: str | None = None  # the first moment after it; None: to the newest record
+    is_null: bool = False  # instead: the records that have no createdon
+    next_link: str | None = None  # where its read goes on; None: at its beginning
+    page: int = 1  # the number of the page behind the link
+    is_done: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all that has a createdon."""
+        return not self.is_null and self.since is None and self.until is None
+
+    @property
+    def filter(self) -> str:
+        """The ``$filter`` of the range."""
+        if self.is_null:
+            return "createdon eq null"
+        if self.is_whole:
+            return "createdon ne null"
+        parts = [f"createdon ge {self.since}"] if self.since else []
+        parts += [f"createdon lt {self.until}"] if self.until else []
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config, odata
+from dataverse_sync import Config
 from dataverse_sync import config as settings
-from dataverse_sync.auth import describe
 from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.commands.options import add_selection, add_settings, add_verbosity
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.auth import describe
+from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Throttle, Transport
 from dataverse_sync.errors import (
     ConfigError,
     EntityError,
@@ -37,9 +40,7 @@ from dataverse_sync.errors import (
     StorageError,
 )
 from dataverse_sync.model import PageRequest
-from dataverse_sync.options import add_selection, add_settings, add_verbosity
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.transport import NETWORK_ERRORS, Throttle, Transport
 
 __test__ = False  # for pytest: this is a program, not a test
 

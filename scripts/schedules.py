@@ -1,4 +1,4 @@
-"""Play many schedules of changes against a copy: ``tests/test_schedules.py`` in bulk.
+"""Play many schedules of changes against a copy: ``tests/whole/test_schedules.py`` in bulk.
 
     python scripts/schedules.py --seeds 0:10000 --jobs 2
 

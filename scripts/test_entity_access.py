@@ -18,16 +18,18 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config, discovery, odata
+from dataverse_sync import Config
 from dataverse_sync import config as settings
 from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.commands.options import add_selection, add_settings, add_verbosity, add_workers
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Throttle, Transport
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Entity, PageRequest
-from dataverse_sync.options import add_selection, add_settings, add_verbosity, add_workers
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.summary import format_table
-from dataverse_sync.transport import NETWORK_ERRORS, Throttle, Transport
+from dataverse_sync.schema import discovery
+from dataverse_sync.show.text import format_table
 
 __test__ = False  # for pytest: this is a program, not a test
 

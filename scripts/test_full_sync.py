@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync import config as settings
 from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.options import add_settings, add_verbosity, add_workers
-from dataverse_sync.progress import PlainDisplay
+from dataverse_sync.commands.options import add_settings, add_verbosity, add_workers
+from dataverse_sync.commands.verify import format_verification, run_verify
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.summary import format_summary
-from dataverse_sync.verify import format_verification, run_verify
+from dataverse_sync.show.progress import PlainDisplay
+from dataverse_sync.show.text import format_summary
 
 __test__ = False  # for pytest: this is a program, not a test
 

@@ -19,17 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
-from dataverse_sync import Config, discovery
+from dataverse_sync import Config
 from dataverse_sync import config as settings
 from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.environment import Environment, open_environment
+from dataverse_sync.commands.options import add_settings, add_verbosity, positive
+from dataverse_sync.dataverse.session import Environment, open_environment
 from dataverse_sync.errors import EntityError, PageError
 from dataverse_sync.model import Entity, Page, PageRequest
-from dataverse_sync.options import add_settings, add_verbosity, positive
-from dataverse_sync.pages import advance
-from dataverse_sync.reader import EntityReader, Query
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.summary import format_table
+from dataverse_sync.schema import discovery
+from dataverse_sync.show.text import format_table
+from dataverse_sync.sync.page_loop import advance
+from dataverse_sync.sync.reading import EntityReader, Query
 
 __test__ = False  # for pytest: this is a program, not a test
 

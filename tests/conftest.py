@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
-from dataverse_sync.database import open_engine, prepare_own_tables
 from dataverse_sync.emulator import Column, Emulator, LoggedRequest, Table
+from dataverse_sync.store.database import open_engine, prepare_own_tables
 
 OLD = "2024-01-01T00:00:00Z"  # long before any bookmark is held back
 

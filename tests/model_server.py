@@ -30,11 +30,13 @@ from urllib.parse import parse_qsl, urlsplit
 
 from sqlalchemy import Dialect, Engine
 
-from dataverse_sync import database, odata, schema_manager
-from dataverse_sync.discovery import read_metadata
-from dataverse_sync.environment import Environment
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.session import Environment
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import EntityConfig, Page, PageRequest
+from dataverse_sync.schema.discovery import read_metadata
+from dataverse_sync.store import database
+from dataverse_sync.store import tables as schema_manager
 
 API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
 BEGAN_AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -525,13 +527,13 @@ class ModelServer:
 
         arrivals = SimpleNamespace(SimpleQueue=lambda: pool, Empty=queue.Empty)
         with (
-            patch("dataverse_sync.sync.open_environment", open_environment),
-            patch("dataverse_sync.database.open_engine", open_engine),
-            patch("dataverse_sync.schema_manager.build_table", _build_table),
-            patch("dataverse_sync.pages.queue", arrivals),
-            patch("dataverse_sync.pages.PAGES_PER_TRANSACTION", pages_per_transaction),
-            patch("dataverse_sync.pages.TRANSACTION_S", 3600.0),
-            patch("dataverse_sync.odata.IDS_PER_REQUEST", ids),
+            patch("dataverse_sync.sync.run.open_environment", open_environment),
+            patch("dataverse_sync.store.database.open_engine", open_engine),
+            patch("dataverse_sync.store.tables.build_table", _build_table),
+            patch("dataverse_sync.sync.page_loop.queue", arrivals),
+            patch("dataverse_sync.sync.page_loop.PAGES_PER_TRANSACTION", pages_per_transaction),
+            patch("dataverse_sync.sync.page_loop.TRANSACTION_S", 3600.0),
+            patch("dataverse_sync.dataverse.odata.IDS_PER_REQUEST", ids),
         ):
             yield
 

@@ -81,7 +81,7 @@ def halted(
 
 def use_vfs(name: str) -> None:
     """Let the writer's SQLite reach the file in another way: ``unix-none`` has no WAL."""
-    from dataverse_sync import database
+    from dataverse_sync.store import database
 
     create = database.URL.create
 
@@ -118,7 +118,8 @@ def main(pattern: str, number: str, *arguments: str) -> None:
         return done
 
     Path.replace = replace_watched  # type: ignore[method-assign]
-    from dataverse_sync import cli, schema_drift
+    from dataverse_sync import cli
+    from dataverse_sync.commands import schema as schema_drift
 
     schema_drift.ROWS_AT_ONCE = 20
     sys.exit(cli.main(arguments))
@@ -160,7 +161,8 @@ def _watch_statements(moment: Any) -> None:
 
 
 def _watch_phases(moment: Any) -> None:
-    from dataverse_sync import model, sync
+    from dataverse_sync import model
+    from dataverse_sync.sync import run as sync
 
     def announce(number: int, text: str) -> model.PhaseStarted:
         moment(f"PHASE {number}")

@@ -1,0 +1,344 @@
+"""See whether a sync would work, table by table; writes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from dataverse_sync.config import Config, select_entities
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.definitions import diff_entity, infer_entity
+from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.errors import EntityError, RequestError
+from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.schema import discovery
+from dataverse_sync.store import database, run_lock
+from dataverse_sync.store import sync_state as states
+from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
+from dataverse_sync.store.sync_state import EntityState
+from dataverse_sync.sync.entity import plan_read
+
+CLOCK_TOLERANCE_S = 60.0
+DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow
+DISK_MARGIN = 1.5  # of what is expected: the estimate is one, and a sync needs room to work in
+_PRIVILEGE = re.compile(r"\bprv[A-Z]\w+")
+_NAMED = 3  # differences of a schema that are named; where to see the others is said
+
+FreeSpace = Callable[[Path], int]
+
+
+def find_free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str  # an entity set, or sign-in, clock, database
+    result: Literal["ok", "warning", "failure"]
+    text: str
+    details: dict[str, Any] = field(default_factory=dict)
+    cells: tuple[str, ...] = ()  # the text in parts that stand below each other
+
+
+def run_check(
+    config: Config,
+    entities: Sequence[EntityConfig],
+    only: Sequence[str],
+    redactor: Redactor,
+    free_space: FreeSpace = find_free_space,
+) -> list[Finding]:
+    """Sign in, reach every selected entity, and say what a sync would do with it.
+
+    Raises:
+        ConfigError: A setting, the database or the schema lock is not usable.
+        AuthError: The sign-in was refused, or its host cannot be reached.
+        UnreachableError: The API did not answer at all.
+    """
+    selected = select_entities(entities, only)
+    database.check_file(config.db_path)
+    locked = load_fitting_lock(config)
+    lock = locked.lock
+    names = [entity.name for entity in selected]
+    with open_environment(config, redactor) as environment:
+        saved = _load_states(config, names)
+        live = discovery.read_metadata(environment.client, names)
+        known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
+        sampled = discovery.read_samples(
+            environment.client, environment.pool, [name for name in names if name not in known]
+        )
+        known.update(sampled.entities)
+        counted = _get_counts(environment, [known[e.name] for e in selected if e.name in known])
+
+        def check(entity: EntityConfig) -> Finding:
+            name = entity.name
+            if name in sampled.failures:
+                return _describe_failure(name, sampled.failures[name])
+            if name in sampled.empty:
+                text = "empty and not in the metadata: left pending until it has a record"
+                return Finding(name, "warning", text)
+            return _reach(
+                _Subject(entity, known[name], saved[name], lock.get(name), live.entities.get(name)),
+                environment,
+                config.api_url,
+                counted.get(name),
+            )
+
+        reached = list(environment.pool.map(check, selected))
+    return [
+        _check_sign_in(config, environment),
+        *_check_clock(environment),
+        _check_database(config, saved),
+        _check_disk(config, reached, free_space),
+        _check_schema(config, locked, [entity.name for entity in entities]),
+        *_check_metadata(live),
+        *reached,
+    ]
+
+
+def _check_sign_in(config: Config, environment: Environment) -> Finding:
+    tenant = environment.auth.tenant_id
+    return Finding("sign-in", "ok", f"{config.api_origin}, tenant {tenant}", {"tenant": tenant})
+
+
+def _check_clock(environment: Environment) -> list[Finding]:
+    server = environment.auth.server_date
+    if server is None:
+        return []
+    ahead_s = (datetime.now(UTC) - server).total_seconds()
+    where = "ahead of" if ahead_s > 0 else "behind"
+    text = f"this machine is {abs(ahead_s):.0f} s {where} the service"
+    if abs(ahead_s) <= CLOCK_TOLERANCE_S:
+        return [Finding("clock", "ok", text, {"ahead_s": round(ahead_s)})]
+    text += ": set it; bookmarks go by the service's clock, but the times in the log do not"
+    return [Finding("clock", "warning", text, {"ahead_s": round(ahead_s)})]
+
+
+def _check_database(config: Config, saved: Mapping[str, EntityState]) -> Finding:
+    path = config.db_path
+    if run_lock.is_held(path):
+        holder = run_lock.describe_holder(path)
+        text = f"{path}: in use by {holder}; a sync would end with exit status 4 until then"
+        return Finding("database", "warning", text, {"in_use_by": holder})
+    if not path.exists():
+        return Finding("database", "ok", f"{path}: made by the first sync", {"bytes": 0})
+    size = path.stat().st_size
+    rows = sum(state.records_count for state in saved.values())
+    parts = [_format_size(size), f"{rows:,} rows", "no run is under way"]
+    dead = [name for name, state in saved.items() if state.state == "in_progress"]
+    failed = [name for name, state in saved.items() if state.state == "failed"]
+    if dead:
+        parts.append(f"the last run was killed, and the next takes up {', '.join(dead)}")
+    if failed:
+        parts.append(f"in the last run failed {', '.join(failed)} (see: status)")
+    details = {"bytes": size, "rows": rows, "unfinished": dead, "failed": failed}
+    return Finding("database", "ok", f"{path}: {', '.join(parts)}", details)
+
+
+def _check_disk(config: Config, reached: Sequence[Finding], free_space: FreeSpace) -> Finding:
+    """Compare what is free with what is expected to come, by the size of one record of each."""
+    folder = config.db_path.absolute().parent
+    try:
+        free = free_space(folder)
+    except OSError as error:
+        return Finding("disk", "warning", f"{folder}: its free space is not known ({error})")
+    more, unknown = 0.0, 0
+    for finding in reached:
+        expected, size = finding.details.get("rows_expected"), finding.details.get("record_bytes")
+        if expected is None or size is None:
+            unknown += 1
+        else:
+            more += max(0, expected - finding.details["rows"]) * size * DISK_PER_JSON
+    text = f"{folder}: {_format_size(free)} free, about {_format_size(more)} more expected"
+    if unknown:
+        text += f", {unknown} of {len(reached)} tables not counted"
+    details = {"free_bytes": free, "expected_bytes": round(more), "tables_not_counted": unknown}
+    if free < more * DISK_MARGIN:
+        text += ": free some space, or name a database on another disk with --db"
+        return Finding("disk", "warning", text, details)
+    return Finding("disk", "ok", text, details)
+
+
+def _check_schema(config: Config, locked: Locked, configured: Sequence[str]) -> Finding:
+    path = config.schema_path
+    if not locked.lock:
+        return Finding("schema", "ok", f"{path}: made by the first sync", {"entities": 0})
+    removed = [name for name in locked.lock if name not in configured]
+    text = f"{path}: {len(locked.lock)} entities locked"
+    if not locked.is_file_current:
+        text += "; the file is missing or behind, and written again by the next sync"
+    if removed:
+        text += f"; no longer configured, their tables stay: {', '.join(removed)}"
+    details = {"entities": len(locked.lock), "not_configured": removed}
+    return Finding("schema", "ok", text, details)
+
+
+def _check_metadata(live: discovery.Discovery) -> list[Finding]:
+    if live.metadata_error is None:
+        return []
+    text = (
+        f"cannot be read: {live.metadata_error}; without it, keys and types are guessed from a "
+        "record of each table, and changes of the schema are seen late"
+    )
+    return [Finding("metadata", "warning", text)]
+
+
+def _load_states(config: Config, names: Sequence[str]) -> dict[str, EntityState]:
+    path = config.db_path
+    if not path.exists() or not path.stat().st_size:
+        return dict.fromkeys(names, EntityState())
+    with database.open_reader(path).connect() as connection:
+        if states.STATE.name not in database.read_tables(connection):
+            return dict.fromkeys(names, EntityState())
+        return states.load_states(connection, names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """One entity, and all that is known of it before it is asked for a record."""
+
+    entity: EntityConfig
+    known: Entity
+    saved: EntityState
+    locked: Entity | None
+    live: Entity | None
+
+    def find_drift(self, page: Page) -> list[Drift]:
+        if self.locked is None:
+            return []
+        if self.live is not None:
+            return diff_entity(self.locked, self.live)
+        if self.locked.source != "sample" or not page.records:
+            return []
+        try:
+            record = json.loads(bytes(page.records[0]))
+        except ValueError:  # a number with 5,000 digits: the sync will say what it can do with it
+            return []
+        return diff_entity(self.locked, infer_entity(self.locked.name, record))
+
+
+def _get_counts(environment: Environment, entities: Sequence[Entity]) -> dict[str, int]:
+    """About how many records each entity set has; nothing where the service does not say."""
+    logical = {one.logical_name: one.name for one in entities if one.logical_name is not None}
+    if not logical:
+        return {}
+    try:
+        counts = environment.client.get_counts(list(logical))
+    except EntityError:
+        return {}
+    return {name: counts[known] for known, name in logical.items() if known in counts}
+
+
+def _reach(
+    subject: _Subject, environment: Environment, api_url: str, expected: int | None
+) -> Finding:
+    """Ask for one record: enough to see whether the table may be read, and how large it is."""
+    entity, known, saved = subject.entity, subject.known, subject.saved
+    url = odata.build_url(api_url, entity.name, top=1)
+    try:
+        page = environment.client.get_page(PageRequest(entity.name, url, top=True))
+        environment.client.release(page)
+        drift = [str(item) for item in subject.find_drift(page)]
+    except EntityError as error:
+        return _describe_failure(entity.name, error)
+    plan = plan_read(saved, known.has("modifiedon"), False, api_url)
+    how = plan.why if plan.kind == "since" else f"all of it ({plan.why})"
+    cells = [
+        _count_rows(entity, saved.records_count, expected),
+        "only what the synced tables link to" if entity.filtered else how,
+        f"{len(known.columns)} columns",
+        "modifiedon" if known.has("modifiedon") else "no modifiedon",
+        "change tracking" if known.change_tracking else "no change tracking",
+        f"key {known.key}" + ("" if known.source == "metadata" else f" ({known.key_found})"),
+    ]
+    if drift:
+        more = f" and {len(drift) - _NAMED} more" if len(drift) > _NAMED else ""
+        cells.append(f"schema drift: {'; '.join(drift[:_NAMED])}{more} (see: schema diff)")
+    return Finding(
+        entity.name,
+        "warning" if drift else "ok",
+        ", ".join(cells),
+        {
+            "key": known.key,
+            "columns": len(known.columns),
+            "source": known.source,
+            "modifiedon": known.has("modifiedon"),
+            "change_tracking": known.change_tracking,
+            "filtered": entity.filtered,
+            "empty": not page.records,
+            "rows": saved.records_count,
+            # Of a filtered table only a part is wanted, and nobody has counted that.
+            "rows_expected": None if entity.filtered else expected,
+            "record_bytes": len(bytes(page.records[0])) if page.records else 0,
+            "drift": drift,
+        },
+        tuple(cells),
+    )
+
+
+def _count_rows(entity: EntityConfig, here: int, expected: int | None) -> str:
+    if entity.filtered or (here and expected is None):
+        return f"{here:,} rows"
+    if expected is None:
+        return "rows unknown"
+    return f"{here:,} of about {expected:,} rows" if here else f"about {expected:,} rows"
+
+
+def _describe_failure(name: str, error: EntityError) -> Finding:
+    """What keeps an entity from being read: a missing privilege by its name."""
+    missing = _PRIVILEGE.search(str(error))
+    if isinstance(error, RequestError) and error.status == 403 and missing:
+        text = (
+            f"the application user lacks the privilege {missing[0]} (403): give it a role that has "
+            "it, for the whole organization"
+        )
+        details = {"missing_privilege": missing[0], "error": str(error)}
+        return Finding(name, "failure", text, details)
+    return Finding(name, "failure", str(error), {"error": str(error)})
+
+
+def format_findings(findings: Sequence[Finding]) -> list[str]:
+    """One line each, and how many of them are not ok."""
+    width = max(len(finding.what) for finding in findings)
+    rows = [finding.cells for finding in findings if finding.cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
+    lines = []
+    for finding in findings:
+        text = _in_one_line(finding.text)
+        if finding.cells:
+            ends = finding.cells[len(widths) :]
+            padded = zip(finding.cells, widths, strict=False)
+            text = "  ".join([*(cell.ljust(size) for cell, size in padded), *ends]).rstrip()
+        lines.append(f"{finding.result:<7}  {finding.what.ljust(width)}  {text}")
+    failures = sum(finding.result == "failure" for finding in findings)
+    warnings = sum(finding.result == "warning" for finding in findings)
+    return [*lines, "", f"failures: {failures}, warnings: {warnings}"]
+
+
+def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as one JSON document."""
+    failed = any(finding.result == "failure" for finding in findings)
+    documents = [asdict(finding) for finding in findings]
+    for document in documents:
+        del document["cells"]
+    return {"ok": not failed, "findings": documents}
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _format_size(size: float) -> str:
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_each:
+            return f"{size / bytes_each:,.1f} {unit}"
+    return f"{size:.0f} bytes"

@@ -1,0 +1,125 @@
+"""``demo``: a first sync of an emulated environment, some changes, and a second sync.
+
+The emulator is a server on loopback like any other; the program does not know it
+from the real one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import text
+
+from dataverse_sync.config import Config, load_entities
+from dataverse_sync.emulator import Emulator, change_demo, demo_tables, fill_demo
+from dataverse_sync.model import EntityConfig, SyncReport
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.show.text import format_table
+from dataverse_sync.store.database import open_reader
+
+FOLDER = Path("demo")
+FILTERED = ("accounts", "contacts", "systemusers", "transactioncurrencies")
+
+RunSync = Callable[[Config, Sequence[EntityConfig], Redactor], SyncReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question to the database that the demo made."""
+
+    question: str
+    sql: str
+
+
+EXAMPLES = (
+    Example(
+        "Which countries have the most candidates?",
+        """SELECT c.vin_name AS country, count(*) AS candidates
+  FROM vin_vin_candidate_vin_countryset AS link
+  JOIN vin_countries AS c ON c.vin_countryid = link.vin_countryid
+ GROUP BY c.vin_countryid
+ ORDER BY candidates DESC, country
+ LIMIT 5""",
+    ),
+    Example(
+        "Which accounts run the most clinical trials, and who is their contact?",
+        """SELECT a.name AS account, p.fullname AS contact, count(*) AS trials
+  FROM vin_vin_clinicaltrial_accountset AS link
+  JOIN accounts AS a ON a.accountid = link.accountid
+  LEFT JOIN contacts AS p ON p.contactid = a._primarycontactid_value
+ GROUP BY a.accountid
+ ORDER BY trials DESC, account
+ LIMIT 5""",
+    ),
+    Example(
+        "What was removed from Dataverse, and why did it go from here?",
+        """SELECT entity_name, reason, count(*) AS records
+  FROM _sync_deleted
+ GROUP BY entity_name, reason
+ ORDER BY records DESC, entity_name
+ LIMIT 5""",
+    ),
+)
+
+
+def run_demo(
+    config_path: Path, workers: int, run_sync: RunSync, write: Callable[[str], None]
+) -> bool:
+    """Make the database anew in ``demo/``; returns whether both syncs completed.
+
+    Args:
+        config_path: The entity configuration; where it is missing, the emulator's own tables.
+        workers: Requests in flight at most.
+        run_sync: Runs one sync and shows it.
+        write: Takes lines for the console.
+    """
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(exist_ok=True)
+    entities = find_entities(config_path)
+    write("Filling an emulated environment on this machine ...")
+    with Emulator(demo_tables()) as emulator:
+        fill_demo(emulator)
+        config = Config(
+            api_url=emulator.api_url,
+            client_id=emulator.client_id,
+            client_secret=emulator.client_secret,
+            sqlite_db_path=FOLDER / "dataverse.db",
+            schema_path=FOLDER / "schema.json",
+            workers=workers,
+        )
+        write(f"It answers at {emulator.api_url}")
+        write("\nThe first sync copies everything:\n")
+        first = run_sync(config, entities, Redactor())
+        changes = change_demo(emulator)
+        write("\nMeanwhile, in Dataverse:")
+        for name, made in changes.items():
+            told = [f"{count} {kind}" for kind, count in asdict(made).items() if count]
+            write(f"  {name}: {', '.join(told)}")
+        write("\nThe second sync fetches only what changed:\n")
+        second = run_sync(config, entities, Redactor())
+    for example in EXAMPLES:
+        write(f"\n{example.question}\n\n{example.sql};\n")
+        for line in _answer(config.db_path, example.sql):
+            write(f"  {line}")
+    write(f"\nThe database is {config.db_path}; open it with any SQLite tool.")
+    return first.ok and second.ok
+
+
+def find_entities(config_path: Path) -> list[EntityConfig]:
+    """The configuration, or the emulator's own tables where there is none."""
+    if config_path.exists():
+        return load_entities(config_path)
+    return [
+        EntityConfig(table.entity_set, filtered=table.entity_set in FILTERED)
+        for table in demo_tables()
+    ]
+
+
+def _answer(db_path: Path, sql: str) -> list[str]:
+    with open_reader(db_path).connect() as connection:
+        result = connection.execute(text(sql))
+        rows = [["-" if value is None else str(value) for value in row] for row in result]
+        return format_table(list(result.keys()), rows)

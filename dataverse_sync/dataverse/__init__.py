@@ -1,0 +1,1 @@
+"""The service: knows HTTP and OData, no SQL."""

@@ -1,0 +1,276 @@
+"""Speak OData: build the query for an entity, read a page out of an answer.
+
+Pure functions over strings and bytes: no network, no clock, no SQL. Names are
+the Web API's own: entity set, next link, delta link.
+
+https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query/page-results
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from urllib.parse import quote, urljoin, urlsplit
+
+import msgspec
+
+from dataverse_sync.errors import PageError
+from dataverse_sync.model import Entity, Page, PageRequest
+
+IDS_PER_REQUEST = 50  # keeps a URL far below the 32 KB and 500 conditions of the service
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SAFE = "(),:;=@/'$*"  # what a query may hold as it is (RFC 3986), kept readable in logs
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+# Queries
+
+
+def build_url(
+    api_url: str,
+    path: str,
+    *,
+    select: Sequence[str] = (),
+    filter: str = "",
+    orderby: str = "",
+    top: int | None = None,
+    expand: str = "",
+) -> str:
+    """The URL of a query; ``path`` is an entity set, options are left out where empty."""
+    options = {
+        "$select": ",".join(select),
+        "$filter": filter,
+        "$orderby": orderby,
+        "$top": "" if top is None else str(top),
+        "$expand": expand,
+    }
+    query = "&".join(
+        f"{name}={quote(value, safe=_SAFE)}" for name, value in options.items() if value
+    )
+    return api_url + path + (f"?{query}" if query else "")
+
+
+def changed_since(bookmark: str | None) -> str:
+    """The filter of an incremental read; empty for a full one."""
+    return f"modifiedon gt {bookmark}" if bookmark else ""
+
+
+def is_guid(value: object) -> bool:
+    return isinstance(value, str) and _GUID.fullmatch(value) is not None
+
+
+def any_of(key: str, ids: Iterable[str]) -> str:
+    """The filter for a batch of records by id, guids bare; only guids are ever let in.
+
+    Source: learn.microsoft.com, "Filter rows using OData".
+    """
+    return " or ".join(f"{key} eq {record_id}" for record_id in ids if is_guid(record_id))
+
+
+def iter_batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), IDS_PER_REQUEST):
+        yield ids[start : start + IDS_PER_REQUEST]
+
+
+def orders(entity: Entity) -> tuple[str, ...]:
+    """What to order by, best first: a unique order repeats and skips nothing.
+
+    The service refuses some of them on some tables (junction tables above all),
+    so the next is tried; the last is none at all.
+    """
+    fallbacks = [name for name in ("createdon", "modifiedon") if entity.has(name)]
+    return (entity.key, *fallbacks, "")
+
+
+# Answers
+
+
+class _Envelope(msgspec.Struct):
+    value: list[msgspec.Raw]
+    next_link: str | None = msgspec.field(default=None, name="@odata.nextLink")
+    delta_link: str | None = msgspec.field(default=None, name="@odata.deltaLink")
+    context: str = msgspec.field(default="", name="@odata.context")
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+class NotJsonError(Exception):
+    """The body is not JSON, or ends early: worth asking again."""
+
+
+def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
+    """Split an answer into its records, each with its own bytes; nothing is decoded.
+
+    Raises:
+        NotJsonError: The body is no JSON text; it may have been cut off.
+        PageError: It is JSON, but not a page of records.
+    """
+    if body[:3] == _UTF8_BOM:
+        body = body[len(_UTF8_BOM) :]
+    try:
+        envelope = _decode_envelope(body)
+    except msgspec.ValidationError as error:
+        raise _not_a_page(request, body) from error
+    except RecursionError as error:
+        raise PageError(f"{request}: the answer is nested too deep to be a record") from error
+    except msgspec.DecodeError:
+        # msgspec refuses a lone surrogate (\ud800), which JSON allows.
+        envelope = _split_slowly(request, body)
+    if bytes(envelope.error) not in (b"", b"null"):
+        raise _not_a_page(request, body)
+    return Page(
+        request=request,
+        records=tuple(envelope.value),
+        next_link=envelope.next_link,
+        delta_link=envelope.delta_link,
+        context=envelope.context,
+        size=len(body),
+    )
+
+
+def _not_a_page(request: PageRequest, body: bytes | memoryview) -> PageError:
+    """Say what came instead: an error under a good status, or something else altogether."""
+    code, message = _find_error(body) or ("", "")
+    if said := ": ".join(filter(None, [code, message[:500].rstrip(".")])):
+        return PageError(
+            f"{request}: the service answered 200 and an error in it ({said})",
+            hint="Run again later; it goes on from the last committed page.",
+        )
+    return PageError(
+        f"{request}: the answer has no 'value' array of records",
+        hint="Does DATAVERSE_API_URL end in /api/data/v9.2/?",
+    )
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Numbers are only passed over, and may be of any length.
+_SLOW = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_refuse)
+
+
+def _split_slowly(request: PageRequest, body: bytes | memoryview) -> _Envelope:
+    """Do with the standard library what msgspec would not: the same slices."""
+    try:
+        text = str(body, "utf-8")
+        answer = _SLOW.decode(text)
+    except ValueError as error:
+        raise NotJsonError(str(error)) from error
+    except RecursionError as error:
+        raise PageError(f"{request}: the answer is nested too deep to be a record") from error
+    if not isinstance(answer, dict) or not isinstance(answer.get("value"), list):
+        raise _not_a_page(request, body)
+    if answer.get("error") is not None:
+        raise _not_a_page(request, body)
+    links = answer.get("@odata.nextLink"), answer.get("@odata.deltaLink")
+    context = answer.get("@odata.context", "")
+    if not all(isinstance(link, str | None) for link in links) or not isinstance(context, str):
+        raise _not_a_page(request, body)
+    records = [msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)]
+    return _Envelope(records, *links, context)
+
+
+def _spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where each element of the top-level ``value`` array begins and ends in valid JSON."""
+    scan = _SLOW.raw_decode
+    space = re.compile(r"[ \t\r\n]*")
+
+    def skip(at: int) -> int:
+        match = space.match(text, at)
+        return match.end() if match else at
+
+    at = skip(0) + 1  # past the opening brace
+    while True:
+        name, at = scan(text, skip(at))
+        at = skip(skip(at) + 1)  # past the colon
+        if name == "value" and text[at] == "[":
+            break
+        _, at = scan(text, at)
+        at = skip(at)
+        at += text[at] == ","
+    at = skip(at + 1)  # past the opening bracket
+    while text[at] != "]":
+        _, end = scan(text, at)
+        yield at, end
+        at = skip(end)
+        at = skip(at + (text[at] == ","))
+
+
+def parse_document(request: PageRequest, body: bytes | memoryview) -> Page:
+    """An answer that is one JSON document: a page with that as its only record.
+
+    Raises:
+        NotJsonError: The body is no JSON text; it may have been cut off.
+    """
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise NotJsonError(str(error)) from error
+    return Page(request, (msgspec.Raw(body),), size=len(body))
+
+
+def parse_error(body: bytes) -> tuple[str, str]:
+    """The service's own code and message, from a body that may be JSON, HTML or empty."""
+    if found := _find_error(body):
+        return found
+    text = re.sub(r"<[^>]*>", " ", body[:2000].decode(errors="replace"))
+    return "", " ".join(text.split())[:200]
+
+
+def _find_error(body: bytes | memoryview) -> tuple[str, str] | None:
+    """The code and the message of the ``error`` in a JSON object; None where there is none."""
+    try:
+        error = json.loads(str(body, "utf-8-sig"))["error"]
+        return str(error.get("code") or ""), str(error.get("message") or "").strip()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port: what must be equal before a token is sent."""
+    parts = urlsplit(url)
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or default
+
+
+def follow(page: Page, link: str) -> str:
+    """Check that a link leads to the origin it came from, and was not just asked for.
+
+    Raises:
+        PageError: It leads elsewhere, where the token must not go, or in a circle.
+    """
+    asked = page.request.url
+    try:
+        link = link if "://" in link else urljoin(asked, link)
+        same = origin(link) == origin(asked)
+    except ValueError:  # a port that is no number, a host that is no host
+        same = False
+    if not same:
+        raise PageError(
+            f"{page.request}: the next link leads to another origin: "
+            f"{link.partition('?')[0][:100]}",
+            hint="The token is not sent there. Set DATAVERSE_API_URL to the address the service "
+            "uses in its own links.",
+        )
+    if link == asked:
+        raise PageError(
+            f"{page.request}: the next link repeats the page itself",
+            hint="The service would be read in a circle. Run again later; if it stays, report it.",
+        )
+    return link
+
+
+def parse_timestamp(text: object) -> datetime | None:
+    """A moment of the service (``2024-05-01T10:00:00Z``), aware UTC; None where it is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the years 1 to 9999
+        return None

@@ -1,0 +1,1 @@
+"""What is locked: neither HTTP nor SQL, but for discovery, which asks the client."""

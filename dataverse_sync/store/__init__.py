@@ -1,0 +1,1 @@
+"""The copy: the only home of SQLAlchemy."""

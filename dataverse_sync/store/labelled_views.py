@@ -1,0 +1,226 @@
+"""The views ``<table>_labelled``: a table's columns, and beside each what its value is called.
+
+A choice column gets ``<column>_label``, a lookup ``<lookup>_name``: beside
+``_primarycontactid_value`` stands ``primarycontactid_name``. Both look their text up
+when the view is read, so a view is never behind its tables. Views made here are known
+by a comment in their SQL; a view of somebody else's is never touched.
+
+https://sqlite.org/lang_createview.html
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, case, func, literal, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+
+from dataverse_sync.store.choices import CHOICES
+from dataverse_sync.store.tables import EntityTable
+
+SEPARATOR = "; "  # between the labels of a multi-select choice, as Dataverse writes them
+_MARK = "labels of {table}, made by dataverse_sync"
+_MARKED = re.compile(r"/\* " + _MARK.format(table=r"(\w+)") + r" \*/")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table that a lookup may point to, and its column that names a record."""
+
+    table: EntityTable
+    name_column: str
+
+
+# What a view is made of
+
+
+def guess_name_column(table: EntityTable) -> str | None:
+    """The column that names a record, where the metadata does not say: by its name."""
+    texts = [column.name for column in table.columns if column.type == "TEXT"]
+    for name in ("fullname", "name"):
+        if name in texts:
+            return name
+    named = [name for name in texts if name.endswith("name") and not name.startswith("_")]
+    return min(named, key=lambda name: (not name.endswith("_name"), len(name), name), default=None)
+
+
+def name_of_label(column: str) -> str:
+    return f"{column}_label"
+
+
+def name_of_lookup(column: str) -> str:
+    """``_primarycontactid_value`` → ``primarycontactid_name``."""
+    if column.startswith("_") and column.endswith("_value"):
+        column = column[1 : -len("_value")]
+    return f"{column}_name"
+
+
+def find_free(name: str, taken: Collection[str]) -> str:
+    """The name, with a number where it is taken; ``taken`` in lower case."""
+    number, free = 2, name
+    while free.lower() in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def build_view(
+    table: EntityTable,
+    choices: Collection[str],
+    lookups: Mapping[str, Sequence[Target]],
+    language: int | None,
+) -> str | None:
+    """The SELECT of a view, as text; None where there is nothing to show beside the columns.
+
+    Args:
+        table: The table that the view stands beside.
+        choices: Its columns that have labels.
+        lookups: Its columns that point to synced tables, each with those tables in the
+            order in which they are asked for the id.
+        language: The language of the labels; another one stands in where it lacks one.
+    """
+    row = table.table.alias("this")
+    kinds = {column.name: column.type for column in table.columns}
+    taken = {column.name.lower() for column in table.table.c}
+    shown: list[ColumnElement[Any]] = []
+    added = 0
+
+    def add(name: str, text: Any) -> None:
+        nonlocal added
+        free = find_free(name, taken)
+        taken.add(free.lower())
+        shown.append(text.label(free))
+        added += 1
+
+    for column in row.c:
+        shown.append(column)
+        if column.name in choices:
+            several = kinds[column.name] == "TEXT"  # "2,3,8"
+            label = _labels_of if several else _label_of
+            add(name_of_label(column.name), label(table.name, column.name, column, language))
+        if targets := lookups.get(column.name):
+            add(name_of_lookup(column.name), _name_of(column, targets))
+    if not added:
+        return None
+    query = select(*shown).select_from(row)
+    return str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
+
+
+def _label_of(entity: str, column: str, value: ColumnElement[Any], language: int | None) -> Any:
+    """One label of one value: in the language wanted, else in that with the lowest number."""
+    found = CHOICES.alias("choice")
+    return (
+        select(found.c.label)
+        .where(
+            found.c.entity_name == entity,
+            found.c.column_name == column,
+            found.c.value == value,
+        )
+        .order_by(found.c.language != language, found.c.language)
+        .limit(1)
+        .correlate_except(found)
+        .scalar_subquery()
+    )
+
+
+def _labels_of(entity: str, column: str, value: ColumnElement[Any], language: int | None) -> Any:
+    """The labels of the values in a text such as ``2,3,8``, in their order."""
+    listed = literal("[").concat(value).concat("]")
+    # Text that is no list would fail the whole query: it is as good as none.
+    safe = case((func.json_valid(listed) == 1, listed))
+    part = func.json_each(safe).table_valued("key", "value", name="part")
+    label = func.coalesce(_label_of(entity, column, part.c.value, language), part.c.value)
+    ordered = (
+        select(label.label("label")).select_from(part).order_by(part.c.key).correlate_except(part)
+    ).subquery("parts")
+    return (
+        select(func.group_concat(ordered.c.label, SEPARATOR))
+        .select_from(ordered)
+        .correlate_except(ordered)
+        .scalar_subquery()
+    )
+
+
+def _name_of(value: ColumnElement[Any], targets: Sequence[Target]) -> Any:
+    """What the first table that has the id calls the record."""
+    names = []
+    for target in targets:
+        other = target.table.table.alias("other")
+        names.append(
+            select(other.c[target.name_column])
+            .where(other.c[target.table.entity.key] == value)
+            .correlate_except(other)
+            .scalar_subquery()
+        )
+    return names[0] if len(names) == 1 else func.coalesce(*names)
+
+
+# The views of a database
+
+
+def list_views(connection: Connection) -> dict[str, str]:
+    """The views that were made here: name → table."""
+    found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+    marked = ((name, _MARKED.search(sql)) for name, sql in found)
+    return {name: mark.group(1) for name, mark in marked if mark}
+
+
+def replace_views(
+    connection: Connection, queries: Mapping[str, str | None], reserved: Collection[str]
+) -> dict[str, str]:
+    """Drop the views of these tables, and make them anew.
+
+    Args:
+        connection: In a transaction.
+        queries: Table → the SELECT of its view, or None for no view.
+        reserved: Names that no view may take: tables that are yet to be made.
+
+    Returns:
+        Table → the name of its view.
+
+    Raises:
+        DBAPIError: SQLite cannot make sense of a view, say for its number of columns.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    for view, table in list_views(connection).items():
+        if table in queries:
+            connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
+    taken = {name.lower() for name in reserved}
+    names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars()
+    taken.update(name.lower() for name in names)
+    made = {}
+    for table, query in queries.items():
+        if query is None:
+            continue
+        view = find_free(f"{table}_labelled", taken)
+        mark = _MARK.format(table=table)
+        connection.exec_driver_sql(f"CREATE VIEW {quote(view)} AS /* {mark} */ {query}")
+        _try(connection, view)
+        taken.add(view.lower())
+        made[table] = view
+    return made
+
+
+def drop_broken(connection: Connection) -> list[str]:
+    """Drop the views that a change of the tables has broken; returns their names.
+
+    A column that is gone breaks each view that shows it or takes names from it.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    dropped = []
+    for view in list_views(connection):
+        try:
+            _try(connection, view)
+        except DBAPIError:
+            connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
+            dropped.append(view)
+    return dropped
+
+
+def _try(connection: Connection, view: str) -> None:
+    """SQLite looks into a view only when it is read."""
+    name = connection.dialect.identifier_preparer.quote(view)
+    connection.exec_driver_sql(f"SELECT * FROM {name} LIMIT 0").close()  # noqa: S608  quoted

@@ -1,0 +1,342 @@
+"""What the database knows of its own making: bookmarks, checkpoints, the run log, the lock.
+
+A bookmark is where the next run starts, a checkpoint is where this read can be
+taken up; both change in the transaction of the page they speak of. State rows
+are changed by UPDATE of the columns meant, never replaced.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError
+
+from dataverse_sync.dataverse.odata import parse_timestamp
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.model import Counts, Drift, Segment, State
+from dataverse_sync.store.database import OWN_TABLES
+from dataverse_sync.store.tables import Lock, dump_lock, parse_lock
+
+# The service commits out of order within two minutes; a moment is shown to the second only.
+LATE_COMMIT = timedelta(minutes=2, seconds=1)
+DIED = "the run ended without a word; it was killed, or the machine went down"
+
+STATE = Table(
+    "_sync_state",
+    OWN_TABLES,
+    Column("entity_name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("last_timestamp", Text),  # the bookmark
+    Column("last_sync_time", Text),  # when the entity last completed
+    Column("records_count", Integer, nullable=False),
+    Column("error", Text),
+    Column("checkpoint", Text),  # JSON: where an unfinished read goes on
+    Column("delta_link", Text),  # opaque: where the next delta read starts
+)
+LOG = Table(
+    "_sync_log",
+    OWN_TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("entity_name", Text, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("finished_at", Text),
+    Column("status", Text, nullable=False),
+    Column("records_fetched", Integer, nullable=False, default=0),
+    Column("records_added", Integer, nullable=False, default=0),
+    Column("records_updated", Integer, nullable=False, default=0),
+    Column("records_unchanged", Integer, nullable=False, default=0),
+    Column("records_deleted", Integer, nullable=False, default=0),
+    Column("requests", Integer, nullable=False, default=0),
+    Column("error", Text),
+)
+SCHEMA_LOCK = Table(
+    "_schema_lock",
+    OWN_TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("schema", Text, nullable=False),
+    Column("locked_at", Text, nullable=False),
+    Column("replaces", Text),  # the lock before it: a file that still says this is behind
+)
+SCHEMA_CHANGES = Table(
+    "_schema_changes",
+    OWN_TABLES,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("entity_name", Text, nullable=False),
+    Column("column_name", Text),
+    Column("change", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("old_type", Text),
+    Column("new_type", Text),
+    Column("detected_at", Text, nullable=False),
+    Column("standing", Integer, nullable=False, default=1),
+)
+
+# Made once: to build a statement takes five times as long as to execute it, and these are
+# executed for each page. What they set is named by the parameters.
+_CHANGE_STATE = update(STATE).where(STATE.c.entity_name == bindparam("changed"))
+_CHANGE_LOG = update(LOG).where(LOG.c.id == bindparam("changed"))
+
+
+def to_text(moment: datetime) -> str:
+    """UTC as the tables keep it: ``2026-11-23T02:00:00.000Z``."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Bookmarks
+
+
+def later(one: str | None, other: str | None) -> str | None:
+    """The later of two moments of the service, each as it came."""
+    a, b = parse_timestamp(one), parse_timestamp(other)
+    if a is None or b is None:
+        return one if b is None else other
+    return one if a >= b else other
+
+
+def next_bookmark(seen_max: str | None, first_request_at: datetime) -> str | None:
+    """Where the next read starts: the newest ``modifiedon`` seen, held back before the read began.
+
+    Rows change while they are paged, and the service commits out of order; what is
+    read twice because of the overlap is found unchanged.
+
+    Args:
+        seen_max: The largest ``modifiedon`` seen so far, as the service wrote it.
+        first_request_at: By the server's clock, when the read's first page was asked for.
+    """
+    newest = parse_timestamp(seen_max)
+    limit = first_request_at - LATE_COMMIT
+    if newest is None or newest <= limit:
+        return seen_max if newest else None
+    return limit.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An unfinished read: how it was begun, and the link that goes on."""
+
+    next_link: str = ""
+    page: int = 0  # the number of the page behind the link
+    since: str | None = None  # the bookmark it started from; None: a full read
+    first_request_at: str | None = None
+    seen_max: str | None = None
+    fresh: bool = False  # the table was empty when the read began
+    full_asked: bool = False  # begun by --full
+    segments: tuple[Segment, ...] = ()  # instead of the link: ranges that are read at once
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Every link that the read goes on from."""
+        found = (self.next_link, *(segment.next_link for segment in self.segments))
+        return tuple(link for link in found if link)
+
+
+def parse_checkpoint(text: str | None) -> Checkpoint | None:
+    """A checkpoint out of its column; None where there is none that this version can use."""
+    if not text:
+        return None
+    try:
+        values = json.loads(text)
+        segments = tuple(Segment(**segment) for segment in values.pop("segments", ()))
+        checkpoint = Checkpoint(**values, segments=segments)
+        return checkpoint if checkpoint.next_link or segments else None
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+# State rows
+
+
+@dataclass(frozen=True, slots=True)
+class EntityState:
+    """One row of ``_sync_state``."""
+
+    state: State = "pending"
+    bookmark: str | None = None
+    checkpoint: Checkpoint | None = None
+    delta_link: str | None = None
+    records_count: int = 0
+
+
+def ensure_rows(connection: Connection, names: Iterable[str]) -> None:
+    """A ``pending`` row for each entity that has none."""
+    rows = [{"entity_name": name, "state": "pending", "records_count": 0} for name in names]
+    connection.execute(sqlite.insert(STATE).on_conflict_do_nothing(), rows)
+
+
+def load_states(connection: Connection, names: Collection[str]) -> dict[str, EntityState]:
+    """The state of each of these entities, also of those that have no row yet."""
+    rows = connection.execute(select(STATE).where(STATE.c.entity_name.in_(names)))
+    found = {
+        row.entity_name: EntityState(
+            state=row.state,
+            bookmark=row.last_timestamp,
+            checkpoint=parse_checkpoint(row.checkpoint),
+            delta_link=row.delta_link,
+            records_count=row.records_count,
+        )
+        for row in rows
+    }
+    return {name: found.get(name, EntityState()) for name in names}
+
+
+def set_state(connection: Connection, name: str, **columns: Any) -> None:
+    """Change the columns named, and no other."""
+    connection.execute(_CHANGE_STATE, {"changed": name, **columns})
+
+
+def save_checkpoint(connection: Connection, name: str, checkpoint: Checkpoint) -> None:
+    set_state(connection, name, checkpoint=json.dumps(asdict(checkpoint)))
+
+
+# The run log
+
+
+def start_entities(
+    connection: Connection, run_id: str, names: Sequence[str], started_at: datetime
+) -> dict[str, int]:
+    """Set entities to ``in_progress``; returns the id of each one's row in ``_sync_log``."""
+    if not names:
+        return {}
+    begun = update(STATE).where(STATE.c.entity_name.in_(names)).values(state="in_progress")
+    connection.execute(begun)
+    rows = [
+        {
+            "run_id": run_id,
+            "entity_name": name,
+            "started_at": to_text(started_at),
+            "status": "in_progress",
+        }
+        for name in names
+    ]
+    last = connection.execute(select(func.max(LOG.c.id))).scalar() or 0
+    connection.execute(insert(LOG), rows)
+    made = connection.execute(select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last))
+    return {row.entity_name: row.id for row in made}
+
+
+def update_log(
+    connection: Connection, log_id: int, counts: Counts, requests: int, **columns: Any
+) -> None:
+    values = {
+        "records_fetched": counts.fetched,
+        "records_added": counts.added,
+        "records_updated": counts.updated,
+        "records_unchanged": counts.unchanged,
+        "records_deleted": counts.deleted,
+        "requests": requests,
+        **columns,
+    }
+    connection.execute(_CHANGE_LOG, {"changed": log_id, **values})
+
+
+def close_dead_runs(connection: Connection, now: datetime) -> int:
+    """Mark what a killed run left ``in_progress``; only with the run lock held."""
+    statement = (
+        update(LOG)
+        .where(LOG.c.status == "in_progress")
+        .values(status="failed", finished_at=to_text(now), error=DIED)
+    )
+    return connection.execute(statement).rowcount
+
+
+# The database's copy of the lock, and what differed from it
+
+
+@dataclass(frozen=True, slots=True)
+class LockCopy:
+    """The lock that the tables were made from, and the text of the one before it."""
+
+    lock: Lock
+    replaces: str | None
+
+
+def load_lock_copy(connection: Connection, where: str) -> LockCopy | None:
+    """The database's own copy of the lock; None in a database without one.
+
+    Raises:
+        ConfigError: The copy is damaged, or the database itself.
+    """
+    try:
+        row = connection.execute(select(SCHEMA_LOCK)).first()
+    except DBAPIError as error:
+        raise ConfigError(
+            f"{where}: cannot be read ({error.orig})",
+            "Restore it from a backup, or move it away and sync again.",
+        ) from error
+    if row is None:
+        return None
+    return LockCopy(parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces)
+
+
+def save_lock_copy(connection: Connection, lock: Lock, now: datetime) -> None:
+    """Keep the lock in the database; call it in the transaction that changes the tables."""
+    text = dump_lock(lock)
+    before = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()
+    if before == text:
+        return
+    values = {"id": 1, "schema": text, "locked_at": to_text(now), "replaces": before}
+    statement = sqlite.insert(SCHEMA_LOCK).values(values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+
+def record_drift(
+    connection: Connection,
+    run_id: str,
+    drift: Sequence[Drift],
+    compared: Collection[str],
+    now: datetime,
+) -> None:
+    """Write each difference once while it stands; one that comes back is written again.
+
+    Args:
+        connection: In a transaction.
+        run_id: The run that found them.
+        drift: What differs now.
+        compared: The entities that were looked at; differences of others stand.
+        now: When.
+    """
+    standing = {
+        (row.entity_name, row.column_name, row.change, row.old_type, row.new_type): row.id
+        for row in connection.execute(select(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.standing == 1))
+    }
+    seen: Mapping[tuple[Any, ...], Drift] = {
+        (item.entity, item.column, item.change, item.old_type, item.new_type): item
+        for item in drift
+    }
+    for key, row_id in standing.items():
+        if key not in seen and key[0] in compared:
+            ended = update(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.id == row_id)
+            connection.execute(ended.values(standing=0))
+    for key, item in seen.items():
+        if key not in standing:
+            connection.execute(
+                insert(SCHEMA_CHANGES).values(
+                    run_id=run_id,
+                    entity_name=item.entity,
+                    column_name=item.column,
+                    change=item.change,
+                    severity=item.severity,
+                    old_type=item.old_type,
+                    new_type=item.new_type,
+                    detected_at=to_text(now),
+                )
+            )

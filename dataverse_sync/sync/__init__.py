@@ -1,0 +1,1 @@
+"""The way of the pages, from the service to the copy."""

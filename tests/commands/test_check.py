@@ -1,0 +1,305 @@
+"""``check`` over the emulator: whether a sync would work, without writing anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import ENTITIES, TABLES, World, fill, insert
+
+from dataverse_sync import EntityConfig
+from dataverse_sync.commands.check import Finding, format_findings, run_check, to_document
+from dataverse_sync.emulator import Column, Fault, Table
+from dataverse_sync.errors import AuthError, ConfigError
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.store.run_lock import hold
+
+
+def check(world: World, *only: str, entities: Any = ENTITIES, **options: Any) -> dict[str, Finding]:
+    world.emulator.clear_log()
+    findings = run_check(world.config(), entities, only, Redactor(), **options)
+    return {finding.what: finding for finding in findings}
+
+
+def products(world: World) -> Any:
+    return world.emulator.rows("vin_products")
+
+
+def test_all_is_well_and_nothing_is_written(world: World) -> None:
+    found = check(world)
+
+    assert {finding.result for finding in found.values()} == {"ok"}
+    assert list(world.folder.iterdir()) == []
+    assert found["vin_candidates"].details["key"] == "vin_candidateid"
+    assert found["vin_products"].details["change_tracking"] is True
+    assert found["vin_vin_candidate_accountset"].details["modifiedon"] is False
+    assert "it has no bookmark yet" in found["vin_candidates"].text
+    assert "only what the synced tables link to" in found["accounts"].text
+    assert "made by the first sync" in found["database"].text
+
+
+def test_after_a_sync_it_says_what_the_next_would_ask(world: World) -> None:
+    world.sync()
+
+    found = check(world)
+
+    assert "what changed since 2024-01-01T00:00:00Z" in found["vin_candidates"].text
+    assert found["vin_candidates"].details["rows"] == 12
+    assert "24 rows, no run is under way" in found["database"].text
+
+
+def test_an_unknown_entity_set_is_a_failure_and_the_others_are_checked(world: World) -> None:
+    found = check(world, entities=[EntityConfig("vin_typos"), *ENTITIES])
+
+    assert found["vin_typos"].result == "failure"
+    assert "404" in found["vin_typos"].text
+    assert found["vin_candidates"].result == "ok"
+
+
+def test_a_missing_privilege_is_named(make_world: Any) -> None:
+    world: World = make_world([replace(TABLES[0], privilege_missing=True), *TABLES[1:]])
+    fill(world.emulator)
+
+    found = check(world)
+
+    assert found["vin_candidates"].result == "failure"
+    assert found["vin_candidates"].text == (
+        "the application user lacks the privilege prvReadvin_candidate (403): give it a role "
+        "that has it, for the whole organization"
+    )
+    assert found["vin_candidates"].details["missing_privilege"] == "prvReadvin_candidate"
+    assert "403" in found["vin_candidates"].details["error"]
+
+
+def test_a_table_is_told_in_one_line(world: World) -> None:
+    before = check(world)["vin_candidates"].text
+    world.sync()
+    insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
+    world.wait(25 * 60)  # until the service has counted again
+
+    after = check(world)
+
+    assert before == (
+        "about 12 rows, all of it (it has no bookmark yet), 8 columns, modifiedon, "
+        "no change tracking, key vin_candidateid"
+    )
+    assert after["vin_candidates"].text.startswith("12 of about 13 rows, what changed since 2024")
+    assert "all of it (it has no modifiedon)" in after["vin_vin_candidate_accountset"].text
+    assert after["vin_products"].text.endswith("modifiedon, change tracking, key vin_productid")
+    assert after["accounts"].text.startswith("2 rows, only what the synced tables link to, ")
+
+
+def test_the_tables_stand_in_columns(world: World) -> None:
+    world.emulator.add_column("vin_candidates", Column("vin_before", "String"))
+    world.sync()
+    world.emulator.drop_column("vin_candidates", "vin_before")
+
+    lines = format_findings(list(check(world).values()))
+
+    tables = [line for line in lines if " columns " in line]
+    assert len(tables) == 5
+    assert len({line.index("  key ") for line in tables}) == 1
+    assert tables[0].startswith("warning  vin_candidates                12 of about 12 rows  what")
+    assert "  schema drift: vin_candidates.vin_before: column (TEXT) is gone" in tables[0]
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_rows_of_all_tables_are_counted_in_one_request(world: World) -> None:
+    found = check(world)
+
+    assert len([one for one in world.emulator.log if "RetrieveTotal" in one.target]) == 1
+    assert found["vin_products"].details["rows_expected"] == 8
+    assert found["accounts"].details["rows_expected"] is None
+
+
+def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
+    world.emulator.fault(Fault("status", match="RetrieveTotal", status=403, times=9))
+
+    found = check(world)
+
+    assert found["vin_products"].result == "ok"
+    assert found["vin_products"].text.startswith("rows unknown, ")
+    assert "about 0 bytes more expected, 5 of 5 tables not counted" in found["disk"].text
+
+
+def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(world: World) -> None:
+    world.emulator.clear_log()
+    (size,) = {len(world.emulator.record_bytes("vin_products", key)) for key in products(world)}
+    needed = 8 * size * 2  # of the database, for so many bytes of JSON
+
+    enough = check(world, "vin_products", free_space=lambda _: int(needed * 1.5))
+    little = check(world, "vin_products", free_space=lambda _: int(needed * 1.5) - 1)
+
+    assert enough["disk"].result == "ok"
+    assert abs(enough["disk"].details["expected_bytes"] - needed) <= needed / 10
+    assert little["disk"].result == "warning"
+    assert "free some space, or name a database on another disk with --db" in little["disk"].text
+
+
+def test_what_is_there_already_is_not_expected_to_come_again(world: World) -> None:
+    world.sync()
+
+    found = check(world)
+
+    assert found["disk"].details["expected_bytes"] == 0
+
+
+def test_a_disk_that_cannot_be_asked_is_a_warning(world: World) -> None:
+    def refuse(_: object) -> int:
+        raise OSError("no such device")
+
+    found = check(world, free_space=refuse)
+
+    assert found["disk"].result == "warning"
+    assert "no such device" in found["disk"].text
+
+
+def test_what_is_unfinished_and_what_failed_is_told(world: World) -> None:
+    world.sync()
+    world.execute("UPDATE _sync_state SET state = 'in_progress' WHERE entity_name = 'accounts'")
+    world.execute("UPDATE _sync_state SET state = 'failed' WHERE entity_name = 'contacts'")
+
+    found = check(world)
+
+    assert found["database"].text.endswith(
+        "the last run was killed, and the next takes up accounts, "
+        "in the last run failed contacts (see: status)"
+    )
+    assert found["database"].details["failed"] == ["contacts"]
+
+
+def test_the_state_of_the_schema_lock_is_told(world: World) -> None:
+    first = check(world)["schema"]
+    world.sync()
+    locked = check(world)["schema"]
+    fewer = check(world, entities=ENTITIES[:4])["schema"]
+    world.schema_path.unlink()
+    lost = check(world)["schema"]
+
+    assert first.text.endswith("schema.json: made by the first sync")
+    assert locked.text.endswith("schema.json: 5 entities locked")
+    assert fewer.text.endswith("no longer configured, their tables stay: contacts")
+    assert lost.text.endswith("the file is missing or behind, and written again by the next sync")
+
+
+def test_many_differences_of_the_schema_are_one_line(world: World) -> None:
+    world.sync()
+    for name in ("vin_a", "vin_b", "vin_c", "vin_d", "vin_e"):
+        world.emulator.add_column("vin_candidates", Column(name, "String"))
+
+    found = check(world)["vin_candidates"]
+
+    assert found.text.count("new column") == 3
+    assert found.text.endswith(" and 2 more (see: schema diff)")
+    assert len(found.details["drift"]) == 5
+
+
+def test_drift_is_seen_in_the_record_where_there_is_no_metadata(make_world: Any) -> None:
+    hidden = Table(
+        "vin_hidden",
+        "vin_hiddens",
+        "vin_hiddenid",
+        [Column("vin_name", "String")],
+        in_metadata=False,
+    )
+    world: World = make_world([hidden])
+    entities = [EntityConfig("vin_hiddens")]
+    insert(world.emulator, "vin_hiddens", [{"vin_name": "x"}])
+    world.sync(entities)
+    world.emulator.add_column("vin_hiddens", Column("vin_new", "String"))
+
+    found = check(world, entities=entities)["vin_hiddens"]
+
+    assert found.result == "warning"
+    assert "vin_hiddens.vin_new: new column" in found.text
+    assert "key vin_hiddenid (" in found.text  # and how it was found
+
+
+def test_drift_is_a_warning(world: World) -> None:
+    world.sync()
+    world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
+
+    found = check(world)
+
+    assert found["vin_candidates"].result == "warning"
+    assert "new column" in found["vin_candidates"].text
+
+
+def test_a_table_without_metadata_and_records_is_a_warning(make_world: Any) -> None:
+    hidden = Table("vin_hidden", "vin_hiddens", "vin_hiddenid", [], in_metadata=False)
+    world: World = make_world([hidden])
+
+    found = check(world, entities=[EntityConfig("vin_hiddens")])
+
+    assert found["vin_hiddens"].result == "warning"
+
+
+def test_metadata_that_may_not_be_read_is_a_warning(world: World) -> None:
+    world.emulator.fault(Fault("status", match="EntityDefinitions", status=403, times=9))
+
+    found = check(world)
+
+    assert found["metadata"].result == "warning"
+    assert found["vin_candidates"].result == "ok"
+    assert found["vin_candidates"].details["source"] == "sample"
+
+
+def test_a_clock_that_is_off_is_a_warning(world: World) -> None:
+    world.emulator.clock.advance(600)
+
+    found = check(world)
+
+    assert found["clock"].result == "warning"
+    assert "behind the service: set it" in found["clock"].text
+
+
+def test_a_database_in_use_is_a_warning(world: World) -> None:
+    world.sync()
+
+    with hold(world.db_path, world.emulator.clock.now()):
+        found = check(world)
+
+    assert found["database"].result == "warning"
+    assert "in use by process" in found["database"].text
+
+
+def test_a_wrong_secret_ends_it(world: World) -> None:
+    config = world.config(client_secret="wrong-secret-value")
+
+    with pytest.raises(AuthError, match="AADSTS7000215"):
+        run_check(config, ENTITIES, (), Redactor())
+
+
+def test_a_damaged_lock_ends_it(world: World) -> None:
+    world.sync()
+    world.schema_path.write_text("{", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="damaged"):
+        check(world)
+
+
+def test_only_the_named_entities_are_checked(world: World) -> None:
+    found = check(world, "vin_products")
+
+    assert set(found) == {"sign-in", "clock", "database", "disk", "schema", "vin_products"}
+
+
+def test_the_lines_count_what_is_wrong() -> None:
+    findings = [
+        Finding("sign-in", "ok", "fine"),
+        Finding("accounts", "failure", "403\n and more"),
+        Finding("contacts", "warning", "drift"),
+    ]
+
+    lines = format_findings(findings)
+
+    assert lines[1] == "failure  accounts  403 and more"
+    assert lines[-1] == "failures: 1, warnings: 1"
+    assert to_document(findings)["ok"] is False
+    assert to_document(findings)["findings"][0] == {
+        "what": "sign-in",
+        "result": "ok",
+        "text": "fine",
+        "details": {},
+    }

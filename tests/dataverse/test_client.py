@@ -1,0 +1,887 @@
+"""The client against a service that answers wrongly on order; only the clock is not real."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import threading
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from loopback import (
+    CLOSE,
+    DATE,
+    JSON_TYPE,
+    NETWORK_VARIABLES,
+    ORIGIN,
+    RESET,
+    RESPONSES,
+    Asked,
+    FakeTime,
+    LoopbackServer,
+    Reply,
+    Script,
+    http,
+    in_turn,
+    json_reply,
+    recorded,
+    run_threads,
+    zipped,
+)
+
+from dataverse_sync.config import Config
+from dataverse_sync.dataverse import client as dataverse_client
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.auth import Auth
+from dataverse_sync.dataverse.body_pool import PageBudget
+from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.transport import StoppedError, Throttle, Transport
+from dataverse_sync.errors import AuthError, PageError, RequestError
+from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.version import __version__
+
+TENANT = "6f1c9d0e-2b7a-4c35-9e84-d3a5b0c71f22"
+SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
+TOKEN = "pX4wQz7LmT1vBn9Ks2Rd6Hy0Gc8Jf5UaEo3Wi"
+LOCAL_NOW = datetime(2031, 1, 1, tzinfo=UTC)
+SCHEDULE = [1, 2, 4, 8, 16]
+EMPTY = json_reply({"value": []})
+ONE = b'{"value":[{"accountid":"1"}]}'
+
+
+class Service:
+    """A Web API on loopback: it signs anyone in, and answers reads by its script."""
+
+    def __init__(self) -> None:
+        self.server = LoopbackServer(self._answer)
+        self.script: Script = in_turn(EMPTY)
+        self.token: Callable[[], Reply] = lambda: json_reply(
+            {"access_token": f"{TOKEN}-{self.tokens}", "expires_in": 3599}
+        )
+        self.tokens = 0
+
+    def _answer(self, asked: Asked) -> Reply:
+        if asked.method == "POST":
+            self.tokens += 1
+            return self.token()
+        if "authorization" not in asked.headers:
+            uri = f"{self.server.origin}/{TENANT}/oauth2/authorize"
+            return http(401, b"", ("WWW-Authenticate", f"Bearer authorization_uri={uri}"))
+        return self.script(asked)
+
+    def replies(self, *replies: Reply) -> None:
+        self.script = in_turn(*replies)
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.server.origin}/api/data/v9.2/"
+
+    @property
+    def data(self) -> list[Asked]:
+        """The reads, in the order in which they came."""
+        return [asked for asked in self.server.asked if "authorization" in asked.headers]
+
+    def request(self, entity: str = "accounts", **options: Any) -> PageRequest:
+        return PageRequest(entity, self.api_url + entity, **options)
+
+
+@pytest.fixture(autouse=True)
+def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NETWORK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    with made.server:
+        yield made
+
+
+@pytest.fixture
+def client(service: Service, fake: FakeTime) -> Iterator[DataverseClient]:
+    config = Config(service.api_url, "client-id", SECRET)
+    transport = Transport(Throttle(8, fake.clock, fake.wait), 5, 5)
+    redactor = Redactor()
+    auth = Auth(config, transport, redactor, fake.clock)
+    auth.get_token()
+    yield DataverseClient(config, transport, auth, redactor, fake.clock, lambda: LOCAL_NOW)
+    transport.close()
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", headers: str = "") -> Reply:
+    head = f"HTTP/1.1 200 OK\r\nDate: {DATE}\r\n{headers}Transfer-Encoding: chunked\r\n\r\n"
+    parts = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return Reply(head.encode() + parts + end, "keep" if end.endswith(b"0\r\n\r\n") else "close")
+
+
+# What is sent
+
+
+def test_a_read_carries_the_five_headers_and_no_other(
+    client: DataverseClient, service: Service
+) -> None:
+    client.get_page(service.request())
+
+    assert service.data[0].headers == {
+        "host": f"127.0.0.1:{service.server.port}",
+        "user-agent": f"dataverse-sync/{__version__}",
+        "accept-encoding": "gzip",
+        "accept": "application/json",
+        "odata-maxversion": "4.0",
+        "odata-version": "4.0",
+        "prefer": "odata.maxpagesize=5000",
+        "authorization": f"Bearer {TOKEN}-1",
+    }
+
+
+def test_pages_are_read_to_the_end_by_their_links(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(
+        recorded("contacts_page1.json", origin=service.server.origin),
+        recorded("contacts_last_page.json", origin=service.server.origin),
+    )
+
+    first = client.get_page(service.request("contacts"))
+    assert first.next_request is not None
+    last = client.get_page(first.next_request)
+
+    written = (RESPONSES / "contacts_page1.json").read_text(encoding="utf-8")
+    assert len(first.records) == 2
+    assert all(bytes(record).decode() in written for record in first.records)
+    assert [json.loads(bytes(record))["lastname"] for record in last.records] == ["Raghunathan"]
+    assert last.next_link is None
+    assert last.request.number == 2
+    assert service.data[1].target == json.loads(written)["@odata.nextLink"].removeprefix(ORIGIN)
+    assert service.data[1].headers == service.data[0].headers
+
+
+def test_a_sample_is_asked_for_without_a_page_size(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(recorded("accounts_filtered.json"))
+
+    record = client.get_sample("accounts")
+
+    assert record is not None
+    assert record["name"] == "Northmoor Clinical Research"
+    assert service.data[0].target == "/api/data/v9.2/accounts?$top=1"
+    assert "prefer" not in service.data[0].headers
+
+
+def test_the_sample_of_an_empty_set_is_none(client: DataverseClient) -> None:
+    assert client.get_sample("accounts") is None
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (b"[1]", "accounts: the first record is not an object"),
+        (b'{"a":"\xff"}', "accounts, the first record: cannot be read"),
+        (b'{"a":' + b"7" * 5000 + b"}", "accounts, the first record: cannot be read"),
+    ],
+)
+def test_a_sample_that_is_no_record_is_an_error(
+    client: DataverseClient, service: Service, record: bytes, reason: str
+) -> None:
+    service.replies(http(200, b'{"value":[' + record + b"]}"))
+
+    with pytest.raises(PageError, match=reason):
+        client.get_sample("accounts")
+
+
+def test_a_tracked_read_asks_for_tracking_and_the_page_size(
+    client: DataverseClient, service: Service
+) -> None:
+    client.get_page(service.request(track_changes=True))
+
+    assert service.data[0].headers["prefer"] == "odata.track-changes,odata.maxpagesize=5000"
+
+
+def test_definitions_are_asked_for_by_set_name_and_never_paged(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(json_reply({"value": [{"LogicalName": "account"}]}))
+
+    definitions = client.get_definitions(["accounts", "contacts"])
+
+    assert definitions == [{"LogicalName": "account"}]
+    assert service.data[0].target == (
+        "/api/data/v9.2/EntityDefinitions?$select=LogicalName,EntitySetName,PrimaryIdAttribute,"
+        "IsIntersect,ChangeTrackingEnabled&$filter=EntitySetName%20eq%20'accounts'%20or%20"
+        "EntitySetName%20eq%20'contacts'&$expand=Attributes($select=LogicalName,AttributeType,"
+        "AttributeTypeName,AttributeOf,IsValidForRead,IsValidODataAttribute),"
+        "ManyToOneRelationships($select=ReferencingAttribute,ReferencedEntity)"
+    )
+    assert "prefer" not in service.data[0].headers
+
+
+def test_many_definitions_are_asked_for_a_hundred_at_a_time(
+    client: DataverseClient, service: Service
+) -> None:
+    service.script = lambda asked: json_reply({"value": [{"n": asked.target.count("%20eq%20")}]})
+
+    definitions = client.get_definitions([f"vin_set{n}" for n in range(250)])
+
+    assert definitions == [{"n": 100}, {"n": 100}, {"n": 50}]
+
+
+def test_a_definition_that_cannot_be_read_is_an_error(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(200, b'{"value":[{"LogicalName":"\xff"}]}'))
+
+    with pytest.raises(PageError, match="EntityDefinitions: cannot be read"):
+        client.get_definitions(["accounts"])
+
+
+# The token
+
+
+def test_a_refused_token_is_renewed_once_and_the_page_asked_for_again(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(401, b"<html>Unauthorized</html>"), http(200, ONE))
+
+    page = client.get_page(service.request())
+
+    assert len(page.records) == 1
+    assert page.requests == 3  # one of them for the token
+    assert [asked.headers["authorization"][-2:] for asked in service.data] == ["-1", "-2"]
+
+
+def test_a_second_401_is_an_error_with_its_reason(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    service.replies(http(401), recorded("error_responses/401.json", status=401))
+
+    with pytest.raises(RequestError) as caught:
+        client.get_page(service.request())
+
+    assert caught.value.status == 401
+    assert caught.value.code == "0x80072560"
+    assert caught.value.message.endswith(
+        "401 0x80072560: The user is not a member of the organization"
+    )
+    assert "application user" in caught.value.hint
+    assert service.tokens == 2
+    assert len(service.data) == 2
+    assert fake.waits == []
+
+
+def test_eight_threads_that_are_refused_cost_one_token(
+    client: DataverseClient, service: Service
+) -> None:
+    def script(asked: Asked) -> Reply:
+        return http(401) if asked.headers["authorization"].endswith("-1") else EMPTY
+
+    service.script = script
+
+    pages = run_threads(8, lambda _: client.get_page(service.request()))
+
+    assert [type(page) for page in pages] == [Page] * 8
+    assert service.tokens == 2
+
+
+def test_a_renewal_does_not_start_the_schedule_again(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    service.replies(http(503), http(503), http(503), http(401), http(503))
+
+    with pytest.raises(RequestError, match="503"):
+        client.get_page(service.request())
+
+    assert fake.waits == SCHEDULE
+    assert len(service.data) == 7
+
+
+def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(401))
+    service.token = lambda: json_reply({"error_description": "AADSTS7000222: Expired."}, status=401)
+
+    with pytest.raises(AuthError, match="AADSTS7000222"):
+        client.get_page(service.request())
+
+    assert client.in_flight == 0
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said", "hint"),
+    [
+        (400, "0x0", "Could not find a property named 'vin_dosage'", ""),
+        (403, "0x80040220", "is missing prvReadContact privilege", "a role with this privilege"),
+        (404, "0x8006088a", "Resource not found for the segment", "entity set name (plural)"),
+        (429, "0x80072322", "exceeded the limit of 6000", "fewer --workers"),
+        (503, "0x80072324", "The server is busy", "Run again later"),
+    ],
+)
+def test_a_refusal_tells_code_message_request_and_the_way_out(
+    client: DataverseClient, service: Service, status: int, code: str, said: str, hint: str
+) -> None:
+    request_id = ("x-ms-service-request-id", "3d1f6c2a-90be-4f7d-8a15-6be2c9d04f71")
+    service.replies(recorded(f"error_responses/{status}.json", request_id, status=status))
+
+    with pytest.raises(RequestError) as caught:
+        client.get_page(service.request("contacts", number=3))
+
+    error = caught.value
+    assert error.message.startswith(f"contacts, page 3: the service answered {status} {code}: ")
+    assert said in error.message
+    assert error.message.endswith("(request 3d1f6c2a-90be-4f7d-8a15-6be2c9d04f71)")
+    assert hint in error.hint
+    assert (error.status, error.code) == (status, code)
+    assert error.request == service.request("contacts", number=3)
+    assert error.requests == len(service.data) == {429: 16, 503: 6}.get(status, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (
+            http(502, b"<html><h2>Our services aren't available</h2>\r\n</html>"),
+            "502: Our services aren't available",
+        ),
+        (http(404), "404"),
+        (http(403, b'{"error":{"code":"","message":"No."}}'), "403: No"),
+        (http(400, b'{"error":"text"}'), '400: {"error":"text"}'),
+        (http(400, b"not gzip", ("Content-Encoding", "gzip")), "400"),
+        (http(400, b'{"error', length=99), "400"),
+        (http(404, b"", ("REQ_ID", "9c0e")), "404 (request 9c0e)"),
+        (http(418, b"teapot"), "418: teapot"),
+    ],
+)
+def test_a_refusal_may_have_any_body(
+    client: DataverseClient, service: Service, reply: Reply, said: str
+) -> None:
+    service.replies(reply)
+
+    with pytest.raises(RequestError) as caught:
+        client.get_page(service.request())
+
+    assert caught.value.message == f"accounts, page 1: the service answered {said}"
+
+
+def test_a_redirect_is_told_and_not_followed(client: DataverseClient, service: Service) -> None:
+    with LoopbackServer(in_turn(EMPTY)) as elsewhere:
+        service.replies(http(302, b"", ("Location", elsewhere.origin + "/login")))
+
+        with pytest.raises(
+            RequestError, match=r"answered 302: redirected to http.*/login"
+        ) as error:
+            client.get_page(service.request())
+
+    assert elsewhere.asked == []
+    assert "DATAVERSE_API_URL" in error.value.hint
+
+
+def test_a_redirect_to_no_address_at_all_fails_the_request_alone(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(302, b"", ("Location", "http://[")))
+
+    with pytest.raises(RequestError, match="a redirect leads nowhere"):
+        client.get_page(service.request())
+
+
+@pytest.mark.parametrize("piece", [slice(None), slice(0, 15), slice(-12, None)])
+def test_an_echoed_token_or_secret_stays_secret(
+    client: DataverseClient,
+    service: Service,
+    piece: slice,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    echo = f"Bearer {TOKEN}-1"[7:][piece] + " " + SECRET[piece]
+    service.replies(
+        json_reply(
+            {"error": {"code": echo, "message": f"You sent {echo}"}},
+            ("x-ms-service-request-id", echo),
+            status=400,
+        )
+    )
+
+    with pytest.raises(RequestError) as caught:
+        client.get_page(service.request())
+
+    told = f"{caught.value} {caught.value!r} {caught.value.__dict__} {caplog.text}"
+    assert "[secret]" in caught.value.message
+    for part in echo.split(" "):
+        assert not any(part[at : at + 8] in told for at in range(len(part) - 7))
+
+
+# Bodies that break
+
+PAGE = json.dumps({"value": [{"accountid": str(n), "name": "x" * 40} for n in range(200)]}).encode()
+ZIP = ("Content-Encoding", "gzip")
+BROKEN = {
+    "cut before its length": http(200, PAGE[:5000], length=len(PAGE)),
+    "nothing of its length": http(200, b"", length=len(PAGE)),
+    "chunks without an end": chunked(PAGE[:3000], PAGE[3000:], end=b""),
+    "a chunk cut in two": chunked(PAGE[:3000], end=b"1000\r\nabc"),
+    "chunk sizes that are none": chunked(PAGE[:3000], end=b"zz\r\n0\r\n\r\n"),
+    "complete but half the JSON": chunked(PAGE[:3000]),
+    "cut gzip": http(200, gzip.compress(PAGE)[:-40], ZIP),
+    "no gzip": http(200, PAGE, ZIP),
+    "gzip damaged inside": http(200, gzip.compress(PAGE)[:60] + b"\0" * 200, ZIP),
+    "not JSON": http(200, b'{"value": [}'),
+    "an empty body": http(200),
+    "HTML with 200": http(200, b"<html>Please log in</html>", ("Content-Type", "text/html")),
+    "a reset in the body": Reply(http(200, PAGE).raw[:2000], "reset"),  # type: ignore[index]
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_page_whose_body_breaks_is_asked_for_again(
+    client: DataverseClient, service: Service, fake: FakeTime, broken: Reply
+) -> None:
+    service.replies(broken, broken, zipped(PAGE))
+
+    page = client.get_page(service.request())
+
+    assert len(page.records) == 200
+    assert page.requests == 3
+    assert fake.waits == [1, 2]
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_body_that_breaks_every_time_ends_after_one_schedule(
+    client: DataverseClient, service: Service, fake: FakeTime, broken: Reply
+) -> None:
+    service.replies(broken)
+
+    with pytest.raises(PageError, match=r"accounts, page 1: the answer (broke off|is not JSON),"):
+        client.get_page(service.request())
+
+    assert fake.waits == SCHEDULE
+    assert len(service.data) == 6
+    assert client._budget._held == 0
+
+
+def test_faults_of_every_kind_share_one_schedule(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    service.replies(CLOSE, http(503), BROKEN["cut gzip"], RESET, http(500), BROKEN["not JSON"])
+
+    with pytest.raises(PageError, match="is not JSON, after every retry"):
+        client.get_page(service.request())
+
+    assert fake.waits == SCHEDULE
+    assert len(service.data) == 6
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b'{"value": 1}', b'{"error":{}}'])
+def test_json_that_is_no_page_is_not_asked_for_again(
+    client: DataverseClient, service: Service, fake: FakeTime, body: bytes
+) -> None:
+    service.replies(http(200, body))
+
+    with pytest.raises(PageError, match="has no 'value' array of records"):
+        client.get_page(service.request())
+
+    assert fake.waits == []
+    assert client._budget._held == 0
+
+
+def test_a_record_nested_too_deep_is_an_error_of_its_page(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(200, b'{"value":[' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"]}"))
+
+    with pytest.raises(PageError, match="nested too deep"):
+        client.get_page(service.request())
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://evil.example/api/data/v9.2/accounts?$skiptoken=2",
+        "http://127.0.0.1:1/api/data/v9.2/accounts",
+        "http://127.0.0.1:none/api/data/v9.2/accounts",
+        "//evil.example/accounts",
+    ],
+)
+def test_a_next_link_to_another_origin_is_an_error(
+    client: DataverseClient, service: Service, link: str
+) -> None:
+    service.replies(json_reply({"value": [], "@odata.nextLink": link}))
+
+    with pytest.raises(PageError, match="leads to another origin") as caught:
+        client.get_page(service.request())
+
+    assert "DATAVERSE_API_URL" in caught.value.hint
+    assert client._budget._held == 0
+
+
+def test_a_next_link_to_the_page_itself_is_an_error(
+    client: DataverseClient, service: Service
+) -> None:
+    request = service.request()
+    service.replies(json_reply({"value": [], "@odata.nextLink": request.url}))
+
+    with pytest.raises(PageError, match="repeats the page itself"):
+        client.get_page(request)
+
+
+def test_a_request_to_another_origin_is_never_sent(
+    client: DataverseClient, service: Service
+) -> None:
+    with (
+        LoopbackServer(in_turn(EMPTY)) as elsewhere,
+        pytest.raises(PageError, match="the token is not sent"),
+    ):
+        client.get_page(PageRequest("accounts", elsewhere.origin + "/api/data/v9.2/accounts"))
+
+    assert elsewhere.asked == []
+    assert service.data == []
+
+
+# The moment of asking
+
+
+def test_the_moment_of_asking_is_the_servers_less_what_it_took(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    def script(_: Asked) -> Reply:
+        fake.now += 7.5
+        return EMPTY
+
+    service.script = script
+
+    page = client.get_page(service.request())
+
+    assert page.asked_at == datetime(2024, 5, 1, 9, 59, 52, 500_000, tzinfo=UTC)
+
+
+def test_the_moment_of_asking_includes_the_retries(
+    client: DataverseClient, service: Service
+) -> None:
+    service.replies(http(503), http(503), EMPTY)
+
+    page = client.get_page(service.request())
+
+    assert page.asked_at == datetime(2024, 5, 1, 9, 59, 57, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", "Fri, 31 Dec 9999 23:59:59 -0200"])
+def test_without_a_date_of_the_server_the_local_clock_serves(
+    client: DataverseClient, service: Service, date: str | None
+) -> None:
+    service.replies(http(503), http(200, b'{"value":[]}', date=date))
+
+    page = client.get_page(service.request())
+
+    assert page.asked_at == LOCAL_NOW - timedelta(seconds=1)
+
+
+def test_a_date_without_a_zone_is_utc(client: DataverseClient, service: Service) -> None:
+    service.replies(http(200, b'{"value":[]}', date="Wed, 01 May 2024 10:00:00 -0000"))
+
+    assert client.get_page(service.request()).asked_at == datetime(2024, 5, 1, 10, tzinfo=UTC)
+
+
+# An outage
+
+
+def test_after_one_request_without_a_connection_the_others_fail_at_once(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    client.get_page(service.request())
+    service.server.__exit__(None, None, None)
+
+    with pytest.raises(RequestError, match="no answer from the service") as first:
+        client.get_page(service.request())
+    with pytest.raises(RequestError, match="contacts, page 1: not asked for, since the") as second:
+        client.get_page(service.request("contacts"))
+
+    assert fake.waits == SCHEDULE
+    assert second.value.requests == 0
+    assert (first.value.status, second.value.status) == (None, None)
+    assert "last committed page" in first.value.hint
+
+
+def test_a_table_whose_connections_break_says_nothing_of_the_others(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    service.script = lambda asked: CLOSE if asked.target.endswith("accounts") else EMPTY
+
+    with pytest.raises(RequestError, match="no answer from the service") as broken:
+        client.get_page(service.request())
+
+    assert fake.waits == SCHEDULE
+    assert broken.value.requests == 6
+    assert client.get_page(service.request("contacts")).records == ()
+
+
+def test_a_request_that_fails_while_others_are_answered_is_no_outage(
+    client: DataverseClient, service: Service
+) -> None:
+    def script(asked: Asked) -> Reply:
+        if asked.target.endswith("accounts"):
+            return EMPTY
+        if len(service.data) == 3:  # somebody else asks meanwhile
+            client.get_page(service.request("accounts"))
+        return CLOSE
+
+    service.script = script
+
+    with pytest.raises(RequestError, match="contacts"):
+        client.get_page(service.request("contacts"))
+
+    assert client.get_page(service.request("accounts")).records == ()
+
+
+def test_a_server_that_is_away_for_a_moment_is_waited_for(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    service.replies(CLOSE, RESET, CLOSE, CLOSE, CLOSE, http(200, ONE))
+
+    assert len(client.get_page(service.request()).records) == 1
+    assert fake.waits == SCHEDULE
+
+
+def test_a_stop_ends_reads_that_wait(client: DataverseClient, service: Service) -> None:
+    client.stop()
+
+    with pytest.raises(StoppedError):
+        client.get_page(service.request())
+    assert service.data == []
+
+
+# How much is held
+
+
+def test_what_was_read_and_waited_is_counted(client: DataverseClient, service: Service) -> None:
+    service.replies(http(429, b"", ("Retry-After", "9")), zipped(PAGE))
+
+    client.release(client.get_page(service.request()))
+
+    assert client.bytes_read == len(PAGE)
+    assert client.waited_s == 9
+    assert client.in_flight == 0
+    assert client._budget._held == 0
+
+
+def test_how_long_a_page_took_is_told_without_the_wait_for_room(
+    client: DataverseClient, service: Service, fake: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, parse = PageBudget.acquire, odata.parse_page
+
+    def answer(asked: Asked) -> Reply:
+        fake.now += 2
+        return json_reply({"value": []})
+
+    def wait_for_room(budget: PageBudget, size: int) -> None:
+        fake.now += 100
+        acquire(budget, size)
+
+    def read_slowly(*args: Any) -> Page:
+        fake.now += 0.5
+        return parse(*args)
+
+    service.script = answer
+    monkeypatch.setattr(PageBudget, "acquire", wait_for_room)
+    monkeypatch.setattr(odata, "parse_page", read_slowly)
+
+    assert client.get_page(service.request()).took_s == 2.5
+
+
+@pytest.mark.parametrize("give_back", [lambda one: one.release(50), lambda one: one.adjust(-50)])
+def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back(
+    give_back: Callable[[PageBudget], None],
+) -> None:
+    budget = PageBudget(100)
+    budget.acquire(50)
+    budget.acquire(50)
+    acquired = threading.Event()
+    thread = threading.Thread(target=lambda: (budget.acquire(40), acquired.set()))
+
+    thread.start()
+    early = acquired.wait(0.05)
+    give_back(budget)
+    thread.join(5)
+
+    assert not early
+    assert acquired.is_set()
+
+
+def test_two_pages_fit_however_large() -> None:
+    budget = PageBudget(100)
+
+    budget.acquire(5000)
+    budget.acquire(5000)
+    budget.release(5000)
+    budget.acquire(5000)
+
+    assert budget._held == 10_000
+
+
+def test_thirty_threads_never_hold_more_than_the_budget() -> None:
+    budget = PageBudget(100)
+    lock = threading.Lock()
+    held, most = 0, 0
+
+    def work(number: int) -> None:
+        nonlocal held, most
+        for _ in range(5):
+            size = 10 + number
+            budget.acquire(size)
+            with lock:
+                held += size
+                most = max(most, held)
+            time.sleep(0.0005)
+            with lock:
+                held -= size
+            budget.release(size)
+
+    results = run_threads(30, work)
+
+    assert results == [None] * 30
+    assert 50 < most <= 100
+
+
+def test_a_stop_wakes_whoever_waits_for_the_budget() -> None:
+    budget = PageBudget(100)
+    budget.acquire(60)
+    budget.acquire(40)
+    stopper = threading.Timer(0.05, budget.stop)
+
+    stopper.start()
+    with pytest.raises(StoppedError):
+        budget.acquire(1)
+    stopper.join()
+
+
+def test_pages_wait_for_room_and_come_when_others_are_released(
+    client: DataverseClient, service: Service
+) -> None:
+    client._budget = PageBudget(int(len(PAGE) * 2.5))
+    service.replies(http(200, PAGE))
+    first = client.get_page(service.request())
+    client.get_page(service.request())
+    third: list[Page] = []
+    thread = threading.Thread(target=lambda: third.append(client.get_page(service.request())))
+
+    thread.start()
+    thread.join(0.1)
+    waited = thread.is_alive()
+    client.release(first)
+    thread.join(5)
+
+    assert waited
+    assert len(third[0].records) == 200
+
+
+def test_room_is_claimed_by_the_headers_or_such_a_page_before_or_for_a_wide_page(
+    client: DataverseClient, service: Service
+) -> None:
+    claims: list[int] = []
+
+    class Noting(PageBudget):
+        def acquire(self, size: int) -> None:
+            claims.append(size)
+            super().acquire(size)
+
+    client._budget = Noting()
+    # What keys alone take, or one record, says nothing of whole pages.
+    whole = service.request()
+    kinds = [whole, replace(whole, keys_only=True), replace(whole, top=True)]
+    kinds += [replace(whole, entity="contacts")]
+    service.replies(http(200, PAGE), *[zipped(PAGE)] * 5)
+
+    for request in (*kinds, *kinds[:2]):
+        client.release(client.get_page(request))
+
+    announced, known, unknown = len(PAGE), max(len(PAGE), 2**16), dataverse_client._WIDE_PAGE
+    assert claims == [announced, unknown, unknown, unknown, known, known]
+    assert client._budget._held == 0
+
+
+def test_a_page_larger_than_expected_is_whole(
+    client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataverse_client, "_CHUNK", 1000)
+    monkeypatch.setattr(dataverse_client, "_WIDE_PAGE", 10)
+    service.replies(zipped(PAGE))
+
+    page = client.get_page(service.request())
+
+    assert len(PAGE) > 3000
+    assert [bytes(record) for record in page.records] == [
+        bytes(record) for record in odata.parse_page(service.request(), PAGE).records
+    ]
+
+
+def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
+    client: DataverseClient,
+    service: Service,
+    fake: FakeTime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+    service.replies(http(200, b'{"value":["' + b"x" * 3 * 2**20 + b'"]}'), EMPTY)
+
+    with pytest.raises(PageError, match="the answer is larger than 2 MiB"):
+        client.get_page(service.request())
+
+    assert fake.waits == []
+    assert client._budget._held == 0
+    assert client.get_page(service.request()).records == ()  # the others go on
+
+
+def test_a_body_that_never_ends_ends(
+    client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+
+    def endless(_: Asked) -> Reply:
+        def parts() -> Iterator[bytes]:
+            yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            while True:
+                yield b"10000\r\n" + b" " * 2**16 + b"\r\n"
+
+        return Reply(parts())
+
+    service.script = endless
+
+    with pytest.raises(PageError, match="larger than 2 MiB"):
+        client.get_page(service.request())
+
+
+def test_a_compression_bomb_ends_in_bounded_memory(
+    client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 4 * 2**20)
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    megabyte = bytes(2**20)
+    bomb = b"".join(packer.compress(megabyte) for _ in range(60)) + packer.flush()
+    service.replies(http(200, bomb, JSON_TYPE, ZIP))
+
+    tracemalloc.start()
+    with pytest.raises(PageError, match="larger than 4 MiB"):
+        client.get_page(service.request())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 24 * 2**20

@@ -1,0 +1,636 @@
+"""One run as a whole: its phases, the schema lock, what ends it, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sqlite3
+import threading
+import warnings
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
+from sqlalchemy import Engine, event
+
+from dataverse_sync import EntityConfig, run_sync
+from dataverse_sync.emulator import Column, Fault, Table
+from dataverse_sync.errors import (
+    AuthError,
+    ConfigError,
+    LockedError,
+    StorageError,
+    UnreachableError,
+)
+from dataverse_sync.model import (
+    EntityFinished,
+    EntityStarted,
+    PageStored,
+    PhaseStarted,
+    ReadExpected,
+)
+from dataverse_sync.store import database, run_lock
+from dataverse_sync.store import sync_state as database_states
+from dataverse_sync.sync import page_loop as pages
+
+ONLY = [EntityConfig("vin_candidates")]
+JUNCTION = "vin_vin_candidate_accountset"
+
+
+def drift_rows(world) -> list[tuple[object, ...]]:
+    return world.query(
+        "SELECT entity_name, column_name, change, severity, old_type, new_type "
+        "FROM _schema_changes ORDER BY id"
+    )
+
+
+# The phases
+
+
+def test_a_run_has_six_phases_and_tells_what_happens(world):
+    events = []
+
+    report = world.sync(on_event=events.append)
+
+    phases = [event.number for event in events if isinstance(event, PhaseStarted)]
+    started = {event.entity for event in events if isinstance(event, EntityStarted)}
+    finished = {event.report.name for event in events if isinstance(event, EntityFinished)}
+    assert phases == [1, 2, 3, 4, 5, 6]
+    assert started == finished == {entity.name for entity in ENTITIES}
+    assert sum(event.records for event in events if isinstance(event, PageStored)) >= 24
+    assert report.bytes_read > 0
+    assert report.finished_at >= report.started_at
+
+
+def expected(world, **options) -> dict[str, tuple[int | None, int | None]]:
+    """What a run says that it will read of each entity: records, and keys."""
+    events = []
+    world.sync(on_event=events.append, **options)
+    return {e.entity: (e.records, e.keys) for e in events if isinstance(e, ReadExpected)}
+
+
+def test_a_run_tells_about_how_much_it_will_read(world):
+    first = expected(world)
+    second = expected(world)
+    full = expected(world, full=True)
+
+    assert first == {
+        "vin_candidates": (12, 12),
+        "vin_products": (8, 8),
+        "vin_vin_candidate_accountset": (None, None),  # has no createdon: not counted
+        "accounts": (2, None),
+        "contacts": (1, None),
+    }
+    assert second == {
+        "vin_candidates": (None, 12),
+        "vin_products": (None, 8),
+        "vin_vin_candidate_accountset": (1, 1),
+        "accounts": (None, 2),
+        "contacts": (None, 1),
+    }
+    assert (full["vin_candidates"], full["accounts"]) == ((12, 12), (2, 2))
+
+
+def test_what_changed_is_asked_for_before_whole_tables_and_of_those_the_longest_first(world):
+    insert(world.emulator, "vin_products", [{"vin_name": f"More {n}"} for n in range(8)])
+    entities = [EntityConfig(name) for name in (JUNCTION, "vin_candidates", "vin_products")]
+
+    def order() -> list[str]:
+        world.emulator.clear_log()
+        run_sync(world.config(workers=1, page_size=50), entities)
+        asked = [
+            request.entity_set for request in world.asked() if request.query.get("$top") != "1"
+        ]
+        return list(dict.fromkeys(name for name in asked if name is not None))
+
+    assert order()[-2:] == ["vin_products", "vin_candidates"]
+    assert order()[-1] == JUNCTION
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("vin_candidates", 13), ("vin_products", 1)],  # all of them, and what the delta link tells
+)
+def test_whole_records_and_keys_alone_are_told_apart(world, name, keys):
+    events = []
+    world.sync()
+    insert(world.emulator, name, [{"vin_name": "new"}])
+
+    world.sync([EntityConfig(name)], on_event=events.append)
+
+    pages = [event for event in events if isinstance(event, PageStored)]
+    assert sum(page.records for page in pages if page.keys_only) == keys
+    assert sum(page.records for page in pages if not page.keys_only) == 1
+
+
+def test_a_run_prints_nothing_and_leaves_nothing_behind(world, capfd):
+    threads = set(threading.enumerate())
+    handlers = list(logging.getLogger().handlers)
+    level = logging.getLogger("dataverse_sync").level
+    filters = list(warnings.filters)
+
+    world.sync()
+
+    left = {one for one in set(threading.enumerate()) - threads if "dataverse" in one.name}
+    assert left == set()
+    assert logging.getLogger().handlers == handlers
+    assert logging.getLogger("dataverse_sync").level == level
+    assert list(warnings.filters) == filters
+    assert capfd.readouterr() == ("", "")
+    assert sorted(path.name for path in world.folder.iterdir()) == ["dataverse.db", "schema"]
+
+
+def test_nothing_is_written_before_the_sign_in_succeeded(world):
+    config = world.config(client_secret="wrong")
+
+    with pytest.raises(AuthError):
+        run_sync(config, ENTITIES)
+
+    assert list(world.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("entities", "only", "message"),
+    [
+        ([], (), "the list of entities is empty"),
+        ([EntityConfig("_sync_state")], (), "the program's own tables"),
+        (ONLY, ("accounts",), "not in the entity configuration: accounts"),
+    ],
+)
+def test_a_wrong_configuration_asks_for_nothing(world, entities, only, message):
+    with pytest.raises(ConfigError, match=message):
+        run_sync(world.config(), entities, only=only)
+
+    assert world.emulator.log == []
+    assert list(world.folder.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_used_asks_for_nothing(world):
+    world.db_path.write_text("no database")
+
+    with pytest.raises(ConfigError, match="is no SQLite database"):
+        world.sync()
+
+    assert world.emulator.log == []
+
+
+def test_another_run_on_this_database_is_refused(world):
+    with (
+        run_lock.hold(world.db_path, datetime.now(UTC)),
+        pytest.raises(LockedError, match="another run holds this database"),
+    ):
+        world.sync()
+
+    assert world.emulator.log == []
+
+
+def test_an_api_that_cannot_be_reached_ends_the_run(world, monkeypatch):
+    monkeypatch.setattr(
+        "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
+    )
+    world.emulator.stop()
+
+    with pytest.raises((UnreachableError, AuthError)):
+        world.sync()
+
+    assert not world.db_path.exists()
+
+
+def test_what_a_dead_run_left_open_is_closed(world, caplog):
+    world.sync(ONLY)
+    world.execute("UPDATE _sync_log SET status = 'in_progress', finished_at = NULL")
+
+    world.sync(ONLY)
+
+    assert "entities that go on from committed pages: 1" in caplog.text
+    assert world.query("SELECT status FROM _sync_log ORDER BY id") == [("failed",), ("completed",)]
+
+
+def test_where_write_ahead_logging_does_not_work_it_is_said(world, monkeypatch, caplog):
+    monkeypatch.setattr(database, "journal_mode", lambda _connection: "delete")
+
+    report = world.sync(ONLY)
+
+    assert report.ok
+    assert "write-ahead logging does not work there" in caplog.text
+
+
+def test_a_database_that_is_held_while_it_is_opened_is_refused(world, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    with closing(sqlite3.connect(world.db_path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN EXCLUSIVE")
+
+        with pytest.raises((ConfigError, StorageError), match="locked"):
+            world.sync(ONLY)
+
+
+def test_a_database_that_cannot_be_made_after_all_is_refused(world, monkeypatch):
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(database, "open_engine", refuse)
+
+    with pytest.raises(ConfigError, match=r"dataverse\.db: cannot be opened .*Permission denied"):
+        world.sync(ONLY)
+
+
+# What ends a run
+
+
+def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monkeypatch):
+    world.sync(ONLY)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    before = world.copy("vin_candidates")
+
+    with closing(sqlite3.connect(world.db_path, isolation_level=None)) as other:
+
+        def hold(event):
+            if isinstance(event, PhaseStarted) and event.number == 5:
+                other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(StorageError, match="locked"):
+            world.sync(ONLY, on_event=hold, full=True)
+
+    assert world.copy("vin_candidates") == before
+
+
+def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch, caplog):
+    monkeypatch.setattr(pages, "PAGES_PER_TRANSACTION", 1)
+
+    def interrupt(event):
+        if isinstance(event, PageStored) and event.entity == "vin_candidates":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.sync(ONLY, on_event=interrupt)
+
+    states = world.query("SELECT state, error FROM _sync_state")
+    report = world.sync(ONLY)
+    assert "interrupted" not in caplog.text  # whoever is told of it says it, once
+    assert states == [("failed", "interrupted. The next run goes on from the last committed page.")]
+    assert report.entities[0].counts.fetched == 7
+    assert world.is_mirror("vin_candidates")
+
+
+def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world):
+    began = []
+
+    def interrupt(connection, cursor, statement, *_):
+        if statement == "BEGIN IMMEDIATE" and threading.current_thread() is threading.main_thread():
+            began.append(statement)
+            if len(began) == 6:  # the first of the page loop: it has begun, and nobody knows
+                raise KeyboardInterrupt
+
+    event.listen(Engine, "after_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            world.sync(ONLY)
+    finally:
+        event.remove(Engine, "after_cursor_execute", interrupt)
+
+    assert world.query("SELECT state, error FROM _sync_state") == [
+        ("failed", "interrupted. The next run goes on from the last committed page.")
+    ]
+    assert world.sync(ONLY).ok
+    assert world.is_mirror("vin_candidates")
+
+
+def test_a_bug_keeps_its_traceback_and_is_noted(world, monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("dataverse_sync.sync.entity.upsert", fail)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        world.sync(ONLY)
+
+    assert "fail" in [entry.name for entry in caught.traceback]
+    ((state, error),) = world.query("SELECT state, error FROM _sync_state")
+    assert (state, error.split(".")[0]) == ("failed", "ZeroDivisionError")
+
+
+def test_the_secret_is_in_no_error_that_is_kept(world):
+    body = f'{{"error": {{"code": "", "message": "{world.emulator.client_secret}"}}}}'.encode()
+    world.emulator.fault(Fault("status", match=r"/vin_candidates\?", status=403, body=body))
+
+    report = world.sync(ONLY)
+
+    (kept,) = world.query("SELECT error FROM _sync_state")
+    assert world.emulator.client_secret not in report.failed[0].error
+    assert world.emulator.client_secret not in kept[0]
+
+
+# The schema lock
+
+
+def test_the_lock_is_written_by_the_first_sync_and_kept_in_the_database(world):
+    world.sync()
+
+    lock = json.loads(world.schema_path.read_text())
+    ((copy,),) = world.query("SELECT schema FROM _schema_lock")
+    assert sorted(lock["entities"]) == sorted(entity.name for entity in ENTITIES)
+    assert lock["entities"]["vin_candidates"]["columns"]["vin_number"] == {"type": "INTEGER"}
+    assert json.loads(copy) == lock
+    assert drift_rows(world) == []
+
+
+def test_a_missing_lock_file_is_written_again_from_the_database(world, caplog):
+    world.sync()
+    text = world.schema_path.read_text()
+    world.schema_path.unlink()
+    world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
+
+    report = world.sync()
+
+    assert report.ok
+    assert world.schema_path.read_text() == text
+    assert "written again from the database" in caplog.text
+
+
+def test_a_lock_file_without_a_database_makes_the_same_tables(world):
+    world.sync()
+    world.db_path.unlink()
+    world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
+
+    world.sync()
+
+    columns = [row[1] for row in world.query("PRAGMA table_info(vin_candidates)")]
+    assert "vin_new" not in columns
+    assert world.is_mirror("vin_candidates")
+
+
+def test_a_damaged_lock_file_is_named_and_nothing_is_asked_or_written(world):
+    world.sync()
+    before = world.db_path.read_bytes()
+    world.schema_path.write_text('{"version": 1, "entities": {"vin_candidates": 7}}')
+    world.emulator.clear_log()
+
+    with pytest.raises(ConfigError, match=r"schema\.json: damaged"):
+        run_sync(world.config(), ENTITIES)
+
+    assert world.emulator.log == []
+    assert world.db_path.read_bytes() == before
+
+
+def test_a_lock_that_does_not_fit_the_tables_is_refused(world):
+    world.sync()
+    lock = json.loads(world.schema_path.read_text())
+    lock["entities"]["vin_candidates"]["columns"]["vin_new"] = {"type": "TEXT"}
+    world.schema_path.write_text(json.dumps(lock))
+
+    with pytest.raises(ConfigError, match="table vin_candidates lacks vin_new"):
+        world.sync()
+
+    assert world.emulator.log == []
+
+
+def test_a_damaged_copy_of_the_lock_is_refused(world):
+    world.sync()
+    world.execute("UPDATE _schema_lock SET schema = '{'")
+
+    with pytest.raises(ConfigError, match="_schema_lock: damaged"):
+        world.sync()
+
+
+def test_a_database_that_is_damaged_inside_is_refused_before_anything_is_asked(world):
+    world.sync()
+    ((root,),) = world.query("SELECT rootpage FROM sqlite_master WHERE name = '_schema_lock'")
+    with world.db_path.open("r+b") as file:
+        file.seek((root - 1) * database.PAGE_SIZE)
+        file.write(b"\xff" * database.PAGE_SIZE)
+
+    with pytest.raises(ConfigError, match=r"dataverse\.db.*malformed"):
+        world.sync()
+
+    assert world.emulator.log == []
+
+
+def test_a_schema_folder_that_cannot_be_made_ends_the_run(world):
+    (world.folder / "schema").write_text("a file where the folder should be")
+
+    with pytest.raises((ConfigError, StorageError), match="schema"):
+        world.sync()
+
+
+# Drift
+
+
+def test_drift_is_reported_and_written_once_and_the_run_is_well(world, caplog):
+    world.sync(ONLY)
+    world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
+    world.emulator.drop_column("vin_candidates", "vin_dose")
+    world.emulator.retype_column("vin_candidates", "vin_number", "String")
+
+    first = world.sync(ONLY)
+    second = world.sync(ONLY)
+
+    assert first.ok
+    assert len(first.drift) == len(second.drift) == 3
+    assert sorted(drift_rows(world), key=str) == [
+        ("vin_candidates", "vin_dose", "column_removed", "breaking", "REAL", None),
+        ("vin_candidates", "vin_new", "column_added", "info", None, "INTEGER"),
+        ("vin_candidates", "vin_number", "type_changed", "breaking", "INTEGER", "TEXT"),
+    ]
+    assert "schema drift, breaking: vin_candidates.vin_dose" in caplog.text
+
+
+def test_a_sign_in_that_is_refused_to_the_metadata_alone_fails_nothing(world, caplog):
+    world.sync()
+    insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
+    world.emulator.fault(Fault("status", "GET .*EntityDefinitions", times=1, status=401))
+    world.emulator.fault(Fault("status", "POST .*token", times=99, skip=1, status=400))
+
+    report = world.sync()
+
+    assert report.ok
+    assert world.is_mirror("vin_candidates")
+    assert report.drift == ()
+    assert "the schema was not compared: Sign-in was refused (400)" in caplog.text
+
+
+def test_a_new_field_is_in_the_json_at_once_and_no_column(world):
+    world.sync(ONLY)
+    world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
+    key = min(world.copy("vin_candidates"))
+    world.emulator.update("vin_candidates", key, {"vin_new": "there"})
+
+    world.sync(ONLY)
+
+    assert b'"vin_new":"there"' in world.copy("vin_candidates")[key]
+    columns = [row[1] for row in world.query("PRAGMA table_info(vin_candidates)")]
+    assert "vin_new" not in columns
+
+
+def test_a_run_of_one_entity_does_not_end_the_drift_of_another(world):
+    world.sync()
+    world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
+    world.sync()
+    world.sync(only=["vin_products"])
+
+    world.sync()
+
+    assert len(drift_rows(world)) == 1
+
+
+def test_a_table_that_is_gone_from_dataverse_is_drift_and_fails(world):
+    world.sync()
+    before = world.copy("vin_products")
+    world.emulator.remove_table("vin_products")
+
+    report = world.sync()
+
+    assert [entity.name for entity in report.failed] == ["vin_products"]
+    assert ("vin_products", None, "entity_removed", "breaking", None, None) in drift_rows(world)
+    assert world.copy("vin_products") == before
+
+
+def test_columns_that_differ_only_by_case_are_reported(make_world, caplog):
+    table = CANDIDATES.with_column(Column("VIN_NAME", "String")).with_column(
+        Column("sync_time", "String")
+    )
+    world = make_world([table])
+    insert(world.emulator, "vin_candidates", [{"vin_name": "a", "VIN_NAME": "b"}])
+
+    report = world.sync(ONLY)
+
+    assert report.ok
+    assert "no column of their own for sync_time, vin_name" in caplog.text
+    assert world.query("SELECT VIN_NAME FROM vin_candidates") == [("b",)]
+    assert world.is_mirror("vin_candidates")
+
+
+def test_the_database_can_be_moved_with_or_without_its_lock_file(world):
+    world.sync()
+    world.wait()
+    moved = Path(shutil.move(world.db_path, world.folder / "moved.db"))
+    world.db_path = moved
+    shutil.rmtree(world.folder / "schema")
+
+    report = world.sync()
+
+    assert report.ok
+    assert report.totals.added == 0
+    assert world.schema_path.exists()
+
+
+def test_a_report_of_only_failures_is_not_well(make_world):
+    world = make_world(TABLES)
+
+    report = world.sync([EntityConfig("no_such_set")])
+
+    assert not report.ok
+    assert world.query("SELECT entity_name, state FROM _sync_state") == [("no_such_set", "failed")]
+
+
+def test_an_entity_has_ended_when_its_last_page_was_told_of(world: World) -> None:
+    events: list[object] = []
+
+    world.sync(on_event=events.append)
+
+    told = [event for event in events if isinstance(event, PageStored | EntityFinished)]
+    for name in ("vin_candidates", "accounts"):
+        own = [
+            event
+            for event in told
+            if (event.entity if isinstance(event, PageStored) else event.report.name) == name
+        ]
+        assert isinstance(own[-1], EntityFinished)
+        assert len(own) > 1
+
+
+def test_a_guessed_key_that_does_not_tell_records_apart_fails_the_entity(make_world: Any) -> None:
+    # Nothing in the name or the columns says which of the two ids is the key.
+    odd = Table(
+        "vin_odd", "vin_odds", "vin_rowidentifier",
+        [Column("vin_groupid", "Uniqueidentifier")],
+        in_metadata=False, modifiedon=False, createdon=False,
+    )  # fmt: skip
+    world: World = make_world([odd])
+    group = "11111111-1111-1111-1111-111111111111"
+    world.emulator.insert_many("vin_odds", [{"vin_groupid": group}] * 3)
+
+    report = world.sync([EntityConfig("vin_odds")])
+
+    assert "several records have the same vin_groupid" in str(report.failed[0].error)
+    assert world.query("SELECT count(*) FROM vin_odds") == [(0,)]
+
+
+def test_a_junction_set_without_metadata_has_its_own_key(make_world: Any) -> None:
+    junction = replace(TABLES[2], in_metadata=False)
+    world: World = make_world([TABLES[0], junction, *TABLES[3:]])
+    ids = [f"{n:08d}-1111-1111-1111-111111111111" for n in range(4)]
+    for left in ids:
+        for right in ids:
+            world.emulator.insert(
+                "vin_vin_candidate_accountset", {"vin_candidateid": left, "accountid": right}
+            )
+
+    report = world.sync([EntityConfig("vin_vin_candidate_accountset")])
+
+    assert report.ok
+    assert world.query("SELECT count(*) FROM vin_vin_candidate_accountset") == [(16,)]
+
+
+def test_a_table_of_another_program_is_not_taken_over(world: World) -> None:
+    world.execute("CREATE TABLE vin_products (x)")
+
+    with pytest.raises(ConfigError, match="tables of other programs under the names vin_products"):
+        world.sync()
+
+    assert world.emulator.log == []
+    assert world.query("SELECT name FROM sqlite_master") == [("vin_products",)]
+
+
+def test_more_columns_than_a_table_can_have_stay_in_the_json(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataverse_sync.store.tables.MOST_COLUMNS", 20)
+    many = [Column(f"vin_c{n:04d}", "Integer") for n in range(30)]
+    world: World = make_world([Table("vin_wide", "vin_wides", "vin_wideid", many)])
+    insert(world.emulator, "vin_wides", [{"vin_c0029": 7}])
+    entities = [EntityConfig("vin_wides")]
+
+    first, second = world.sync(entities), world.sync(entities)
+
+    assert (first.ok, second.ok) == (True, True)
+    assert world.is_mirror("vin_wides")
+    assert world.query("SELECT json_extract(json_response, '$.vin_c0029') FROM vin_wides") == [(7,)]
+
+
+def test_one_lock_guards_a_database_under_every_name(world: World, tmp_path: Path) -> None:
+    world.sync()
+    link = tmp_path / "link.db"
+    try:
+        link.symlink_to(world.db_path)
+    except OSError:
+        pytest.skip("symbolic links need a privilege here")
+
+    with run_lock.hold(world.db_path, datetime.now(UTC)), pytest.raises(LockedError):
+        run_sync(world.config(sqlite_db_path=link), ENTITIES)
+
+
+def test_the_log_of_an_interrupted_run_counts_what_was_committed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = database_states.save_checkpoint
+    calls: list[str] = []
+
+    def interrupt(connection: Any, name: str, checkpoint: Any) -> None:
+        calls.append(name)
+        if len(calls) == 2:  # the rows of its page are written, and not committed
+            raise KeyboardInterrupt
+        saved(connection, name, checkpoint)
+
+    monkeypatch.setattr(database_states, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        world.sync(ONLY)
+
+    ((stored,),) = world.query("SELECT count(*) FROM vin_candidates")
+    logged = world.query("SELECT records_fetched, records_added FROM _sync_log")
+    assert logged == [(stored, stored)]

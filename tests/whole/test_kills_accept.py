@@ -1,0 +1,241 @@
+"""``schema accept`` killed at any moment: a whole database, a lock that fits it, the same end.
+
+One real process is held at each of its moments while the folder is copied: a copy is what
+a kill leaves there, since nothing of SQLite waits in the process to be written. At some moments
+it is killed indeed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ENTITIES, TABLES, World, insert
+from standstill import halted
+
+from dataverse_sync import EntityConfig
+from dataverse_sync.commands import schema as schema_drift
+from dataverse_sync.commands.labels import run_labels
+from dataverse_sync.emulator import Column, Emulator, Table
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.store.schema_lock import load_locks
+from dataverse_sync.store.tables import dump_lock, load_lock
+
+KILLED = 1 if os.name == "nt" else -9
+ENTITY_LIST = json.dumps(
+    {"entities": [{"name": one.name, "filtered": one.filtered} for one in ENTITIES]}
+)
+VISITS = Table("vin_visit", "vin_visits", "vin_visitid", [Column("vin_name", "String")])
+
+
+class Drifted:
+    """A synced copy, and an environment whose columns have changed since; it stands still."""
+
+    def __init__(self, emulator: Emulator, folder: Path) -> None:
+        self.emulator = emulator
+        self.start = folder / "start"
+        self.start.mkdir()
+        (self.start / "entities_config.json").write_text(ENTITY_LIST)
+        world = self.world(self.start)
+        contacts = insert(emulator, "contacts", [{"fullname": str(n)} for n in range(25)])
+        accounts = insert(
+            emulator, "accounts", [{"name": str(n), "primarycontactid": n} for n in contacts]
+        )
+        candidates = [{"vin_number": n, "vin_developerid": key} for n, key in enumerate(accounts)]
+        insert(emulator, "vin_candidates", candidates * 2)
+        insert(emulator, "vin_products", [{"vin_name": str(n)} for n in range(45)])
+        assert world.sync().ok
+        emulator.add_column("vin_products", Column("vin_new", "Integer"))
+        emulator.add_column("vin_products", Column("vin_newer", "String"))
+        for number, key in enumerate(emulator.ids("vin_products")):
+            emulator.update("vin_products", key, {"vin_new": number, "vin_newer": f"<{number}>"})
+        assert world.sync().ok
+        run_labels(world.config(), ENTITIES, (), Redactor(), lambda _: None)
+        emulator.retype_column("vin_candidates", "vin_number", "String")
+        emulator.drop_column("accounts", "name")
+        world.wait()
+        assert world.sync().ok
+        (self.start / "dataverse.db-wal").unlink(missing_ok=True)
+        undisturbed = self.copy(self.start, folder / "undisturbed")
+        accept(undisturbed)
+        self.accepted = everything(undisturbed)
+
+    def world(self, folder: Path) -> World:
+        world = World(self.emulator, folder, TABLES)
+        world.page_size = 5000
+        return world
+
+    def copy(self, source: Path, target: Path) -> World:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.db-shm"))
+        return self.world(target)
+
+    def halted(self, world: World, pattern: str, number: int, *command: str) -> Any:
+        """``schema accept`` as a process that stands still at these moments."""
+        settings = dict(line.split("=", 1) for line in self.emulator.env_lines())
+        command = command or ("schema", "accept", "--drop")
+        return halted(pattern, number, *command, folder=world.folder, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def drifted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drifted]:
+    with Emulator([*TABLES, VISITS]) as emulator:
+        yield Drifted(emulator, tmp_path_factory.mktemp("drifted"))
+
+
+def accept(world: World) -> None:
+    failures = schema_drift.accept(
+        world.config(), ENTITIES, (), Redactor(), drop=True, tell=lambda _: None
+    )
+    assert failures == []
+
+
+def everything(world: World) -> dict[str, Any]:
+    """All that an accept changes or must leave alone, ``sync_time`` included."""
+    found: dict[str, Any] = dict(world.rows())
+    found["sqlite_master"] = world.query("SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2")
+    found["_schema_lock"] = world.query("SELECT schema FROM _schema_lock")
+    found["_sync_state"] = world.query("SELECT * FROM _sync_state ORDER BY 1")
+    found["schema.json"] = world.schema_path.read_text(encoding="utf-8")
+    return found
+
+
+def assert_it_is_mended(drifted: Drifted, left: World, by_sync: bool, moment: str) -> None:
+    """See that what a kill left is whole, and that the next command brings it to its end."""
+    assert left.query("PRAGMA integrity_check") == [("ok",)], moment
+    locked = load_locks(left.config())
+    assert locked.misfits == (), moment
+    if by_sync:
+        report = left.sync()
+        assert report.ok, moment
+        assert report.totals.fetched == 0, moment
+        written = left.schema_path.read_text(encoding="utf-8")
+        assert written == left.query("SELECT schema FROM _schema_lock")[0][0], moment
+        assert written == dump_lock(locked.lock), moment
+        left.execute("UPDATE _sync_state SET last_sync_time = NULL")
+    accept(left)
+    found = everything(left)
+    for name, value in drifted.accepted.items():
+        if name != "_sync_state":
+            assert found[name] == value, f"{name}, {moment}"
+    assert left.query("PRAGMA integrity_check") == [("ok",)], moment
+
+
+# Reading changes nothing: between such moments a kill leaves the same.
+MOMENTS = r"^after (?!SELECT|PRAGMA|BEGIN)|^before (COMMIT|REPLACE)"
+
+
+def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "held")
+    seen: list[str] = []
+    spilt = 0
+
+    with drifted.halted(world, MOMENTS, 1) as held:
+        while held.moment is not None:
+            copy = drifted.copy(world.folder, tmp_path / f"{len(seen)}")
+            log = copy.db_path.with_name("dataverse.db-wal")
+            if held.moment.startswith("before COMMIT") and log.exists():
+                spilt = max(spilt, log.stat().st_size)
+            seen.append(held.moment)
+            held.go_on()
+        assert held.process.wait(30) == 0
+    for number, moment in enumerate(seen):
+        left = drifted.world(tmp_path / f"{number}")
+        assert_it_is_mended(drifted, left, number % 2 == 0, f"{number}: {moment}")
+        shutil.rmtree(left.folder)
+
+    assert everything(world) == drifted.accepted
+    assert len(seen) > 50
+    assert spilt > 50_000  # there was something to take back
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("^after BEGIN", 1),
+        ("^after ALTER TABLE vin_candidates RENAME", 1),
+        ("^after INSERT INTO vin_candidates", 2),
+        ("^after DROP TABLE _old_vin_candidates", 1),
+        ("^before COMMIT", 1),
+        ("^after COMMIT", 1),
+        ("^before REPLACE", 1),
+        ("^after REPLACE", 1),
+        ("^after ALTER TABLE vin_products ADD", 1),
+        ("^after UPDATE vin_products", 2),
+        ("^after DROP VIEW", 1),
+        ("^before COMMIT", 4),
+        ("^before REPLACE", 5),
+    ],
+)
+def test_a_killed_accept_is_taken_up_by_the_next(
+    drifted: Drifted, tmp_path: Path, place: str, number: int
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+
+    with drifted.halted(world, place, number) as held:
+        moment = held.moment
+        held.kill()
+
+    assert moment is not None
+    assert held.process.returncode == KILLED
+    assert_it_is_mended(drifted, world, number % 2 == 0, moment)
+
+
+def test_an_accept_killed_again_and_again_comes_to_its_end(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+
+    for _ in range(5):
+        with drifted.halted(world, "^before REPLACE", 2) as held:
+            held.kill()
+    accept(world)
+
+    assert everything(world) == drifted.accepted
+
+
+def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+    committed = "^after COMMIT of .*INSERT INTO _schema_lock"
+
+    for name in ("vin_products", "accounts"):
+        command = ("schema", "accept", "--drop", name)
+        with drifted.halted(world, committed, 1, *command) as held:
+            assert held.moment is not None
+            held.kill()
+
+    lock = load_locks(world.config()).lock
+    assert lock["vin_products"].has("vin_new")
+    assert not lock["accounts"].has("name")
+    assert_it_is_mended(drifted, world, True, "after two")
+
+
+def test_what_an_accept_left_unwritten_is_not_lost_when_a_sync_dies_there_too(
+    drifted: Drifted, tmp_path: Path
+) -> None:
+    world = drifted.copy(drifted.start, tmp_path / "killed")
+    committed = "^after COMMIT of .*INSERT INTO _schema_lock"
+    accepting = ("schema", "accept", "--drop", "vin_products")
+
+    with drifted.halted(world, committed, 1, *accepting) as held:
+        held.kill()
+    more = {"entities": [*json.loads(ENTITY_LIST)["entities"], {"name": "vin_visits"}]}
+    (world.folder / "entities_config.json").write_text(json.dumps(more))
+    with drifted.halted(world, committed, 1, "sync") as held:
+        assert held.moment is not None
+        held.kill()
+
+    lock = load_locks(world.config()).lock
+    assert lock["vin_products"].has("vin_new")
+    assert "vin_visits" in lock
+    report = world.sync([*ENTITIES, EntityConfig("vin_visits")])
+    assert report.ok
+    assert load_lock(world.schema_path) == lock
