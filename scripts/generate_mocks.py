@@ -22,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from dataverse_sync.dataverse.throttle import Throttle
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataverse_sync import Config
@@ -31,7 +33,7 @@ from dataverse_sync.commands.options import add_selection, add_settings, add_ver
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.auth import describe
 from dataverse_sync.dataverse.session import Environment, open_environment
-from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Throttle, Transport
+from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Transport
 from dataverse_sync.errors import (
     ConfigError,
     EntityError,

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from dataverse_sync.dataverse.throttle import Throttle
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataverse_sync import Config
@@ -24,7 +26,7 @@ from dataverse_sync.cli import FAILED, OK, guard, load
 from dataverse_sync.commands.options import add_selection, add_settings, add_verbosity, add_workers
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Environment, open_environment
-from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Throttle, Transport
+from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Transport
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Entity, PageRequest
 from dataverse_sync.redaction import Redactor

@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.definitions import diff_entity, infer_entity
 from dataverse_sync.dataverse.session import Environment, open_environment
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
+from dataverse_sync.schema.drift import diff_entity
+from dataverse_sync.schema.inference import infer_entity
 from dataverse_sync.store import database, run_lock
 from dataverse_sync.store import sync_state as states
 from dataverse_sync.store.schema_lock import Locked, load_fitting_lock

@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.errors import ConfigError
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.show.text import format_table
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.database import check_file, open_reader, read_tables

@@ -19,15 +19,17 @@ from sqlalchemy import Connection, Text, cast, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import open_environment
 from dataverse_sync.errors import ConfigError, EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
+from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, deletions, run_lock, sync_state
 from dataverse_sync.store.references import References, count_dangling
+from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
 from dataverse_sync.store.schema_lock import load_fitting_lock
-from dataverse_sync.store.tables import VALID_FROM, EntityTable, SqlRow, build_table, to_rows
+from dataverse_sync.store.tables import EntityTable, build_table
+from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.page_loop import PageLoop, Steps
 from dataverse_sync.sync.reading import EntityReader, Query
 
@@ -214,8 +216,8 @@ class _Work:
         self._table = table
         self._connection = connection
         self._allow_deletes = allow_deletes
-        self._now = sync_state.to_text(datetime.now(UTC))
-        check.rows = database.count_rows(connection, table)
+        self._now = to_text(datetime.now(UTC))
+        check.rows = count_rows(connection, table)
 
     def check_all(self, repair: bool) -> Steps:
         """All keys and versions of an unfiltered entity."""
@@ -291,7 +293,7 @@ class _Work:
 
         yield from self.reader.read(self.reader.by_id(altered, take_altered))
         mend += rows.values()
-        database.rewrite(self._connection, self._table, mend)
+        rewrite(self._connection, self._table, mend)
         check.repaired += len(mend)
         self._remove([key for key in gone if key in check.extra], "not_returned")
 
@@ -299,7 +301,7 @@ class _Work:
         deletions.doom_ids(self._connection, self._table, keys, reason)
         deletions.check_guard(self._connection, self._table, self._allow_deletes)
         self.check.repaired += deletions.remove_doomed(self._connection, self._table, self._now)
-        rows = database.count_rows(self._connection, self._table)
+        rows = count_rows(self._connection, self._table)
         sync_state.set_state(self._connection, self._table.name, records_count=rows)
 
     def _confirming(self) -> tuple[str, ...]:
@@ -317,7 +319,7 @@ class _Work:
     def _is_newer(self, row: SqlRow, began: datetime | None) -> bool:
         for column, value in zip(self._table.columns, row, strict=False):
             if column.name == "modifiedon":
-                changed = odata.parse_timestamp(value)
+                changed = parse_timestamp(value)
                 return changed is not None and began is not None and changed >= began
         return False
 

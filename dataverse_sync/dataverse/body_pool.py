@@ -14,7 +14,7 @@ import threading
 import weakref
 from contextlib import suppress
 
-from dataverse_sync.dataverse.transport import StoppedError
+from dataverse_sync.dataverse.throttle import StoppedError
 
 PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and its commit
 _STEP = 2**18  # maps are multiples of it, so that one fits a slightly larger page too

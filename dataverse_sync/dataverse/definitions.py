@@ -10,11 +10,9 @@ https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-meta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from dataverse_sync.errors import PageError
-from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Drift, Entity
+from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
 # AttributeType (or, for Virtual ones, AttributeTypeName) → the column's type.
 _TYPES: Mapping[str, ColumnType] = {
@@ -127,96 +125,4 @@ def _is_readable(attribute: Mapping[str, Any]) -> bool:
 # The fallback: a sample record
 
 
-def infer_entity(name: str, record: Mapping[str, Any]) -> Entity:
-    """What one record lets us guess; columns that are null in it become TEXT.
-
-    Raises:
-        PageError: The record holds no column at all.
-    """
-    columns = {
-        column: value
-        for column, value in record.items()
-        if "@" not in column and IDENTIFIER.fullmatch(column)
-    }
-    if not columns:
-        raise PageError(f"{name}: the first record holds no column")
-    key, key_found = detect_key(name, list(columns))
-    return Entity(
-        name=name,
-        key=key,
-        columns=tuple(Column(column, infer_type(value)) for column, value in columns.items()),
-        source="sample",
-        key_found=key_found,
-    )
-
-
-def detect_key(entity_set: str, columns: Sequence[str]) -> tuple[str, str]:
-    """The likeliest key column, and how it was found, in words for the log."""
-    singulars = [entity_set]
-    if entity_set.endswith("s"):
-        singulars.append(entity_set[:-1])
-    if entity_set.endswith("ies"):
-        singulars.append(entity_set[:-3] + "y")
-    if entity_set.endswith("es"):
-        singulars.append(entity_set[:-2])
-    # Junction tables: custom ones end in "set", older ones of the system in "collection".
-    singulars += [
-        entity_set.removesuffix(suffix)
-        for suffix in ("set", "collection")
-        if entity_set.endswith(suffix)
-    ]
-    for singular in singulars:
-        if f"{singular}id" in columns:
-            how = "named as the set" if singular == entity_set else f"'{singular}' + 'id'"
-            return f"{singular}id", how
-    ids = [column for column in columns if column.endswith("id") and not column.startswith("_")]
-    if ids:
-        return min(ids, key=len), "the shortest column that ends in 'id'"
-    return columns[0], "the first column"
-
-
-def infer_type(value: object) -> ColumnType:
-    if isinstance(value, int):  # bool too
-        return "INTEGER"
-    if isinstance(value, float):
-        return "REAL"
-    return "TEXT"
-
-
 # Drift
-
-
-def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
-    """The differences that matter to the table: columns and their types."""
-    was = {column.name: column.type for column in locked.columns if not column.gone}
-    now = {column.name: column.type for column in live.columns}
-    added = [
-        Drift(locked.name, "column_added", name, None, now[name]) for name in now if name not in was
-    ]
-    removed = [
-        Drift(locked.name, "column_removed", name, was[name], None)
-        for name in was
-        if name not in now
-    ]
-    # A sample shows null as TEXT: what it says of types proves nothing.
-    guessed = "sample" in (locked.source, live.source)
-    retyped = [
-        Drift(locked.name, "type_changed", name, was[name], now[name])
-        for name in was
-        if name in now and was[name] != now[name] and not guessed
-    ]
-    # A key that was guessed wrong merges records: nothing else shows it.
-    rekeyed = [
-        Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT")
-        for _ in range(locked.key != live.key and live.source == "metadata")
-    ]
-    return [*added, *removed, *retyped, *rekeyed]
-
-
-def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:
-    """What to lock now: the live schema, and the columns that are gone unless they are dropped."""
-    if drop:
-        return live
-    have = {column.name for column in live.columns}
-    gone = [replace(column, gone=True) for column in locked.columns if column.name not in have]
-    return replace(live, columns=(*live.columns, *gone))

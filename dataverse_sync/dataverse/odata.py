@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
@@ -263,14 +262,3 @@ def follow(page: Page, link: str) -> str:
             hint="The service would be read in a circle. Run again later; if it stays, report it.",
         )
     return link
-
-
-def parse_timestamp(text: object) -> datetime | None:
-    """A moment of the service (``2024-05-01T10:00:00Z``), aware UTC; None where it is none."""
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # an offset may lead out of the years 1 to 9999
-        return None

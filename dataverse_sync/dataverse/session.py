@@ -12,7 +12,8 @@ from typing import TypeVar
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Throttle, Transport
+from dataverse_sync.dataverse.throttle import Throttle
+from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Transport
 from dataverse_sync.redaction import Redactor
 
 log = logging.getLogger(__name__)

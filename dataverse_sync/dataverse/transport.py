@@ -12,7 +12,6 @@ import email.utils
 import re
 import ssl
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import RequestHistory, Retry
 
 from dataverse_sync.config import is_loopback
+from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.version import __version__
 
 RETRIES = 5  # after waits of 1, 2, 4, 8 and 16 s
@@ -42,12 +42,6 @@ NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # while a body is bein
 _DISCARDED = 65536  # bytes of a fault's body
 USER_AGENT = f"dataverse-sync/{__version__}"
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
-
-Clock = Callable[[], float]
-
-
-class StoppedError(Exception):
-    """The run is ending; no request goes out any more."""
 
 
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
@@ -63,113 +57,6 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
         return max(0.0, (moment - now).total_seconds())
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-class Throttle:
-    """The one gate that all requests pass: how many at once, and when none at all.
-
-    A 429 closes it for as long as the service says and halves the requests in
-    flight; they come back one by one as answers arrive. The 429s to what was on its
-    way already when the first of them came are of the same burst: they halve no more.
-
-    Args:
-        limit: Requests in flight at most.
-        clock: Seconds that only go forward.
-        wait: Waits on a condition for at most so many seconds.
-    """
-
-    def __init__(
-        self,
-        limit: int,
-        clock: Clock = time.monotonic,
-        wait: Callable[[threading.Condition, float | None], object] = threading.Condition.wait,
-    ) -> None:
-        self.limit = limit
-        self.waited_s = 0.0  # how long the gate was closed, all told
-        self._allowed = limit
-        self._in_flight = 0
-        self._streak = 0
-        self._closed_until = 0.0
-        self._bursts = 0
-        self._sent = threading.local()  # after which burst this thread's request went out
-        self._stopped = False
-        self._clock = clock
-        self._wait = wait
-        self._condition = threading.Condition()
-
-    @property
-    def in_flight(self) -> int:
-        return self._in_flight
-
-    @property
-    def allowed(self) -> int:
-        return self._allowed
-
-    def enter(self) -> None:
-        """Wait for the gate and for a place, and take it.
-
-        Raises:
-            StoppedError: The run ended meanwhile.
-        """
-        with self._condition:
-            while True:
-                self._check()
-                closed_s = self._closed_until - self._clock()
-                if closed_s > 0:
-                    self._wait(self._condition, closed_s)
-                elif self._in_flight >= self._allowed:
-                    self._wait(self._condition, None)
-                else:
-                    self._in_flight += 1
-                    self._sent.after = self._bursts
-                    return
-
-    def leave(self, answered: bool) -> None:
-        """Give the place back; an answer lets the others climb back towards the limit."""
-        with self._condition:
-            self._in_flight -= 1
-            if answered and self._allowed < self.limit:
-                self._streak += 1
-                if self._streak >= self._allowed:
-                    self._streak = 0
-                    self._allowed += 1
-            self._condition.notify_all()
-
-    def close(self, wait_s: float) -> None:
-        """Close the gate for everyone, because this thread's request was answered 429."""
-        with self._condition:
-            now = self._clock()
-            if getattr(self._sent, "after", self._bursts) == self._bursts:
-                self._bursts += 1
-                self._allowed = max(1, min(self._allowed, self._in_flight) // 2)
-                self._streak = 0
-            until = max(self._closed_until, now + wait_s)
-            self.waited_s += until - max(self._closed_until, now)
-            self._closed_until = until
-
-    def sleep(self, seconds: float) -> None:
-        """Wait without giving the place back, and for the gate if it is closed then.
-
-        Raises:
-            StoppedError: The run ended meanwhile.
-        """
-        with self._condition:
-            until = self._clock() + seconds
-            while (left := max(until, self._closed_until) - self._clock()) > 0:
-                self._check()
-                self._wait(self._condition, left)
-            self._check()
-            self._sent.after = self._bursts
-
-    def stop(self) -> None:
-        """Let nothing pass any more, and wake whoever waits."""
-        with self._condition:
-            self._stopped = True
-            self._condition.notify_all()
-
-    def _check(self) -> None:
-        if self._stopped:
-            raise StoppedError
 
 
 class Retries(Retry):

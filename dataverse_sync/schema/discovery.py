@@ -11,6 +11,7 @@ from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Entity
+from dataverse_sync.schema.inference import infer_entity
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def read_samples(
     def sample(name: str) -> Entity | EntityError | None:
         try:
             record = client.get_sample(name)
-            return None if record is None else metadata.infer_entity(name, record)
+            return None if record is None else infer_entity(name, record)
         except EntityError as error:
             return error
 

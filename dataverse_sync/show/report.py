@@ -23,13 +23,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.errors import ConfigError, StorageError
 from dataverse_sync.model import Counts
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.database import check_file, open_reader, read_tables
 from dataverse_sync.store.deletions import DELETED
-from dataverse_sync.store.sync_state import DIED, LOG, SCHEMA_CHANGES, STATE
+from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
+from dataverse_sync.store.sync_state import DIED, LOG, STATE
 from dataverse_sync.version import __version__
 
 DEFAULT_RUNS = 30

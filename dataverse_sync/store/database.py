@@ -6,48 +6,32 @@ never blocked, since the file is in WAL mode.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     URL,
     Connection,
     Engine,
     MetaData,
-    Table,
     create_engine,
     event,
-    func,
-    select,
 )
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from dataverse_sync.errors import ConfigError, StorageError
-from dataverse_sync.model import Counts
-from dataverse_sync.store.tables import (
-    JSON_RESPONSE,
-    EntityTable,
-    SqlRow,
-    compile_insert,
-    compile_upsert,
-)
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
 PAGE_SIZE = 16384  # bytes; saves 5 to 36 % of a first sync against SQLite's 4,096
 CACHE_KIB = 128 * 1024  # SQLite's 2 MB spill the indexes of a large table over and over
 SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
 BUSY_TIMEOUT_S = 60.0  # another writer is waited for this long
-ROWS_PER_CALL = 500  # more at once gains nothing and holds more memory
 _MAGIC = b"SQLite format 3\0"
 
 OWN_TABLES = MetaData()  # the program's own tables, each defined where it is used
@@ -238,146 +222,3 @@ def read_tables(connection: Connection) -> Mapping[str, Mapping[str, tuple[str, 
 
 
 # Rows
-
-
-_insert = cache(compile_insert)
-_upsert = cache(compile_upsert)
-
-
-# Looks at what is stored, as text: SQLAlchemy takes a millisecond a table to compile the last.
-# Rows of 128 KiB and more are left to the look by key: SQLite joins no more than 1 GB.
-_BY_KEYS = """
-    SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
-"""
-_FROM_KEY_ON = """
-    SELECT {key} AS key, json_response FROM {table}
-    WHERE {row} >= (SELECT {row} FROM {table} WHERE {key} = ?)
-    AND typeof({key}) = 'text' AND typeof(json_response) = 'text'
-    AND length(CAST(json_response AS BLOB)) < 131072
-    ORDER BY {row}
-"""
-_JOINED = f"""
-    SELECT group_concat(key), CAST(group_concat(json_response) AS BLOB)
-    FROM ({_FROM_KEY_ON} LIMIT ?)
-"""  # noqa: S608  a constant
-
-
-@cache
-def _name(look: str, table: Table) -> str:
-    """One of these for a table, its names quoted."""
-    quote = sqlite.dialect().identifier_preparer.quote
-    taken = {column.name.lower() for column in table.c}
-    # SQLite's number of a row; a column of such a name hides it, and takes a scan.
-    row = next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
-    key = next(iter(table.primary_key)).name
-    return look.format(table=quote(table.name), key=quote(key), row=row)
-
-
-def upsert(
-    connection: Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool = False
-) -> Counts:
-    """Write the rows that are new or differ; leave the others as they were.
-
-    What differs is told by ``json_response``, not by a version: calculated columns
-    change without one.
-
-    Args:
-        connection: In a transaction.
-        table: Where to.
-        rows: As ``to_rows`` made them, best not more than ``ROWS_PER_CALL``.
-        fresh: Whether the table was empty when its read began, so that hardly any of
-            them can be there: they are inserted first, and looked at only if one was.
-
-    Returns:
-        How many rows came, and how many of them were new, changed, and as stored.
-    """
-    if not rows:
-        return Counts()
-    latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
-    inserted = 0
-    if fresh:
-        inserted = connection.exec_driver_sql(_insert(table.table), list(latest.values())).rowcount
-        if inserted == len(rows):
-            return Counts(fetched=inserted, added=inserted)
-    keys = json.dumps(list(latest))
-    found = connection.exec_driver_sql(_name(_BY_KEYS, table.table), (keys,))
-    stored: dict[str, str] = {row[0]: row[1] for row in found}
-    changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
-    if changed:
-        connection.exec_driver_sql(_upsert(table.table), changed)
-    new = len(latest) - len(stored)
-    added, updated = inserted + new, len(changed) - new
-    return Counts(
-        fetched=len(rows), added=added, updated=updated, unchanged=len(rows) - added - updated
-    )
-
-
-def find_unchanged(
-    connection: Connection,
-    table: EntityTable,
-    keys: Sequence[str],
-    records: Sequence[msgspec.Raw],
-) -> set[str]:
-    """The keys under which this very record is stored.
-
-    The records of a page that came like this before lie together, and are compared as one
-    text.
-
-    Args:
-        connection: In a transaction.
-        table: Where.
-        keys: Those of the records; none comes twice.
-        records: What to compare with ``json_response``.
-    """
-    unchanged: set[str] = set()
-    joined = _name(_JOINED, table.table)
-    for start in range(0, len(keys), ROWS_PER_CALL):
-        part, came = keys[start : start + ROWS_PER_CALL], records[start : start + ROWS_PER_CALL]
-        stored = connection.exec_driver_sql(joined, (part[0], len(part))).one()
-        if stored == (",".join(part), b",".join(came)):
-            unchanged.update(part)
-        else:
-            unchanged |= _find_unchanged(connection, table.table, part, came)
-    return unchanged
-
-
-def _find_unchanged(
-    connection: Connection, table: Table, keys: Sequence[str], records: Sequence[msgspec.Raw]
-) -> set[str]:
-    """The same row by row: first those that lie together, then the others by their keys."""
-    # What is no UTF-8 becomes a text that no row can have.
-    texts = {
-        key: str(record, "utf-8", "surrogateescape")
-        for key, record in zip(keys, records, strict=True)
-    }
-    with connection.exec_driver_sql(_name(_FROM_KEY_ON, table), (keys[0],)) as result:
-        stored: Any = result.cursor  # the driver's own: its rows are plain tuples
-        near = stored.fetchmany(len(keys))
-    unchanged = {key for key, text in near if (key, text) in texts.items()}
-    if others := [key for key in keys if key not in unchanged]:
-        found = connection.exec_driver_sql(_name(_BY_KEYS, table), (json.dumps(others),))
-        unchanged.update(key for key, text in found if (key, text) in texts.items())
-    return unchanged
-
-
-def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
-    """Write rows whatever is stored under their keys."""
-    if rows:
-        connection.exec_driver_sql(_upsert(table.table), list(rows))
-
-
-def count_rows(connection: Connection, table: EntityTable) -> int:
-    return connection.execute(select(func.count()).select_from(table.table)).scalar_one()
-
-
-def is_empty(connection: Connection, table: EntityTable) -> bool:
-    key: Any = next(iter(table.table.primary_key))
-    return connection.execute(select(key).limit(1)).first() is None
-
-
-def find_newest(connection: Connection, table: EntityTable) -> str | None:
-    """The largest ``modifiedon`` in a table, by its index; None where there is none."""
-    if "modifiedon" not in table.table.c:
-        return None
-    newest: str | None = connection.execute(select(func.max(table.table.c.modifiedon))).scalar()
-    return newest

@@ -37,8 +37,9 @@ from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.errors import GuardError, PageError
 from dataverse_sync.model import Page, Reason
-from dataverse_sync.store.database import OWN_TABLES, TEMPORARY_TABLES, count_rows
+from dataverse_sync.store.database import OWN_TABLES, TEMPORARY_TABLES
 from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.store.upsert import count_rows
 
 _AGAIN = "Is a proxy in between? Run again; it goes on from the last committed page."
 GUARDED_ROWS = 100  # tables of more rows than this are never emptied by half unasked

@@ -8,7 +8,7 @@ are changed by UPDATE of the columns meant, never replaced.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,13 +26,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync.dataverse.odata import parse_timestamp
-from dataverse_sync.errors import ConfigError
-from dataverse_sync.model import Counts, Drift, Segment, State
+from dataverse_sync.model import Counts, Segment, State
+from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.store.database import OWN_TABLES
-from dataverse_sync.store.tables import Lock, dump_lock, parse_lock
 
 # The service commits out of order within two minutes; a moment is shown to the second only.
 LATE_COMMIT = timedelta(minutes=2, seconds=1)
@@ -67,38 +64,11 @@ LOG = Table(
     Column("requests", Integer, nullable=False, default=0),
     Column("error", Text),
 )
-SCHEMA_LOCK = Table(
-    "_schema_lock",
-    OWN_TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("schema", Text, nullable=False),
-    Column("locked_at", Text, nullable=False),
-    Column("replaces", Text),  # the lock before it: a file that still says this is behind
-)
-SCHEMA_CHANGES = Table(
-    "_schema_changes",
-    OWN_TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("run_id", Text, nullable=False),
-    Column("entity_name", Text, nullable=False),
-    Column("column_name", Text),
-    Column("change", Text, nullable=False),
-    Column("severity", Text, nullable=False),
-    Column("old_type", Text),
-    Column("new_type", Text),
-    Column("detected_at", Text, nullable=False),
-    Column("standing", Integer, nullable=False, default=1),
-)
 
 # Made once: to build a statement takes five times as long as to execute it, and these are
 # executed for each page. What they set is named by the parameters.
 _CHANGE_STATE = update(STATE).where(STATE.c.entity_name == bindparam("changed"))
 _CHANGE_LOG = update(LOG).where(LOG.c.id == bindparam("changed"))
-
-
-def to_text(moment: datetime) -> str:
-    """UTC as the tables keep it: ``2026-11-23T02:00:00.000Z``."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # Bookmarks
@@ -259,84 +229,3 @@ def close_dead_runs(connection: Connection, now: datetime) -> int:
 
 
 # The database's copy of the lock, and what differed from it
-
-
-@dataclass(frozen=True, slots=True)
-class LockCopy:
-    """The lock that the tables were made from, and the text of the one before it."""
-
-    lock: Lock
-    replaces: str | None
-
-
-def load_lock_copy(connection: Connection, where: str) -> LockCopy | None:
-    """The database's own copy of the lock; None in a database without one.
-
-    Raises:
-        ConfigError: The copy is damaged, or the database itself.
-    """
-    try:
-        row = connection.execute(select(SCHEMA_LOCK)).first()
-    except DBAPIError as error:
-        raise ConfigError(
-            f"{where}: cannot be read ({error.orig})",
-            "Restore it from a backup, or move it away and sync again.",
-        ) from error
-    if row is None:
-        return None
-    return LockCopy(parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces)
-
-
-def save_lock_copy(connection: Connection, lock: Lock, now: datetime) -> None:
-    """Keep the lock in the database; call it in the transaction that changes the tables."""
-    text = dump_lock(lock)
-    before = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()
-    if before == text:
-        return
-    values = {"id": 1, "schema": text, "locked_at": to_text(now), "replaces": before}
-    statement = sqlite.insert(SCHEMA_LOCK).values(values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-
-
-def record_drift(
-    connection: Connection,
-    run_id: str,
-    drift: Sequence[Drift],
-    compared: Collection[str],
-    now: datetime,
-) -> None:
-    """Write each difference once while it stands; one that comes back is written again.
-
-    Args:
-        connection: In a transaction.
-        run_id: The run that found them.
-        drift: What differs now.
-        compared: The entities that were looked at; differences of others stand.
-        now: When.
-    """
-    standing = {
-        (row.entity_name, row.column_name, row.change, row.old_type, row.new_type): row.id
-        for row in connection.execute(select(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.standing == 1))
-    }
-    seen: Mapping[tuple[Any, ...], Drift] = {
-        (item.entity, item.column, item.change, item.old_type, item.new_type): item
-        for item in drift
-    }
-    for key, row_id in standing.items():
-        if key not in seen and key[0] in compared:
-            ended = update(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.id == row_id)
-            connection.execute(ended.values(standing=0))
-    for key, item in seen.items():
-        if key not in standing:
-            connection.execute(
-                insert(SCHEMA_CHANGES).values(
-                    run_id=run_id,
-                    entity_name=item.entity,
-                    column_name=item.column,
-                    change=item.change,
-                    severity=item.severity,
-                    old_type=item.old_type,
-                    new_type=item.new_type,
-                    detected_at=to_text(now),
-                )
-            )

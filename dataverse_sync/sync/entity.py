@@ -19,8 +19,12 @@ from sqlalchemy import Connection, Select
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import PageError, RequestError
 from dataverse_sync.model import Counts, EntityConfig, Page, PageRequest, Reason, Segment
+from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.store import deletions, sync_state
-from dataverse_sync.store.database import (
+from dataverse_sync.store.rows import VALID_FROM, Head, to_heads, to_rows
+from dataverse_sync.store.sync_state import Checkpoint, EntityState
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.store.upsert import (
     ROWS_PER_CALL,
     count_rows,
     find_newest,
@@ -28,8 +32,6 @@ from dataverse_sync.store.database import (
     is_empty,
     upsert,
 )
-from dataverse_sync.store.sync_state import Checkpoint, EntityState
-from dataverse_sync.store.tables import VALID_FROM, EntityTable, Head, to_heads, to_rows
 from dataverse_sync.sync.page_loop import Steps, Wanted
 from dataverse_sync.sync.reading import REFUSED_QUERY, DisorderError, EntityReader, Query, Store
 
@@ -77,11 +79,11 @@ def newest_of(values: Iterable[object]) -> str | None:
         return None
     last = max(texts)
     alike = len({len(text) for text in texts}) == 1 and last.endswith("Z")
-    if alike and odata.parse_timestamp(last) is not None:
+    if alike and parse_timestamp(last) is not None:
         return last
     newest: str | None = None
     for text in sorted(texts):
-        if odata.parse_timestamp(text) is not None:
+        if parse_timestamp(text) is not None:
             newest = sync_state.later(newest, text)
     return newest
 
@@ -131,7 +133,7 @@ class _Storing:
 
     def _complete(self) -> None:
         run, read = self._run, self._checkpoint
-        asked_at = odata.parse_timestamp(read.first_request_at) or run.now()
+        asked_at = parse_timestamp(read.first_request_at) or run.now()
         bookmark = None
         if run.table.entity.has("modifiedon"):
             bookmark = sync_state.next_bookmark(read.seen_max, asked_at)
@@ -460,7 +462,7 @@ class EntityRun:
             sync_state.set_state(self.connection, self.name, last_timestamp=bookmark)
 
     def remove_doomed(self) -> None:
-        deleted_at = sync_state.to_text(self.now())
+        deleted_at = to_text(self.now())
         removed = deletions.remove_doomed(self.connection, self.table, deleted_at)
         self.counts += Counts(deleted=removed)
 
@@ -539,7 +541,7 @@ class EntityRun:
         heads: list[Head] = []
         if expect == "same":
             heads, records = self._leave_unchanged(page)
-        rows = to_rows(self.table, records, sync_state.to_text(self.now()))
+        rows = to_rows(self.table, records, to_text(self.now()))
         if wanted is not None:
             rows = [row for row in rows if row[0].lower() in wanted]
         self.counts += Counts(fetched=len(heads), unchanged=len(heads))

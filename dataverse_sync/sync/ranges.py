@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.model import Segment
+from dataverse_sync.moments import parse_timestamp
 
 ROWS_PER_SEGMENT = 20_000  # fewer are not worth the requests that a range costs
 WORTH_PAGES = 3.0  # left in a range that is halved: its reader asks for a part of one too much
@@ -74,7 +74,7 @@ def split(
         return [segment]
     step = (end - left) / parts
     cuts = [(left + step * at).replace(microsecond=0) for at in range(1, parts)]
-    moments = [to_text(cut) for cut in cuts if left + timedelta(seconds=1) < cut < end]
+    moments = [format_second(cut) for cut in cuts if left + timedelta(seconds=1) < cut < end]
     since = list(dict.fromkeys(moments))
     if not since:
         return [segment]
@@ -110,6 +110,6 @@ def find_cut(
     return found
 
 
-def to_text(moment: datetime) -> str:
+def format_second(moment: datetime) -> str:
     """A moment as a filter has it, to the second."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,6 +17,7 @@ import msgspec
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import Entity, Page, PageRequest, Segment
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.sync import ranges as segments
 from dataverse_sync.sync.page_loop import Ahead, Steps, Wanted
 from dataverse_sync.sync.ranges import Came
@@ -321,7 +322,7 @@ def _find_moments(records: Sequence[msgspec.Raw]) -> list[datetime]:
         DisorderError: One has none, or they do not rise.
     """
     try:
-        moments = [odata.parse_timestamp(_decode_created(one).createdon) for one in records]
+        moments = [parse_timestamp(_decode_created(one).createdon) for one in records]
     except msgspec.MsgspecError as error:
         raise DisorderError from error
     known = [moment for moment in moments if moment is not None]
@@ -350,7 +351,7 @@ def _cut_page(page: Page, segment: Segment, came: Came | None) -> tuple[Page, Ca
         raise DisorderError
     else:
         came = replace(came, pages=came.pages + 1, last=last)
-    end = odata.parse_timestamp(segment.until)
+    end = parse_timestamp(segment.until)
     if end is None or last < end:
         return page, came
     inside = bisect.bisect_left(_find_moments(page.records), end)

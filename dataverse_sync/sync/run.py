@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from dataverse_sync.config import Config, check_entities, select_entities
-from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse.session import Environment, open_environment, wait_for
 from dataverse_sync.errors import (
     ConfigError,
@@ -42,14 +41,24 @@ from dataverse_sync.model import (
     State,
     SyncReport,
 )
+from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
+from dataverse_sync.schema.drift import diff_entity
+from dataverse_sync.schema.inference import infer_entity
+from dataverse_sync.schema.lock import Lock
 from dataverse_sync.store import database, deletions, run_lock
 from dataverse_sync.store import sync_state as states
 from dataverse_sync.store import tables as schema_manager
 from dataverse_sync.store.references import References
-from dataverse_sync.store.schema_lock import load_fitting_lock, save_file
-from dataverse_sync.store.tables import EntityTable, Lock
+from dataverse_sync.store.schema_lock import (
+    load_fitting_lock,
+    record_drift,
+    save_file,
+    save_lock_copy,
+)
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.store.upsert import count_rows
 from dataverse_sync.sync import ranges as segments
 from dataverse_sync.sync.entity import EntityRun
 from dataverse_sync.sync.page_loop import PageLoop
@@ -233,7 +242,7 @@ class _Run:
         drift: list[Drift] = []
         for name in self.compared:
             if name in live.entities:
-                drift += metadata.diff_entity(self.lock[name], live.entities[name])
+                drift += diff_entity(self.lock[name], live.entities[name])
             elif problem is None and self.lock[name].source == "metadata":
                 drift.append(Drift(name, "entity_removed"))
         compared = [name for name in self.compared if name in live.entities]
@@ -243,7 +252,7 @@ class _Run:
         self._tell_drift(drift)
         self.drift += drift
         with database.transaction(self.connection):
-            states.record_drift(self.connection, self.run_id, drift, compared, _now())
+            record_drift(self.connection, self.run_id, drift, compared, _now())
 
     def _tell_drift(self, drift: Iterable[Drift]) -> None:
         for item in drift:
@@ -272,9 +281,9 @@ class _Run:
                 if name not in self.there:
                     table.table.create(self.connection)
             states.ensure_rows(self.connection, [entity.name for entity in self.entities])
-            states.record_drift(self.connection, self.run_id, drift, (), _now())
+            record_drift(self.connection, self.run_id, drift, (), _now())
             if self.lock:
-                states.save_lock_copy(self.connection, self.lock, _now())
+                save_lock_copy(self.connection, self.lock, _now())
         if added:
             save_file(self.config, self.lock)
 
@@ -351,8 +360,8 @@ class _Run:
         for name, run in self.runs.items():
             if run.sample is not None and self.lock[name].source == "sample":
                 with suppress(ValueError):  # a number of 5,000 digits
-                    live = metadata.infer_entity(name, json.loads(bytes(run.sample)))
-                    drift[name] = metadata.diff_entity(self.lock[name], live)
+                    live = infer_entity(name, json.loads(bytes(run.sample)))
+                    drift[name] = diff_entity(self.lock[name], live)
         if drift:
             self._record_drift([item for items in drift.values() for item in items], drift)
 
@@ -501,11 +510,11 @@ class _Run:
         run = self.runs.get(name)
         counts = run.counts if run else Counts()
         requests = run.requests if run else 0
-        now = states.to_text(_now())
+        now = to_text(_now())
         text = None if error is None else self.redactor.redact(str(error))
         changes: dict[str, object] = {"state": "failed" if error else state, "error": text}
         if run is not None:
-            changes["records_count"] = database.count_rows(self.connection, run.table)
+            changes["records_count"] = count_rows(self.connection, run.table)
         if error is None and state == "completed":
             changes["last_sync_time"] = now
         states.set_state(self.connection, name, **changes)

@@ -31,7 +31,7 @@ from dataverse_sync.commands.init import (
     run_init,
 )
 from dataverse_sync.config import load_entities, load_settings
-from dataverse_sync.dataverse import transport
+from dataverse_sync.dataverse import throttle
 from dataverse_sync.emulator import Column, Emulator, Fault, Table, demo_tables, fill_demo
 from dataverse_sync.emulator.emulator import CLIENT_ID, CLIENT_SECRET
 from dataverse_sync.errors import (
@@ -288,7 +288,7 @@ def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitC
 def test_an_address_that_does_not_answer_is_told(
     asked: InitChoices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport.Throttle, "sleep", lambda self, seconds: None)
+    monkeypatch.setattr(throttle.Throttle, "sleep", lambda self, seconds: None)
     address = "http://127.0.0.1:9"
     talk = Talk(address, "id", address, address)
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from dataverse_sync.commands import schema as schema_drift
 from dataverse_sync.commands.labels import run_labels
-from dataverse_sync.dataverse.definitions import accept_entity, diff_entity
 from dataverse_sync.emulator import Column as EmulatedColumn
 from dataverse_sync.emulator import Table
 from dataverse_sync.errors import ConfigError, LockedError
 from dataverse_sync.model import Column, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
+from dataverse_sync.schema.drift import accept_entity, diff_entity
+from dataverse_sync.schema.lock import dump_lock, load_lock
 from dataverse_sync.store.run_lock import hold
-from dataverse_sync.store.tables import dump_lock, load_lock
 
 
 def diff(world: World, only: tuple[str, ...] = ()) -> list[str]:

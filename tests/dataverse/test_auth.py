@@ -41,7 +41,8 @@ from dataverse_sync.dataverse.auth import (
     parse_challenge,
     parse_token,
 )
-from dataverse_sync.dataverse.transport import StoppedError, Throttle, Transport
+from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, SyncError, UnreachableError
 from dataverse_sync.redaction import MASK, Redactor
 

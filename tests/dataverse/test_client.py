@@ -42,7 +42,8 @@ from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.body_pool import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.transport import StoppedError, Throttle, Transport
+from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor

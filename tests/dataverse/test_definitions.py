@@ -18,17 +18,11 @@ from sqlalchemy import MetaData
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateTable
 
-from dataverse_sync.dataverse.definitions import (
-    accept_entity,
-    definitions_filter,
-    detect_key,
-    diff_entity,
-    infer_entity,
-    infer_type,
-    parse_definition,
-)
+from dataverse_sync.dataverse.definitions import definitions_filter, parse_definition
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Entity
+from dataverse_sync.schema.drift import accept_entity, diff_entity
+from dataverse_sync.schema.inference import detect_key, infer_entity, infer_type
 from dataverse_sync.store.tables import SPECIAL_COLUMNS, build_table
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataverse_sync import moments
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.odata import NotJsonError, parse_page
 from dataverse_sync.errors import PageError
@@ -530,7 +531,7 @@ def test_any_body_of_an_error_gives_two_texts(body):
     ],
 )
 def test_a_moment_is_aware_utc_or_none(text, expected):
-    found = odata.parse_timestamp(text)
+    found = moments.parse_timestamp(text)
 
     assert found == expected
     assert found is None or found.tzinfo is UTC

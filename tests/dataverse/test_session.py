@@ -20,7 +20,7 @@ from loopback import (
 
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse.session import open_environment
-from dataverse_sync.dataverse.transport import StoppedError
+from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.errors import AuthError
 from dataverse_sync.model import PageRequest
 from dataverse_sync.redaction import MASK, Redactor

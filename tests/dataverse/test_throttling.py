@@ -14,8 +14,7 @@ import pytest
 from conftest import World, insert
 
 from dataverse_sync import EntityConfig, SyncReport, run_sync
-from dataverse_sync.dataverse import session as environment
-from dataverse_sync.dataverse.transport import Throttle
+from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.emulator import Column, Limits, LoggedRequest, Table
 from dataverse_sync.show.text import format_summary
 
@@ -67,7 +66,7 @@ class Gate(Throttle):
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     made = Gate(50)
-    monkeypatch.setattr(environment, "Throttle", lambda _: made)
+    monkeypatch.setattr("dataverse_sync.dataverse.session.Throttle", lambda _: made)
     return made
 
 

@@ -34,13 +34,8 @@ from loopback import (
     zipped,
 )
 
-from dataverse_sync.dataverse.transport import (
-    LONGEST_WAIT_S,
-    StoppedError,
-    Throttle,
-    Transport,
-    parse_retry_after,
-)
+from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Transport, parse_retry_after
 from dataverse_sync.version import __version__
 
 NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)

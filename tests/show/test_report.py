@@ -18,6 +18,7 @@ from sqlalchemy import insert
 
 from dataverse_sync.errors import ConfigError, StorageError
 from dataverse_sync.model import Counts
+from dataverse_sync.moments import to_text
 from dataverse_sync.show import report
 from dataverse_sync.show.report import (
     Change,
@@ -41,7 +42,8 @@ from dataverse_sync.show.report import (
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.database import open_engine, prepare_own_tables
 from dataverse_sync.store.deletions import DELETED
-from dataverse_sync.store.sync_state import DIED, LOG, SCHEMA_CHANGES, STATE, to_text
+from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
+from dataverse_sync.store.sync_state import DIED, LOG, STATE
 
 NOW = datetime(2026, 11, 23, 7, 40, tzinfo=UTC)
 NIGHT = datetime(2026, 11, 23, 2, tzinfo=UTC)

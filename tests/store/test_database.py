@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from dataverse_sync.errors import ConfigError, StorageError
 from dataverse_sync.model import Column, Counts, Entity
-from dataverse_sync.store import database
-from dataverse_sync.store.tables import build_table, to_rows
+from dataverse_sync.store import database, upsert
+from dataverse_sync.store.rows import to_rows
+from dataverse_sync.store.tables import build_table
 
 ACCOUNTS = build_table(
     Entity(
@@ -45,7 +46,7 @@ def write(
     connection, *records: str, at: str = "2026-11-23T02:00:00.000Z", fresh: bool = False
 ) -> Counts:
     rows = to_rows(ACCOUNTS, [raw(record) for record in records], at)
-    return database.upsert(connection, ACCOUNTS, rows, fresh=fresh)
+    return upsert.upsert(connection, ACCOUNTS, rows, fresh=fresh)
 
 
 def stored(connection) -> dict[str, tuple[object, ...]]:
@@ -373,33 +374,33 @@ def test_of_a_key_that_comes_twice_the_last_wins(connection, table):
 def test_a_row_can_be_written_whatever_is_stored(connection, table):
     write(connection, ALICE, at="2026-11-23")
 
-    database.rewrite(connection, table, to_rows(table, [raw(ALICE)], "2026-11-24"))
-    database.rewrite(connection, table, [])
+    upsert.rewrite(connection, table, to_rows(table, [raw(ALICE)], "2026-11-24"))
+    upsert.rewrite(connection, table, [])
 
     assert stored(connection)["a1"][3] == "2026-11-24"
 
 
 def test_the_newest_modifiedon_is_found(connection, table):
     versionless = build_table(Entity("labels", "labelid", (Column("labelid", "TEXT"),), "sample"))
-    before = database.find_newest(connection, table)
+    before = upsert.find_newest(connection, table)
     write(connection, BOB, ALICE)
 
     assert before is None
-    assert database.find_newest(connection, table) == "2024-01-02T00:00:00Z"
-    assert database.find_newest(connection, versionless) is None
+    assert upsert.find_newest(connection, table) == "2024-01-02T00:00:00Z"
+    assert upsert.find_newest(connection, versionless) is None
 
 
 def test_no_rows_are_no_work(connection):
-    assert database.upsert(connection, ACCOUNTS, []) == Counts()
+    assert upsert.upsert(connection, ACCOUNTS, []) == Counts()
 
 
 def test_rows_are_counted_and_an_empty_table_is_known(connection, table):
-    empty = database.is_empty(connection, table)
+    empty = upsert.is_empty(connection, table)
     write(connection, ALICE, BOB)
 
     assert empty
-    assert not database.is_empty(connection, table)
-    assert database.count_rows(connection, table) == 2
+    assert not upsert.is_empty(connection, table)
+    assert upsert.count_rows(connection, table) == 2
 
 
 def test_tables_are_read_with_their_types_and_keys(connection, table):
@@ -464,7 +465,7 @@ def test_unchanged_is_what_is_stored_under_that_key(connection, monkeypatch, key
     """Whatever lies where in the file, and whoever changed a row or its key by hand."""
     ACCOUNTS.table.create(connection, checkfirst=True)
     connection.exec_driver_sql("DELETE FROM accounts")
-    monkeypatch.setattr(database, "ROWS_PER_CALL", 4)
+    monkeypatch.setattr(upsert, "ROWS_PER_CALL", 4)
     there = data.draw(st.lists(st.sampled_from(keys), unique=True))
     if data.draw(st.booleans()):
         there.sort(key=keys.index)  # as they came
@@ -481,21 +482,19 @@ def test_unchanged_is_what_is_stored_under_that_key(connection, monkeypatch, key
         )
         there.remove(changed)
 
-    unchanged = database.find_unchanged(
-        connection, ACCOUNTS, keys, [raw(texts[key]) for key in keys]
-    )
+    unchanged = upsert.find_unchanged(connection, ACCOUNTS, keys, [raw(texts[key]) for key in keys])
 
     assert unchanged == set(there)
 
 
 def test_records_that_come_as_they_lie_take_one_look_for_many(connection, table, monkeypatch):
-    monkeypatch.setattr(database, "ROWS_PER_CALL", 4)
+    monkeypatch.setattr(upsert, "ROWS_PER_CALL", 4)
     texts = {f"k{n}": json.dumps({"accountid": f"k{n}"}) for n in range(10)}
     write(connection, *texts.values())
     looks: list[str] = []
     connection.connection.driver_connection.set_trace_callback(looks.append)
 
-    unchanged = database.find_unchanged(
+    unchanged = upsert.find_unchanged(
         connection, table, list(texts), [raw(text) for text in texts.values()]
     )
 
@@ -509,8 +508,8 @@ def test_rows_too_long_to_be_joined_are_looked_at_one_by_one(connection, table):
     connection.connection.driver_connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 500_000)
     keys = [f"k{n}" for n in range(5)]
 
-    same = database.find_unchanged(connection, table, keys, [raw(text) for text in texts])
-    short = database.find_unchanged(connection, table, keys, [raw("{}")] * 5)
+    same = upsert.find_unchanged(connection, table, keys, [raw(text) for text in texts])
+    short = upsert.find_unchanged(connection, table, keys, [raw("{}")] * 5)
 
     assert (same, short) == (set(keys), set())
 
@@ -521,9 +520,9 @@ def test_a_column_with_sqlites_name_for_the_row_takes_no_scan(connection, name):
     things = build_table(Entity("things", "thingid", columns[: 1 + (name == "rowid")], "metadata"))
     things.table.create(connection)
     records = [raw(json.dumps({"thingid": f"t{n}", name: 9 - n})) for n in range(9)]
-    database.upsert(connection, things, to_rows(things, records, "2026-11-23"))
+    upsert.upsert(connection, things, to_rows(things, records, "2026-11-23"))
 
-    same = database.find_unchanged(connection, things, [f"t{n}" for n in range(9)], records)
+    same = upsert.find_unchanged(connection, things, [f"t{n}" for n in range(9)], records)
 
     assert same == {f"t{n}" for n in range(9)}
     plan = connection.exec_driver_sql(

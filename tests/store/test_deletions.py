@@ -13,8 +13,9 @@ from sqlalchemy import select
 from dataverse_sync.errors import GuardError, PageError
 from dataverse_sync.model import Column, Entity, Page, PageRequest
 from dataverse_sync.store import deletions
-from dataverse_sync.store.database import upsert
-from dataverse_sync.store.tables import build_table, to_rows
+from dataverse_sync.store.rows import to_rows
+from dataverse_sync.store.tables import build_table
+from dataverse_sync.store.upsert import upsert
 
 PRODUCTS = build_table(
     Entity(

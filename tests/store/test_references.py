@@ -8,9 +8,10 @@ import pytest
 from conftest import raw
 
 from dataverse_sync.model import Column, Entity
-from dataverse_sync.store.database import upsert
 from dataverse_sync.store.references import Link, References, find_links
-from dataverse_sync.store.tables import build_table, to_rows
+from dataverse_sync.store.rows import to_rows
+from dataverse_sync.store.tables import build_table
+from dataverse_sync.store.upsert import upsert
 
 
 def text(*names: str) -> tuple[Column, ...]:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Column, Counts, Drift, Entity
-from dataverse_sync.store import sync_state
+from dataverse_sync.moments import parse_timestamp
+from dataverse_sync.schema.lock import dump_lock
+from dataverse_sync.store import schema_lock, sync_state
 from dataverse_sync.store.sync_state import Checkpoint, EntityState, next_bookmark
-from dataverse_sync.store.tables import dump_lock
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 ACCOUNTS = Entity("accounts", "accountid", (Column("accountid", "TEXT"),), "metadata", "account")
@@ -190,11 +190,11 @@ def test_what_a_killed_run_left_open_is_closed_as_failed(connection):
 def test_the_copy_of_the_lock_comes_back_and_is_replaced(connection):
     contacts = Entity("contacts", "contactid", (Column("contactid", "TEXT"),), "sample")
 
-    before = sync_state.load_lock_copy(connection, "x.db")
-    sync_state.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
-    sync_state.save_lock_copy(connection, {"accounts": ACCOUNTS, "contacts": contacts}, NOON)
+    before = schema_lock.load_lock_copy(connection, "x.db")
+    schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
+    schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS, "contacts": contacts}, NOON)
 
-    copy = sync_state.load_lock_copy(connection, "x.db")
+    copy = schema_lock.load_lock_copy(connection, "x.db")
     assert before is None
     assert copy is not None
     assert copy.lock == {"accounts": ACCOUNTS, "contacts": contacts}
@@ -202,21 +202,21 @@ def test_the_copy_of_the_lock_comes_back_and_is_replaced(connection):
 
 
 def test_the_same_lock_saved_again_replaces_nothing(connection):
-    sync_state.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
+    schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
 
-    sync_state.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON + timedelta(days=1))
+    schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON + timedelta(days=1))
 
-    row = connection.execute(select(sync_state.SCHEMA_LOCK)).one()
+    row = connection.execute(select(schema_lock.SCHEMA_LOCK)).one()
     assert row.locked_at == "2026-11-23T12:00:00.000Z"
     assert row.replaces is None
 
 
 def test_a_damaged_copy_of_the_lock_is_named(connection):
-    sync_state.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
+    schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
     connection.exec_driver_sql("UPDATE _schema_lock SET schema = '{'")
 
     with pytest.raises(ConfigError, match=r"x\.db, table _schema_lock: damaged"):
-        sync_state.load_lock_copy(connection, "x.db")
+        schema_lock.load_lock_copy(connection, "x.db")
 
 
 # Drift
@@ -226,19 +226,19 @@ RETYPED = Drift("accounts", "type_changed", "size", "TEXT", "INTEGER")
 
 
 def changes(connection) -> list[tuple[str, str | None, str, str]]:
-    table = sync_state.SCHEMA_CHANGES.c
+    table = schema_lock.SCHEMA_CHANGES.c
     query = select(table.run_id, table.column_name, table.change, table.severity)
     return [tuple(row) for row in connection.execute(query.order_by(table.id))]
 
 
 def record(connection, run_id: str, *drift: Drift, compared: tuple[str, ...] = ("accounts",)):
-    sync_state.record_drift(connection, run_id, drift, compared, NOON)
+    schema_lock.record_drift(connection, run_id, drift, compared, NOON)
 
 
 def test_a_difference_is_written_with_all_there_is_to_know(connection):
     record(connection, "run1", RETYPED)
 
-    row = connection.execute(select(sync_state.SCHEMA_CHANGES)).one()
+    row = connection.execute(select(schema_lock.SCHEMA_CHANGES)).one()
     assert tuple(row)[1:-1] == (
         *("run1", "accounts", "size", "type_changed", "breaking", "TEXT", "INTEGER"),
         "2026-11-23T12:00:00.000Z",

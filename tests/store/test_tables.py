@@ -20,19 +20,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dataverse_sync.errors import ConfigError, PageError
 from dataverse_sync.model import Column, ColumnType, Entity
+from dataverse_sync.schema.lock import Lock, dump_lock, load_lock, parse_lock, save_lock
 from dataverse_sync.store import tables as schema_manager
-from dataverse_sync.store.tables import (
-    EntityTable,
-    Lock,
-    build_table,
-    compile_upsert,
-    dump_lock,
-    find_misfits,
-    load_lock,
-    parse_lock,
-    save_lock,
-    to_rows,
-)
+from dataverse_sync.store.rows import to_rows
+from dataverse_sync.store.tables import EntityTable, build_table, compile_upsert, find_misfits
 
 NOW = "2024-05-01T10:00:00Z"
 ACCOUNT = Entity(

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.emulator import Fault
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Counts, Entity, Page, PageRequest
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.store.tables import build_table
 from dataverse_sync.sync import entity as reads

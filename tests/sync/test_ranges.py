@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig, run_sync
-from dataverse_sync.dataverse.odata import parse_timestamp
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table, reading
 from dataverse_sync.model import Column as DataColumn
 from dataverse_sync.model import Entity, Page, PageRequest
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.sync import ranges as segments
 from dataverse_sync.sync import reading as reader
 from dataverse_sync.sync.page_loop import advance
@@ -33,9 +33,9 @@ from dataverse_sync.sync.ranges import (
     choose_at_once,
     choose_count,
     find_cut,
+    format_second,
     pages_left,
     split,
-    to_text,
 )
 from dataverse_sync.sync.reading import EntityReader
 
@@ -128,7 +128,7 @@ def test_cutting_loses_nothing_and_takes_nothing_twice(
     seconds: list[int | None],
 ) -> None:
     newest, reached = START + timedelta(seconds=length_s), START + timedelta(seconds=reached_s)
-    whole = Segment(since and to_text(since), next_link="on", page=7)
+    whole = Segment(since and format_second(since), next_link="on", page=7)
 
     parts = split(whole, Came(1, START, reached), newest, count)
 
@@ -137,7 +137,7 @@ def test_cutting_loses_nothing_and_takes_nothing_twice(
         assert sum(is_in(part, moment) for part in parts) == is_in(whole, moment)
     assert 1 <= len(parts) <= count
     assert parts[0] == replace(whole, until=parts[0].until)
-    assert all(str(part.since) > to_text(reached) for part in parts[1:])
+    assert all(str(part.since) > format_second(reached) for part in parts[1:])
     assert all(part.next_link is None for part in parts[1:])
 
 
@@ -146,7 +146,7 @@ def test_parts_are_of_equal_length() -> None:
 
     parts = split(whole, Came(1, START, START + timedelta(days=1)), newest, 4)
 
-    days = [to_text(START + timedelta(days=day)) for day in (3, 5, 7)]
+    days = [format_second(START + timedelta(days=day)) for day in (3, 5, 7)]
     assert [part.until for part in parts] == [*days, None]
     assert [part.since for part in parts] == [None, *days]
 
@@ -154,9 +154,9 @@ def test_parts_are_of_equal_length() -> None:
 def test_what_is_done_or_null_or_short_is_not_cut() -> None:
     newest = START + timedelta(days=1)
 
-    for whole in (Segment(is_null=True), Segment(to_text(START), is_done=True), Segment()):
+    for whole in (Segment(is_null=True), Segment(format_second(START), is_done=True), Segment()):
         assert split(whole, None, newest) == [whole]
-    short = Segment(to_text(START))
+    short = Segment(format_second(START))
     assert split(short, None, START + timedelta(seconds=2)) == [short]
     assert len(split(short, None, START + timedelta(seconds=5), 40)) == 4
 
@@ -175,7 +175,7 @@ def test_the_whole_is_cut_once_its_first_page_has_come() -> None:
 
 def test_pages_left_are_told_by_those_that_came() -> None:
     start, newest = START + timedelta(days=3), START + timedelta(days=19)
-    begun = Segment(to_text(START), to_text(START + timedelta(days=11)))
+    begun = Segment(format_second(START), format_second(START + timedelta(days=11)))
     came = Came(4, start, start + timedelta(days=4))
 
     assert pages_left(begun, came, newest) == 4
@@ -189,9 +189,9 @@ def test_the_range_with_most_pages_left_is_halved() -> None:
     def day(number: float) -> datetime:
         return START + timedelta(days=number)
 
-    narrow_but_long = Segment(to_text(day(0)), to_text(day(30)))
-    wide_but_short = Segment(to_text(day(30)), to_text(day(90)))
-    ranges = [narrow_but_long, wide_but_short, Segment(to_text(day(90)))]
+    narrow_but_long = Segment(format_second(day(0)), format_second(day(30)))
+    wide_but_short = Segment(format_second(day(30)), format_second(day(90)))
+    ranges = [narrow_but_long, wide_but_short, Segment(format_second(day(90)))]
     came = [Came(15, day(0), day(15)), Came(20, day(30), day(80)), None]
 
     first, second = find_cut(ranges, came, day(900), 5), find_cut(ranges[1:], came[1:], day(900), 5)
@@ -239,7 +239,7 @@ class PositionService:
         return edges["ge"], edges["lt"]
 
     def record(self, number: int) -> bytes:
-        moment = to_text(self.created[number]) if number < len(self.created) else None
+        moment = format_second(self.created[number]) if number < len(self.created) else None
         return json.dumps({"thingid": number, "createdon": moment}).encode()
 
 
@@ -325,7 +325,7 @@ def world(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     records = [
         {
             "vin_name": f"Thing {n}",
-            "createdon": to_text(START + timedelta(hours=n - n % 3)),  # ties of three
+            "createdon": format_second(START + timedelta(hours=n - n % 3)),  # ties of three
             "modifiedon": OLD,
         }
         for n in range(200)
@@ -426,9 +426,10 @@ def test_an_uneven_table_is_balanced_while_it_is_read(world: World) -> None:
     for key in world.emulator.ids("vin_things"):
         world.emulator.delete("vin_things", key)
     late = START + timedelta(days=3650)
-    records = [{"createdon": to_text(START), "modifiedon": OLD}]
+    records = [{"createdon": format_second(START), "modifiedon": OLD}]
     records += [
-        {"createdon": to_text(late + timedelta(hours=n)), "modifiedon": OLD} for n in range(300)
+        {"createdon": format_second(late + timedelta(hours=n)), "modifiedon": OLD}
+        for n in range(300)
     ]
     world.emulator.insert_many("vin_things", records)
     world.emulator.latency_s = 0.01

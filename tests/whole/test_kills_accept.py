@@ -23,8 +23,8 @@ from dataverse_sync.commands import schema as schema_drift
 from dataverse_sync.commands.labels import run_labels
 from dataverse_sync.emulator import Column, Emulator, Table
 from dataverse_sync.redaction import Redactor
+from dataverse_sync.schema.lock import dump_lock, load_lock
 from dataverse_sync.store.schema_lock import load_locks
-from dataverse_sync.store.tables import dump_lock, load_lock
 
 KILLED = 1 if os.name == "nt" else -9
 ENTITY_LIST = json.dumps(
