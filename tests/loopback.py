@@ -21,10 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from dataverse_sync.model import PageRequest
+
 RESPONSES = Path(__file__).parent / "fixtures" / "mock_responses"
 ORIGIN = "https://fabrikamtrials.api.crm4.dynamics.com"  # in the files
 DATE = "Wed, 01 May 2024 10:00:00 GMT"
 JSON_TYPE = ("Content-Type", "application/json; odata.metadata=minimal; odata.streaming=true")
+TENANT = "6f1c9d0e-2b7a-4c35-9e84-d3a5b0c71f22"
+TOKEN = "pX4wQz7LmT1vBn9Ks2Rd6Hy0Gc8Jf5UaEo3Wi"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no goodbye, a reset
 
 Script = Callable[["Asked"], "Reply"]
@@ -227,6 +231,42 @@ class LoopbackServer:
                 buffer += connection.recv(65536)
             yield Asked(head, buffer[:length], number)
             buffer = buffer[length:]
+
+
+class Service:
+    """A Web API on loopback: it signs anyone in, and answers reads by its script."""
+
+    def __init__(self) -> None:
+        self.server = LoopbackServer(self._answer)
+        self.script: Script = in_turn(json_reply({"value": []}))
+        self.token: Callable[[], Reply] = lambda: json_reply(
+            {"access_token": f"{TOKEN}-{self.tokens}", "expires_in": 3599}
+        )
+        self.tokens = 0
+
+    def _answer(self, asked: Asked) -> Reply:
+        if asked.method == "POST":
+            self.tokens += 1
+            return self.token()
+        if "authorization" not in asked.headers:
+            uri = f"{self.server.origin}/{TENANT}/oauth2/authorize"
+            return http(401, b"", ("WWW-Authenticate", f"Bearer authorization_uri={uri}"))
+        return self.script(asked)
+
+    def replies(self, *replies: Reply) -> None:
+        self.script = in_turn(*replies)
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.server.origin}/api/data/v9.2/"
+
+    @property
+    def data(self) -> list[Asked]:
+        """The reads, in the order in which they came."""
+        return [asked for asked in self.server.asked if "authorization" in asked.headers]
+
+    def request(self, entity: str = "accounts", **options: Any) -> PageRequest:
+        return PageRequest(entity, self.api_url + entity, **options)
 
 
 class FakeTime:

@@ -20,6 +20,7 @@ from loopback import (
     CLOSE,
     NETWORK_VARIABLES,
     RESET,
+    TENANT,
     Asked,
     FakeTime,
     LoopbackServer,
@@ -46,7 +47,6 @@ from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, SyncError, UnreachableError
 from dataverse_sync.redaction import MASK, Redactor
 
-TENANT = "6f1c9d0e-2b7a-4c35-9e84-d3a5b0c71f22"
 CLIENT_ID = "b2a7e4f0-58d3-4f19-8c6e-07d1a93b5e64"
 SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
 CHALLENGE = SignIn("https://login.microsoftonline.com", TENANT)

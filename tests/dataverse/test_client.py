@@ -23,11 +23,12 @@ from loopback import (
     ORIGIN,
     RESET,
     RESPONSES,
+    TOKEN,
     Asked,
     FakeTime,
     LoopbackServer,
     Reply,
-    Script,
+    Service,
     http,
     in_turn,
     json_reply,
@@ -49,49 +50,11 @@ from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.version import __version__
 
-TENANT = "6f1c9d0e-2b7a-4c35-9e84-d3a5b0c71f22"
 SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
-TOKEN = "pX4wQz7LmT1vBn9Ks2Rd6Hy0Gc8Jf5UaEo3Wi"
 LOCAL_NOW = datetime(2031, 1, 1, tzinfo=UTC)
 SCHEDULE = [1, 2, 4, 8, 16]
 EMPTY = json_reply({"value": []})
 ONE = b'{"value":[{"accountid":"1"}]}'
-
-
-class Service:
-    """A Web API on loopback: it signs anyone in, and answers reads by its script."""
-
-    def __init__(self) -> None:
-        self.server = LoopbackServer(self._answer)
-        self.script: Script = in_turn(EMPTY)
-        self.token: Callable[[], Reply] = lambda: json_reply(
-            {"access_token": f"{TOKEN}-{self.tokens}", "expires_in": 3599}
-        )
-        self.tokens = 0
-
-    def _answer(self, asked: Asked) -> Reply:
-        if asked.method == "POST":
-            self.tokens += 1
-            return self.token()
-        if "authorization" not in asked.headers:
-            uri = f"{self.server.origin}/{TENANT}/oauth2/authorize"
-            return http(401, b"", ("WWW-Authenticate", f"Bearer authorization_uri={uri}"))
-        return self.script(asked)
-
-    def replies(self, *replies: Reply) -> None:
-        self.script = in_turn(*replies)
-
-    @property
-    def api_url(self) -> str:
-        return f"{self.server.origin}/api/data/v9.2/"
-
-    @property
-    def data(self) -> list[Asked]:
-        """The reads, in the order in which they came."""
-        return [asked for asked in self.server.asked if "authorization" in asked.headers]
-
-    def request(self, entity: str = "accounts", **options: Any) -> PageRequest:
-        return PageRequest(entity, self.api_url + entity, **options)
 
 
 @pytest.fixture(autouse=True)

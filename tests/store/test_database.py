@@ -526,7 +526,7 @@ def test_a_column_with_sqlites_name_for_the_row_takes_no_scan(connection, name):
 
     assert same == {f"t{n}" for n in range(9)}
     plan = connection.exec_driver_sql(
-        "EXPLAIN QUERY PLAN " + database._name(database._FROM_KEY_ON, things.table), ("t0",)
+        "EXPLAIN QUERY PLAN " + upsert._name(upsert._FROM_KEY_ON, things.table), ("t0",)
     )
     assert not [row[3] for row in plan if "SCAN" in row[3]]
 

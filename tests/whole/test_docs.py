@@ -420,7 +420,8 @@ def list_texts() -> tuple[set[str], set[str]]:
     """Every text of the source with ``...`` for what is filled in; and those that are messages."""
     kinds = {name for name in dir(errors) if name.endswith("Error")}
     texts, messages = set(), set()
-    for path in (ROOT / "dataverse_sync").glob("*.py"):
+    package = ROOT / "dataverse_sync"
+    for path in {*package.rglob("*.py")} - {*(package / "emulator").rglob("*.py")}:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.expr) and (text := template_of(node)):
                 texts.add(text)

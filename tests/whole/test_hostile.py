@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import World
-from loopback import DATE, JSON_TYPE, Asked, Reply
-from test_dataverse_client import Service
+from loopback import DATE, JSON_TYPE, Asked, Reply, Service
 
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync.dataverse import client as dataverse_client
