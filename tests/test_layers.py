@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "dataverse_sync"
 # From the ground up. A module imports from its own wing and from the lines above it here.
 # The emulator stands apart: see the tests at the end.
 WINGS = (
-    {"errors", "model", "version", "redaction", "moments"},
+    {"errors", "model", "version", "redaction", "moments", "files"},
     {"config"},
     {"dataverse"},
     {"schema"},
@@ -30,7 +30,7 @@ HOMES = {
     # notify posts to an address of the user's, without the token: nothing for the transport.
     "requests": {"dataverse", "show.notify"},
     "urllib3": {"dataverse"},
-    "sqlalchemy": {"store", "sync", "show", "commands"},
+    "sqlalchemy": {"store", "sync", "commands"},
     "sqlite3": {"store"},
     "dotenv": {"config"},
     "filelock": {"store"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,11 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import diff_entity
 from dataverse_sync.schema.inference import infer_entity
-from dataverse_sync.store import database, run_lock
-from dataverse_sync.store import sync_state as states
+from dataverse_sync.show.text import format_size
+from dataverse_sync.store import database
+from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
-from dataverse_sync.store.sync_state import EntityState
+from dataverse_sync.store.sync_state import DIED, EntityState
 from dataverse_sync.sync.entity import plan_read
 
 CLOCK_TOLERANCE_S = 60.0
@@ -71,7 +72,9 @@ def run_check(
     lock = locked.lock
     names = [entity.name for entity in selected]
     with open_environment(config, redactor) as environment:
-        saved = _load_states(config, names)
+        history = load_history(config.db_path)
+        saved = dict.fromkeys(names, EntityState())
+        saved |= {entity.name: entity.saved for entity in history.entities}
         live = discovery.read_metadata(environment.client, names)
         known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
         sampled = discovery.read_samples(
@@ -98,7 +101,7 @@ def run_check(
     return [
         _check_sign_in(config, environment),
         *_check_clock(environment),
-        _check_database(config, saved),
+        _check_database(config, history, names),
         _check_disk(config, reached, free_space),
         _check_schema(config, locked, [entity.name for entity in entities]),
         *_check_metadata(live),
@@ -124,24 +127,24 @@ def _check_clock(environment: Environment) -> list[Finding]:
     return [Finding("clock", "warning", text, {"ahead_s": round(ahead_s)})]
 
 
-def _check_database(config: Config, saved: Mapping[str, EntityState]) -> Finding:
+def _check_database(config: Config, history: History, names: Sequence[str]) -> Finding:
     path = config.db_path
-    if run_lock.is_held(path):
-        holder = run_lock.describe_holder(path)
-        text = f"{path}: in use by {holder}; a sync would end with exit status 4 until then"
-        return Finding("database", "warning", text, {"in_use_by": holder})
+    if history.holder:
+        text = f"{path}: in use by {history.holder}; a sync would end with exit status 4 until then"
+        return Finding("database", "warning", text, {"in_use_by": history.holder})
     if not path.exists():
         return Finding("database", "ok", f"{path}: made by the first sync", {"bytes": 0})
     size = path.stat().st_size
-    rows = sum(state.records_count for state in saved.values())
-    parts = [_format_size(size), f"{rows:,} rows", "no run is under way"]
-    dead = [name for name, state in saved.items() if state.state == "in_progress"]
-    failed = [name for name, state in saved.items() if state.state == "failed"]
-    if dead:
-        parts.append(f"the last run was killed, and the next takes up {', '.join(dead)}")
+    entities = [entity for entity in history.entities if entity.name in names]
+    rows = sum(entity.rows for entity in entities)
+    parts = [format_size(size), f"{rows:,} rows", "no run is under way"]
+    failed = [entity.name for entity in entities if entity.state == "failed"]
+    killed = [entity.name for entity in entities if entity.is_killed]
+    if killed:
+        parts.append(f"{DIED}, the next run resumes {', '.join(killed)}")
     if failed:
-        parts.append(f"in the last run failed {', '.join(failed)} (see: status)")
-    details = {"bytes": size, "rows": rows, "unfinished": dead, "failed": failed}
+        parts.append(f"failed in the last run: {', '.join(failed)} (see: status)")
+    details = {"bytes": size, "rows": rows, "unfinished": killed, "failed": failed}
     return Finding("database", "ok", f"{path}: {', '.join(parts)}", details)
 
 
@@ -159,7 +162,7 @@ def _check_disk(config: Config, reached: Sequence[Finding], free_space: FreeSpac
             unknown += 1
         else:
             more += max(0, expected - finding.details["rows"]) * size * DISK_PER_JSON
-    text = f"{folder}: {_format_size(free)} free, about {_format_size(more)} more expected"
+    text = f"{folder}: {format_size(free)} free, about {format_size(more)} more expected"
     if unknown:
         text += f", {unknown} of {len(reached)} tables not counted"
     details = {"free_bytes": free, "expected_bytes": round(more), "tables_not_counted": unknown}
@@ -191,16 +194,6 @@ def _check_metadata(live: discovery.Discovery) -> list[Finding]:
         "record of each table, and changes of the schema are seen late"
     )
     return [Finding("metadata", "warning", text)]
-
-
-def _load_states(config: Config, names: Sequence[str]) -> dict[str, EntityState]:
-    path = config.db_path
-    if not path.exists() or not path.stat().st_size:
-        return dict.fromkeys(names, EntityState())
-    with database.open_reader(path).connect() as connection:
-        if states.STATE.name not in database.read_tables(connection):
-            return dict.fromkeys(names, EntityState())
-        return states.load_states(connection, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,10 +329,3 @@ def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _in_one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _format_size(size: float) -> str:
-    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= bytes_each:
-            return f"{size / bytes_each:,.1f} {unit}"
-    return f"{size:.0f} bytes"

@@ -1,7 +1,7 @@
 """Show a run on a terminal: a bar for each large entity, and one line about all of it.
 
-What came to an end scrolls away above. Needs rich, which takes a while to import: so
-this module is imported only where such a display is made.
+Phases and finished entities scroll away above. Needs rich, which takes a while to import:
+so this module is imported only where such a display is made.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataverse_sync.model import EntityFinished, Event, PhaseStarted
-from dataverse_sync.show.progress import format_finished, format_phase
-from dataverse_sync.show.tally import Reading, Tally
+from dataverse_sync.show.progress import EntityProgress, Tally, format_finished, format_phase
 
 SHOWN_AFTER_S = 1.0  # what is read faster would only flash
 MOST_BARS = 8
@@ -30,7 +29,7 @@ _SYNCING = 5  # the phase whose progress is shown
 
 
 class LiveDisplay:
-    """Bars that are drawn again and again, from a thread of their own, until it is closed."""
+    """Draws the bars again and again, from a thread of its own, until it is closed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         # Names of entities are no markup, and no emoji.
@@ -56,7 +55,7 @@ class LiveDisplay:
 
     def show(self, event: Event) -> None:
         with self._lock:
-            self._tally.note(event)
+            self._tally.add(event)
         match event:
             case PhaseStarted():
                 self.log_line(format_phase(event))
@@ -71,18 +70,14 @@ class LiveDisplay:
         """Print a line above the bars; from any thread."""
         self._console.print(line, soft_wrap=True)
 
-    def redraw(self) -> None:
-        """Draw the bars as they are now, without waiting for their turn."""
-        self._live.refresh()
-
     def close(self) -> None:
-        """Take the bars away, and show the cursor again."""
+        """Remove the bars, and show the cursor again."""
         self._change(self._live.stop)
 
     def _change(self, work: Callable[[], None]) -> None:
         """Begin or end the drawing, in a thread of its own.
 
-        An interrupt comes to the main thread alone, and would leave the terminal half changed.
+        Only the main thread is interrupted, and that would leave the terminal half changed.
         """
         if self._changing is not None:
             self._changing.join()
@@ -103,7 +98,7 @@ class LiveDisplay:
         return Group(*lines, Text(about_all, no_wrap=True, overflow="ellipsis"))
 
 
-def _build_bars(readings: Sequence[Reading]) -> Table:
+def _build_bars(readings: Sequence[EntityProgress]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(no_wrap=True, width=_BAR_WIDTH)

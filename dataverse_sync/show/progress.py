@@ -1,36 +1,177 @@
-"""Show a run while it goes on as plain lines, for a pipe, a log file, a scheduler; or not at all.
+"""Show a run while it goes on: what its events add up to, and plain lines about it.
 
-The live display for a terminal is in ``live_display``, which needs rich.
+Plain lines are for a pipe, a log file, a scheduler; the bars for a terminal are in
+``live_display``, which needs rich. What is expected is an estimate (a count that the
+service made up to a day ago), so it is shown only until it is exceeded.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from dataverse_sync.model import EntityFinished, EntityStarted, Event, PhaseStarted
-from dataverse_sync.show.tally import Tally
+from dataverse_sync.model import (
+    EntityFinished,
+    EntityStarted,
+    Event,
+    PageStored,
+    PhaseStarted,
+    ReadExpected,
+    StillWaiting,
+)
+from dataverse_sync.show.text import format_clock
 
+RATE_S = 10.0  # speeds are those of the last ten seconds
 EVERY_S = 10.0  # between two plain lines about what is being read
 LATER_EVERY_S = 60.0  # the same, once the reading has taken a minute
 _NAMED = 3  # of the entities being read, in such a line
 
 
 class Display(Protocol):
-    """What a run's events are shown on."""
+    """Shows the events of a run."""
 
     @property
     def log_line(self) -> Callable[[str], None] | None:
-        """What prints a line of the log on the same terminal; None where any line may go there."""
+        """Prints a line of the log on the same terminal; None if any line may go there."""
 
     def show(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
 
 
+# What the events add up to
+
+
+@dataclass(frozen=True, slots=True)
+class EntityProgress:
+    """How far the read of one entity is: of its records, or of its keys alone."""
+
+    entity: str
+    began_at: float  # when its first page was stored
+    done: int = 0
+    expected: int | None = None
+    keys_only: bool = False
+
+    @property
+    def total(self) -> int | None:
+        """The records expected, as long as not more have come."""
+        return self.expected if self.expected and self.expected >= self.done else None
+
+    @property
+    def size(self) -> int:
+        return max(self.done, self.expected or 0)
+
+    def __str__(self) -> str:
+        kind = "keys" if self.keys_only else "rows"
+        about = f" of about {self.total:,}" if self.total else ""
+        return f"{self.done:,}{about} {kind}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a run so far: entities, rows, speeds, and what is being read.
+
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    clock: Callable[[], float]
+    rows: int = 0
+    in_flight: int = 0
+    waited_s: float = 0.0
+    done: int = 0
+    _began_at: float = field(init=False)
+    _started: set[str] = field(default_factory=set)
+    _expected: dict[str, ReadExpected] = field(default_factory=dict)
+    _reading: dict[str, EntityProgress] = field(default_factory=dict)
+    _counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by entity, keys_only
+    _recent: deque[tuple[float, int, int]] = field(default_factory=deque)  # moment, rows, bytes
+
+    def __post_init__(self) -> None:
+        self._began_at = self.clock()
+
+    def add(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case EntityStarted():
+                if not self._started:
+                    self._began_at = self.clock()
+                self._started.add(event.entity)
+            case ReadExpected():
+                self._expected[event.entity] = event
+                if known := self._reading.get(event.entity):
+                    self._reading[event.entity] = self._expect(known)
+            case PageStored():
+                self._add_page(event)
+            case StillWaiting():
+                self.in_flight, self.waited_s = event.in_flight, event.waited_s
+            case EntityFinished():
+                self.done += 1
+                self._reading.pop(event.report.name, None)
+
+    def _add_page(self, page: PageStored) -> None:
+        now = self.clock()
+        self.in_flight, self.waited_s = page.in_flight, page.waited_s
+        self._recent.append((now, page.records, page.size))
+        if not page.keys_only:
+            self.rows += page.records
+        kind = (page.entity, page.keys_only)
+        self._counts[kind] += page.records
+        known = self._reading.get(page.entity) or EntityProgress(page.entity, now)
+        self._reading[page.entity] = self._expect(
+            replace(known, done=self._counts[kind], keys_only=page.keys_only)
+        )
+
+    def _expect(self, reading: EntityProgress) -> EntityProgress:
+        known = self._expected.get(reading.entity)
+        if known is None:
+            return reading
+        return replace(reading, expected=known.keys if reading.keys_only else known.records)
+
+    def find_largest(self, most: int, for_s: float = 0.0) -> tuple[Sequence[EntityProgress], int]:
+        """Find the largest of the entities that have been read for so long.
+
+        Returns:
+            At most ``most`` of them, in the order in which they began, and how many more there are.
+        """
+        before = self.clock() - for_s
+        running = [reading for reading in self._reading.values() if reading.began_at <= before]
+        largest = sorted(running, key=lambda reading: reading.size, reverse=True)[:most]
+        return [reading for reading in running if reading in largest], len(running) - len(largest)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the first entity was started."""
+        return self.clock() - self._began_at
+
+    def __str__(self) -> str:
+        """All in one line: ``12 of 40 done, 1,234,567 rows, ...``, the most important first."""
+        now = self.clock()
+        while self._recent and self._recent[0][0] < now - RATE_S:
+            self._recent.popleft()
+        seconds = min(RATE_S, max(self.elapsed_s, 1.0))
+        rows = sum(rows for _, rows, _ in self._recent) / seconds
+        size = sum(size for _, _, size in self._recent) / seconds
+        parts = [
+            f"{self.done} of {len(self._started)} done",
+            f"{self.rows:,} rows",
+            f"{rows:,.0f} rows/s",
+            f"{size / 1e6:.1f} MB/s",
+            f"{self.in_flight} in flight",
+        ]
+        if self.waited_s:
+            parts.append(f"waited {self.waited_s:.0f} s for throttling")
+        return ", ".join([*parts, format_clock(self.elapsed_s)])
+
+
+# Plain lines, or nothing
+
+
 class PlainDisplay:
-    """One line a phase, one an entity, and one now and then while much is read."""
+    """Writes a line for each phase and entity, and one now and then while much is read."""
 
     log_line = None
 
@@ -40,45 +181,45 @@ class PlainDisplay:
         self._write = write
         self._clock = clock
         self._tally = Tally(clock)
-        self._spoke_at: float | None = None
+        self._wrote_at: float | None = None  # about what is being read
 
     def show(self, event: Event) -> None:
-        self._tally.note(event)
+        self._tally.add(event)
         match event:
             case PhaseStarted():
                 self._write(format_phase(event))
             case EntityFinished():
                 self._write(format_finished(event))
-            case EntityStarted() if self._spoke_at is None:
-                self._spoke_at = self._clock()
-        self._speak_now_and_then()
+            case EntityStarted() if self._wrote_at is None:
+                self._wrote_at = self._clock()
+        self._write_now_and_then()
 
-    def _speak_now_and_then(self) -> None:
+    def _write_now_and_then(self) -> None:
         every_s = EVERY_S if self._tally.elapsed_s <= LATER_EVERY_S else LATER_EVERY_S
-        if self._spoke_at is None or self._clock() - self._spoke_at < every_s:
+        if self._wrote_at is None or self._clock() - self._wrote_at < every_s:
             return
-        readings, more = self._tally.find_largest(_NAMED)
-        if not readings:
+        largest, more = self._tally.find_largest(_NAMED)
+        if not largest:
             return
-        self._spoke_at = self._clock()
-        named = [f"{reading.entity} {reading}" for reading in readings]
+        self._wrote_at = self._clock()
+        named = [f"{reading.entity} {reading}" for reading in largest]
         named += [f"{more} more"] if more else []
         self._write(f"  {self._tally}; reading {'; '.join(named)}")
 
     def close(self) -> None:
-        """Nothing to put right: lines stay."""
+        """Leave the lines as they are."""
 
 
 class QuietDisplay:
-    """Nothing until the end."""
+    """Writes nothing."""
 
     log_line = None
 
     def show(self, event: Event) -> None:
-        """Say nothing."""
+        pass
 
     def close(self) -> None:
-        """Nothing to put right."""
+        pass
 
 
 def format_phase(event: PhaseStarted) -> str:

@@ -1,9 +1,13 @@
-"""Say in plain text what a run did; the same on a terminal and in a log file."""
+"""Plain text for people: a table, a count, a duration, a size; and the summary of a run.
+
+The same on a terminal and in a log file.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from dataverse_sync.model import Drift, EntityReport, SyncReport
 
@@ -18,13 +22,11 @@ _HEADS = (
     "seconds",
     "state",
 )
-
-
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?[%A-Za-z]+)?|-|never")  # also "26 h", "1.5 MB"
 
 
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: numbers to the right, words to the left, and so the first column."""
+    """Lay out a table: numbers to the right, words and the first column to the left."""
     aligned: list[list[str]] = []
     for head, *cells in zip(heads, *rows, strict=True):
         width = max(map(len, (head, *cells)))
@@ -34,9 +36,55 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
 
 
+def format_count(number: int, noun: str) -> str:
+    """Write a number with its noun: ``1 failure``, ``2,000 failures``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def format_size(size: float) -> str:
+    """Write a number of bytes in the largest unit that fits: ``512 bytes``, ``1.5 MB``."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_each:
+            return f"{size / bytes_each:,.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in two units at most: ``0.4 s``, ``41 s``, ``3 min 20 s``, ``2 d 4 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for small, large, of in (("s", "min", 60), ("min", "h", 60)):
+        count, rest = divmod(whole, of)
+        if count < (60 if large == "min" else 48):
+            return f"{count} {large} {rest} {small}" if rest else f"{count} {large}"
+        whole = round(whole / of)
+    days, hours = divmod(whole, 24)
+    return f"{days:,} d {hours} h" if hours else f"{days:,} d"
+
+
+def format_age(seconds: float | None) -> str:
+    """Write an age in one unit: ``45 s``, ``12 min``, ``26 h``, ``3 d``, ``never``."""
+    if seconds is None:
+        return "never"
+    for unit, seconds_each, limit_s in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
+        if seconds < limit_s:
+            return f"{seconds / seconds_each:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def format_clock(seconds: float) -> str:
+    """Write a duration as a clock shows it: ``0:07``, ``12:00``, ``3:04:05``."""
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
 def format_summary(report: SyncReport) -> list[str]:
-    """The summary at the end of a run, line by line."""
-    lines = format_table(_HEADS, [_row(entity) for entity in report.entities])
+    """Lay out the summary at the end of a run, line by line."""
+    lines = format_table(_HEADS, [_build_row(entity) for entity in report.entities])
     lines += ["", format_result(report)]
     if report.waited_s:
         lines.append(f"Waited {report.waited_s:.0f} s because the service was busy (429).")
@@ -47,17 +95,22 @@ def format_summary(report: SyncReport) -> list[str]:
     return lines
 
 
+def _build_row(entity: EntityReport) -> list[str]:
+    numbers = [*map(str, astuple(entity.counts)), str(entity.requests), f"{entity.seconds:.1f}"]
+    return [entity.name, *numbers, entity.state]
+
+
 def format_drift(drift: Sequence[Drift]) -> str:
-    """How far the live schema is from the locked one, in one line."""
+    """Count the differences between the locked and the live schema, in one line."""
     breaking = sum(item.severity == "breaking" for item in drift)
     return (
-        f"Schema drift: {count(len(drift), 'difference')}, {breaking} breaking. "
+        f"Schema drift: {format_count(len(drift), 'difference')}, {breaking} breaking. "
         "See: python -m dataverse_sync schema diff"
     )
 
 
 def format_result(report: SyncReport) -> str:
-    """The whole run in one line."""
+    """Write the whole run in one line."""
     totals = report.totals
     done = sum(entity.state == "completed" for entity in report.entities)
     pending = sum(entity.state == "pending" for entity in report.entities)
@@ -72,23 +125,3 @@ def format_result(report: SyncReport) -> str:
         f"{totals.updated} updated, {totals.unchanged} unchanged, {totals.deleted} deleted, "
         f"{report.requests} requests, {report.bytes_read / 1e6:.1f} MB in {seconds:.1f} s"
     )
-
-
-def count(number: int, what: str) -> str:
-    """``1 failure``, ``2 failures``."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _row(entity: EntityReport) -> list[str]:
-    counts = entity.counts
-    return [
-        entity.name,
-        str(counts.fetched),
-        str(counts.added),
-        str(counts.updated),
-        str(counts.unchanged),
-        str(counts.deleted),
-        str(entity.requests),
-        f"{entity.seconds:.1f}",
-        entity.state,
-    ]

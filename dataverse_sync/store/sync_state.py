@@ -33,7 +33,7 @@ from dataverse_sync.store.database import OWN_TABLES
 
 # The service commits out of order within two minutes; a moment is shown to the second only.
 LATE_COMMIT = timedelta(minutes=2, seconds=1)
-DIED = "the run ended without a word; it was killed, or the machine went down"
+DIED = "the previous run was killed or the machine went down"
 
 STATE = Table(
     "_sync_state",

@@ -163,10 +163,11 @@ def test_what_is_unfinished_and_what_failed_is_told(world: World) -> None:
     found = check(world)
 
     assert found["database"].text.endswith(
-        "the last run was killed, and the next takes up accounts, "
-        "in the last run failed contacts (see: status)"
+        "the previous run was killed or the machine went down, the next run resumes accounts, "
+        "failed in the last run: accounts, contacts (see: status)"
     )
-    assert found["database"].details["failed"] == ["contacts"]
+    assert found["database"].details["failed"] == ["accounts", "contacts"]
+    assert found["database"].details["unfinished"] == ["accounts"]
 
 
 def test_the_state_of_the_schema_lock_is_told(world: World) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ENTITIES, World
+from loopback import SlowTime
 
 from dataverse_sync import cli
 from dataverse_sync import logs as console
@@ -126,14 +127,11 @@ class Terminal:
         os.close(self._master)
 
 
-class Clock:
-    """A clock that goes when it is told to."""
+class RedrawnDisplay(LiveDisplay):
+    """A display that is drawn when the test says so."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+    def redraw(self) -> None:
+        self._live.refresh()
 
 
 @pytest.fixture
@@ -168,12 +166,12 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ter
 
 
 @pytest.fixture
-def start(clock: Clock) -> Iterator[Callable[..., LiveDisplay]]:
+def start(clock: SlowTime) -> Iterator[Callable[..., RedrawnDisplay]]:
     """Begin the fifth phase on a display that is closed when the test ends."""
     displays = []
 
-    def begin(*events: Event) -> LiveDisplay:
-        display = LiveDisplay(clock)
+    def begin(*events: Event) -> RedrawnDisplay:
+        display = RedrawnDisplay(clock.clock)
         displays.append(display)
         for event in (PhaseStarted(5, "Syncing"), *events):
             display.show(event)
@@ -185,15 +183,15 @@ def start(clock: Clock) -> Iterator[Callable[..., LiveDisplay]]:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> SlowTime:
+    return SlowTime()
 
 
 def stored(entity: str, records: int = 5000, *, keys_only: bool = False) -> PageStored:
     return PageStored(entity, records, 2_000_000, 3, 30.0, keys_only)
 
 
-def test_a_long_read_has_a_bar_and_all_of_it_a_line(open_terminal, start, clock):
+def test_bars_and_a_line_about_all(open_terminal, start, clock):
     terminal = open_terminal()
 
     display = start(EntityStarted("accounts"), EntityStarted("contacts"))
@@ -213,7 +211,7 @@ def test_a_long_read_has_a_bar_and_all_of_it_a_line(open_terminal, start, clock)
     )
 
 
-def test_a_bar_grows_with_what_is_read(open_terminal, start, clock):
+def test_bar_grows_with_reads(open_terminal, start, clock):
     terminal = open_terminal()
     filled = []
 
@@ -229,7 +227,7 @@ def test_a_bar_grows_with_what_is_read(open_terminal, start, clock):
     assert filled == [6, 12, 18]  # of 24
 
 
-def test_a_bar_that_has_more_than_was_expected_has_no_total(open_terminal, start, clock):
+def test_exceeded_bar_without_total(open_terminal, start, clock):
     terminal = open_terminal()
 
     display = start(EntityStarted("accounts"), ReadExpected("accounts", 6000))
@@ -241,7 +239,7 @@ def test_a_bar_that_has_more_than_was_expected_has_no_total(open_terminal, start
     assert terminal.screen().shown[1].endswith("  10,000 rows")
 
 
-def test_what_is_read_in_a_moment_has_no_bar_and_no_line(open_terminal, start, clock):
+def test_quick_read_without_bar(open_terminal, start, clock):
     terminal = open_terminal()
 
     display = start(EntityStarted("accounts"))
@@ -258,7 +256,7 @@ def test_what_is_read_in_a_moment_has_no_bar_and_no_line(open_terminal, start, c
     assert "done" not in terminal.text()
 
 
-def test_forty_entities_do_not_fill_a_small_terminal(open_terminal, start, clock):
+def test_small_terminal_not_filled(open_terminal, start, clock):
     terminal = open_terminal(height=9)
 
     display = start(*(EntityStarted(f"table_{number}") for number in range(40)))
@@ -274,7 +272,7 @@ def test_forty_entities_do_not_fill_a_small_terminal(open_terminal, start, clock
     assert len(shown) == 8
 
 
-def test_a_narrow_terminal_shortens_and_wraps_nothing(open_terminal, start, clock):
+def test_narrow_terminal_wraps_nothing(open_terminal, start, clock):
     terminal = open_terminal(width=50)
 
     display = start(EntityStarted("vin_vin_clinicaltrial_vin_countryset"))
@@ -288,7 +286,7 @@ def test_a_narrow_terminal_shortens_and_wraps_nothing(open_terminal, start, cloc
     assert shown[1].startswith("  vin_vin")
 
 
-def test_a_finished_entity_leaves_a_line_above_the_bars(open_terminal, start, clock):
+def test_finished_entity_above_bars(open_terminal, start, clock):
     terminal = open_terminal()
 
     display = start(EntityStarted("accounts"), EntityStarted("contacts"))
@@ -308,7 +306,7 @@ def test_a_finished_entity_leaves_a_line_above_the_bars(open_terminal, start, cl
     assert shown[-1].startswith("2 of 2 done")
 
 
-def test_a_warning_does_not_tear_the_bars(open_terminal, start, clock):
+def test_warning_above_bars(open_terminal, start, clock):
     terminal = open_terminal()
     console.configure_logging(0, None, Redactor())
     long = "a service that is busy, " * 8
@@ -326,7 +324,7 @@ def test_a_warning_does_not_tear_the_bars(open_terminal, start, clock):
     assert [line.split()[0] for line in shown[2:]] == ["accounts", "0"]
 
 
-def test_closed_it_leaves_nothing_but_lines_and_the_cursor(open_terminal, start, clock):
+def test_closed_display_leaves_only_lines(open_terminal, start, clock):
     terminal = open_terminal()
 
     display = start(EntityStarted("accounts"))
@@ -354,7 +352,7 @@ def test_no_color_means_no_colour(open_terminal, start, clock, monkeypatch):
     assert not re.search(r"\x1b\[[0-9;]*(3|4|9|10)[0-9][;m]", terminal.text().partition("99")[0])
 
 
-def test_a_terminal_of_cp1252_has_bars_that_it_can_show(open_terminal, start, clock):
+def test_bars_in_cp1252(open_terminal, start, clock):
     terminal = open_terminal(encoding="cp1252")
 
     display = start(EntityStarted("accounts"), ReadExpected("accounts", 10_000))
@@ -381,9 +379,7 @@ def options(*arguments: str) -> Any:
         (("-q",), "xterm", "QuietDisplay"),
     ],
 )
-def test_a_terminal_has_bars_unless_it_cannot_or_should_not(
-    open_terminal, monkeypatch, arguments, term, expected
-):
+def test_display_chosen_for_terminal(open_terminal, monkeypatch, arguments, term, expected):
     open_terminal()
     monkeypatch.setenv("TERM", term)
 
@@ -392,7 +388,7 @@ def test_a_terminal_has_bars_unless_it_cannot_or_should_not(
     assert type(display).__name__ == expected
 
 
-def test_rich_is_imported_only_for_bars():
+def test_rich_imported_only_for_bars():
     command = "import sys, dataverse_sync.cli; sys.exit('rich' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False)
@@ -431,7 +427,7 @@ def run(world: World, open_terminal: Any) -> Iterator[Callable[..., Any]]:
         process.wait()
 
 
-def test_a_small_run_shows_the_same_on_a_terminal_as_in_a_pipe(run, open_terminal, world):
+def test_same_lines_on_terminal_and_pipe(run, open_terminal, world):
     terminal = open_terminal()
 
     on_terminal = run(stdout=terminal.slave, stderr=terminal.slave)
@@ -452,7 +448,7 @@ def shape(line: str) -> str:
     return re.sub(r"[0-9.]+", "N", re.sub(r" {2,}", "  ", line))
 
 
-def test_ctrl_c_gives_the_terminal_back(run, open_terminal, world):
+def test_ctrl_c_restores_the_terminal(run, open_terminal, world):
     terminal = open_terminal()
     world.emulator.fault(Fault("stall", match=r"/vin_candidates\?", seconds=60, times=9))
 

@@ -65,7 +65,7 @@ def warnings(log) -> list[str]:
 # The document
 
 
-def test_a_run_is_summed_up_entity_by_entity():
+def test_summary_by_entity():
     document = build_summary(REPORT, None)
 
     assert document["ok"] is False
@@ -122,7 +122,7 @@ def test_a_run_is_summed_up_entity_by_entity():
     assert document["error"] is None
 
 
-def test_the_text_says_what_a_chat_should_show():
+def test_text_for_a_chat():
     failed = build_summary(REPORT, None)["text"].splitlines()
     done = build_summary(COMPLETED, None)["text"].splitlines()
 
@@ -133,7 +133,7 @@ def test_the_text_says_what_a_chat_should_show():
     assert len(done) == 2
 
 
-def test_a_run_that_ended_early_has_the_same_shape():
+def test_same_shape_if_ended_early():
     early = build_summary(None, "the sign-in was refused")
 
     assert early.keys() == build_summary(REPORT, None).keys()
@@ -149,14 +149,14 @@ def test_a_run_that_ended_early_has_the_same_shape():
     ("report", "error", "ok"),
     [(COMPLETED, None, True), (COMPLETED, "the disk is full", False), (None, None, False)],
 )
-def test_a_run_is_ok_only_when_it_completed_without_an_error(report, error, ok):
+def test_ok_only_without_error(report, error, ok):
     assert build_summary(report, error)["ok"] is ok
 
 
 # Sending
 
 
-def test_the_summary_is_posted_as_json_once(log):
+def test_summary_posted_once(log):
     with LoopbackServer(in_turn(OK)) as server:
         send_notification(hook(server), REPORT, None)
 
@@ -169,7 +169,7 @@ def test_the_summary_is_posted_as_json_once(log):
 
 
 @pytest.mark.parametrize("reply", [RESET, CLOSE, http(503), http(429), http(500)])
-def test_a_receiver_that_is_busy_for_a_moment_is_asked_once_more(log, reply):
+def test_busy_receiver_asked_again(log, reply):
     with LoopbackServer(in_turn(reply, OK)) as server:
         send_notification(hook(server), REPORT, None)
 
@@ -179,7 +179,7 @@ def test_a_receiver_that_is_busy_for_a_moment_is_asked_once_more(log, reply):
 
 
 @pytest.mark.parametrize(("status", "times"), [(503, 2), (400, 1), (404, 1), (410, 1)])
-def test_a_receiver_that_refuses_is_named_without_its_path(log, status, times):
+def test_refusal_named_without_path(log, status, times):
     with LoopbackServer(in_turn(http(status))) as server:
         send_notification(hook(server), REPORT, None)
 
@@ -189,7 +189,7 @@ def test_a_receiver_that_refuses_is_named_without_its_path(log, status, times):
     ]
 
 
-def test_no_one_listening_is_a_warning(log):
+def test_unreachable_receiver_warned_of(log):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
@@ -200,8 +200,8 @@ def test_no_one_listening_is_a_warning(log):
     ]
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(log, status):
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_redirect_not_followed(log, status):
     with LoopbackServer(in_turn(OK)) as other:
         away = http(status, b"", ("Location", f"{other.origin}/elsewhere"))
         with LoopbackServer(in_turn(away)) as server:
@@ -214,7 +214,7 @@ def test_a_redirect_is_not_followed(log, status):
     ]
 
 
-def test_a_receiver_that_never_answers_is_left_in_time(log):
+def test_silent_receiver_left_in_time(log):
     released = threading.Event()
 
     def hang(_):
@@ -234,7 +234,7 @@ def test_a_receiver_that_never_answers_is_left_in_time(log):
     ]
 
 
-def test_a_receiver_that_answers_a_byte_at_a_time_is_left_in_time(log):
+def test_slow_receiver_left_in_time(log):
     def drip() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nX: "
         for _ in range(40):
@@ -252,7 +252,7 @@ def test_a_receiver_that_answers_a_byte_at_a_time_is_left_in_time(log):
     ]
 
 
-def test_a_long_answer_is_not_waited_for(log):
+def test_long_answer_not_waited_for(log):
     def endless() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
         for _ in range(40):
@@ -265,7 +265,7 @@ def test_a_long_answer_is_not_waited_for(log):
     assert warnings(log) == []
 
 
-def test_there_is_no_second_attempt_when_its_time_has_passed(log, monkeypatch):
+def test_no_second_attempt_too_late(log, monkeypatch):
     monkeypatch.setattr(notify, "RETRY_AFTER_S", 5.0)
 
     with LoopbackServer(in_turn(http(503))) as server:
@@ -275,7 +275,7 @@ def test_there_is_no_second_attempt_when_its_time_has_passed(log, monkeypatch):
     assert warnings(log) == ["the notification to http://127.0.0.1 was not sent: it answered 503"]
 
 
-def test_the_address_is_in_no_log_line_at_any_verbosity(log):
+def test_address_never_logged(log):
     with LoopbackServer(in_turn(http(500))) as server:
         send_notification(hook(server), REPORT, None)
         logging.getLogger("urllib3.connectionpool").debug("of another request")
@@ -284,7 +284,17 @@ def test_the_address_is_in_no_log_line_at_any_verbosity(log):
     assert "of another request" in log.text
 
 
-def test_the_filter_is_gone_afterwards():
+def test_address_never_logged_for_odd_headers(log):
+    odd = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nno header at all\r\n\r\n"
+
+    with LoopbackServer(in_turn(Reply([odd], "close"))) as server:
+        send_notification(hook(server), REPORT, None)
+
+    assert len(server.asked) == 1
+    assert SECRET not in log.text
+
+
+def test_log_filter_removed_afterwards():
     with LoopbackServer(in_turn(OK)) as server:
         send_notification(hook(server), REPORT, None)
 
@@ -292,7 +302,7 @@ def test_the_filter_is_gone_afterwards():
     assert logging.getLogger("urllib3.util.retry").filters == []
 
 
-def test_a_bug_in_sending_does_not_reach_the_run(log, monkeypatch):
+def test_unexpected_error_only_warned_of(log, monkeypatch):
     def fail(*_):
         raise RuntimeError(SECRET)
 
@@ -303,7 +313,7 @@ def test_a_bug_in_sending_does_not_reach_the_run(log, monkeypatch):
     assert warnings(log) == ["the notification to https://hooks.example was not sent: RuntimeError"]
 
 
-def test_this_machine_is_not_asked_through_a_proxy(log, monkeypatch):
+def test_loopback_without_proxy(log, monkeypatch):
     with LoopbackServer(in_turn(http(502))) as proxy, LoopbackServer(in_turn(OK)) as server:
         monkeypatch.setenv("HTTP_PROXY", proxy.origin)
         monkeypatch.setenv("ALL_PROXY", proxy.origin)
@@ -313,7 +323,7 @@ def test_this_machine_is_not_asked_through_a_proxy(log, monkeypatch):
     assert warnings(log) == []
 
 
-def test_no_password_is_taken_from_a_netrc_file(monkeypatch, tmp_path):
+def test_netrc_ignored(monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password mine\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -324,7 +334,7 @@ def test_no_password_is_taken_from_a_netrc_file(monkeypatch, tmp_path):
     assert "authorization" not in server.asked[0].headers
 
 
-def test_a_password_in_the_address_is_sent():
+def test_password_in_address_sent():
     with LoopbackServer(in_turn(OK)) as server:
         send_notification(server.origin.replace("//", "//me:my%20own@") + "/x", REPORT, None)
 
@@ -347,7 +357,7 @@ def tls(authority):
     return context
 
 
-def test_a_certificate_that_nobody_trusts_is_refused(log, tls):
+def test_untrusted_certificate_refused(log, tls):
     with LoopbackServer(in_turn(OK), tls) as server:
         send_notification(hook(server), REPORT, None)
 
@@ -357,9 +367,7 @@ def test_a_certificate_that_nobody_trusts_is_refused(log, tls):
     ]
 
 
-def test_a_certificate_of_a_configured_authority_is_accepted(
-    log, tls, authority, monkeypatch, tmp_path
-):
+def test_configured_authority_accepted(log, tls, authority, monkeypatch, tmp_path):
     bundle = tmp_path / "bundle.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -371,7 +379,7 @@ def test_a_certificate_of_a_configured_authority_is_accepted(
     assert warnings(log) == []
 
 
-def test_the_world_is_reached_through_a_proxy(log, tls, authority, monkeypatch, tmp_path):
+def test_receiver_reached_through_proxy(log, tls, authority, monkeypatch, tmp_path):
     bundle = tmp_path / "bundle.pem"
     authority.cert_pem.write_to_path(bundle)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -398,7 +406,7 @@ def test_the_world_is_reached_through_a_proxy(log, tls, authority, monkeypatch, 
         "http://[::1]:9/x",
     ],
 )
-def test_an_address_that_can_be_tried(url):
+def test_usable_address(url):
     assert find_url_problem(url) is None
 
 
@@ -418,9 +426,7 @@ def test_an_address_that_can_be_tried(url):
         (f"https://me:{SECRET}@/", "does not begin with https://", "that address"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_a_warning_that_does_not_show_it(
-    log, url, problem, shown
-):
+def test_unusable_address_not_shown(log, url, problem, shown):
     send_notification(url, REPORT, None)
 
     (warning,) = warnings(log)
@@ -429,7 +435,7 @@ def test_an_address_that_cannot_be_used_is_a_warning_that_does_not_show_it(
     assert SECRET not in warning
 
 
-def test_a_password_in_the_address_is_not_shown(log):
+def test_password_in_address_not_shown(log):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

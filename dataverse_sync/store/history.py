@@ -1,0 +1,311 @@
+"""Read the run's own tables for people: the state of each entity, what runs did, what was removed.
+
+The one reader behind ``status``, ``report`` and ``check``, so that a killed run looks the same in
+all three. A killed run leaves its entities ``in_progress``. If no run holds the database, they are
+shown as failed; the tables keep what they say, which tells the next sync where to resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
+
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.model import Counts, State
+from dataverse_sync.moments import parse_timestamp
+from dataverse_sync.store import run_lock
+from dataverse_sync.store.database import check_file, open_reader, read_tables
+from dataverse_sync.store.deletions import DELETED
+from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
+from dataverse_sync.store.sync_state import DIED, LOG, STATE, EntityState, load_states
+
+RunStatus = Literal["completed", "failed", "in_progress"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What one run did for one entity: a row of ``_sync_log``."""
+
+    run_id: str
+    entity: str
+    started_at: datetime
+    finished_at: datetime | None
+    status: RunStatus
+    counts: Counts
+    requests: int
+    error: str | None
+
+    @property
+    def duration_s(self) -> float | None:
+        return _seconds_between(self.started_at, self.finished_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The entries of one run; there is at least one."""
+
+    run_id: str
+    entries: tuple[LogEntry, ...]
+
+    @property
+    def started_at(self) -> datetime:
+        return min(entry.started_at for entry in self.entries)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the last entity ended; None while one is still in progress."""
+        ends = [entry.finished_at for entry in self.entries if entry.finished_at]
+        return max(ends) if len(ends) == len(self.entries) else None
+
+    @property
+    def duration_s(self) -> float | None:
+        return _seconds_between(self.started_at, self.finished_at)
+
+    @property
+    def status(self) -> RunStatus:
+        statuses = {entry.status for entry in self.entries}
+        if "in_progress" in statuses:
+            return "in_progress"
+        return "failed" if "failed" in statuses else "completed"
+
+    @property
+    def failed(self) -> tuple[LogEntry, ...]:
+        return tuple(entry for entry in self.entries if entry.status == "failed")
+
+    @property
+    def completed(self) -> int:
+        return sum(entry.status == "completed" for entry in self.entries)
+
+    @property
+    def totals(self) -> Counts:
+        return sum((entry.counts for entry in self.entries), Counts())
+
+    @property
+    def requests(self) -> int:
+        return sum(entry.requests for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class EntityHistory:
+    """One entity as the database knows it: its row of ``_sync_state`` and its newest log entry."""
+
+    name: str
+    state: State  # as shown: failed if a killed run left it in progress
+    error: str | None
+    last_success_at: datetime | None
+    saved: EntityState  # as stored: what the next sync plans by
+    last: LogEntry | None
+
+    @property
+    def rows(self) -> int:
+        return self.saved.records_count
+
+    @property
+    def bookmark(self) -> str | None:
+        return self.saved.bookmark
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether a killed run left the entity in progress; the next sync resumes it."""
+        return self.state == "failed" and self.saved.state == "in_progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference between the locked schema and the live one: a row of ``_schema_changes``."""
+
+    entity: str
+    column: str | None
+    change: str
+    severity: str
+    old_type: str | None
+    new_type: str | None
+    detected_at: datetime
+    standing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removals:
+    """How many rows of one entity are kept in ``_sync_deleted``, by reason."""
+
+    entity: str
+    by_reason: Mapping[str, int]
+    last_at: datetime
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_reason.values())
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the run's own tables say, and who holds the database."""
+
+    holder: str | None = None  # the run that is under way
+    entities: tuple[EntityHistory, ...] = ()  # by name
+    runs: tuple[Run, ...] = ()  # oldest first
+    changes: tuple[Change, ...] = ()  # newest first
+    removals: tuple[Removals, ...] = ()
+
+
+def load_history(db_path: Path, runs: int = 0) -> History:
+    """Read the run's own tables, in one transaction.
+
+    Args:
+        db_path: The SQLite file. If it is missing, or no sync has written to it yet, the
+            history has no entities.
+        runs: How many of the newest runs to read, with all schema changes and removals. With 0
+            only the entities are read, which takes milliseconds whatever the database holds.
+
+    Raises:
+        ConfigError: The file is not a database, or not one of this program.
+    """
+    was_held = run_lock.is_held(db_path)
+    try:
+        history = _load(db_path, runs) if db_path.exists() else History()
+    except (DBAPIError, ValueError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise ConfigError(
+            f"{db_path}: cannot be read ({reason})",
+            "Is it a database of this program, and whole? Name it with --db.",
+        ) from error
+    # Asked again: what is in progress may belong to a run that began in between.
+    if was_held or run_lock.is_held(db_path):
+        return replace(history, holder=run_lock.describe_holder(db_path))
+    return _show_killed(history)
+
+
+def _load(db_path: Path, runs: int) -> History:
+    check_file(db_path, to_write=False)
+    with open_reader(db_path).connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        if STATE.name not in read_tables(connection):
+            return History()
+        entities = _load_entities(connection)
+        if not runs:
+            return History(entities=entities)
+        return History(
+            entities=entities,
+            runs=_load_runs(connection, runs),
+            changes=_load_changes(connection),
+            removals=_load_removals(connection),
+        )
+
+
+def _load_entities(connection: Connection) -> tuple[EntityHistory, ...]:
+    newest = select(func.max(LOG.c.id)).group_by(LOG.c.entity_name)
+    entries = connection.execute(select(LOG).where(LOG.c.id.in_(newest)))
+    last = {row.entity_name: _to_entry(row) for row in entries}
+    rows = connection.execute(select(STATE).order_by(STATE.c.entity_name)).all()
+    saved = load_states(connection, [row.entity_name for row in rows])
+    return tuple(
+        EntityHistory(
+            name=row.entity_name,
+            state=row.state,
+            error=row.error,
+            last_success_at=_read_optional(row.last_sync_time),
+            saved=saved[row.entity_name],
+            last=last.get(row.entity_name),
+        )
+        for row in rows
+    )
+
+
+def _load_runs(connection: Connection, number: int) -> tuple[Run, ...]:
+    last = func.max(LOG.c.id)
+    newest = select(LOG.c.run_id).group_by(LOG.c.run_id).order_by(last.desc()).limit(number)
+    query = select(LOG).where(LOG.c.run_id.in_(newest)).order_by(LOG.c.id)
+    entries: dict[str, list[LogEntry]] = {}
+    for row in connection.execute(query):
+        entries.setdefault(row.run_id, []).append(_to_entry(row))
+    return tuple(Run(run_id, tuple(of_run)) for run_id, of_run in entries.items())
+
+
+def _to_entry(row: Any) -> LogEntry:
+    return LogEntry(
+        run_id=row.run_id,
+        entity=row.entity_name,
+        started_at=_read_moment(row.started_at),
+        finished_at=_read_optional(row.finished_at),
+        status=row.status,
+        counts=Counts(
+            row.records_fetched,
+            row.records_added,
+            row.records_updated,
+            row.records_unchanged,
+            row.records_deleted,
+        ),
+        requests=row.requests,
+        error=row.error,
+    )
+
+
+def _load_changes(connection: Connection) -> tuple[Change, ...]:
+    query = select(SCHEMA_CHANGES).order_by(SCHEMA_CHANGES.c.id.desc())
+    return tuple(
+        Change(
+            entity=row.entity_name,
+            column=row.column_name,
+            change=row.change,
+            severity=row.severity,
+            old_type=row.old_type,
+            new_type=row.new_type,
+            detected_at=_read_moment(row.detected_at),
+            standing=bool(row.standing),
+        )
+        for row in connection.execute(query)
+    )
+
+
+def _load_removals(connection: Connection) -> tuple[Removals, ...]:
+    name, reason, at = DELETED.c.entity_name, DELETED.c.reason, DELETED.c.deleted_at
+    query = select(name, reason, func.count(), func.max(at)).group_by(name, reason).order_by(name)
+    found: dict[str, Removals] = {}
+    for entity, why, count, newest in connection.execute(query):
+        known = found.get(entity) or Removals(entity, {}, _read_moment(newest))
+        last_at = max(known.last_at, _read_moment(newest))
+        found[entity] = Removals(entity, {**known.by_reason, why: count}, last_at)
+    return tuple(found.values())
+
+
+def _show_killed(history: History) -> History:
+    """Show as failed what is in progress although no run holds the database."""
+    runs = [
+        replace(run, entries=tuple(map(_show_killed_entry, run.entries))) for run in history.runs
+    ]
+    entities = tuple(map(_show_killed_entity, history.entities))
+    return replace(history, entities=entities, runs=tuple(runs))
+
+
+def _show_killed_entity(entity: EntityHistory) -> EntityHistory:
+    entity = replace(entity, last=entity.last and _show_killed_entry(entity.last))
+    if entity.state != "in_progress":
+        return entity
+    return replace(entity, state="failed", error=f"{entity.name}: {DIED}")
+
+
+def _show_killed_entry(entry: LogEntry) -> LogEntry:
+    if entry.status != "in_progress":
+        return entry
+    return replace(entry, status="failed", error=DIED)
+
+
+def _read_moment(text: str) -> datetime:
+    moment = parse_timestamp(text)
+    if moment is None:
+        raise ValueError(f"{text!r} is not a moment")
+    return moment
+
+
+def _read_optional(text: str | None) -> datetime | None:
+    return None if text is None else _read_moment(text)
+
+
+def _seconds_between(start: datetime, end: datetime | None) -> float | None:
+    return None if end is None else max(0.0, (end - start).total_seconds())
