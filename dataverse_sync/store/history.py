@@ -8,7 +8,7 @@ shown as failed; the tables keep what they say, which tells the next sync where 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ from dataverse_sync.store.database import check_file, open_reader, read_tables
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import DIED, LOG, STATE, EntityState, load_states
+
+_KINDS = [field.name for field in fields(Counts)]
 
 RunStatus = Literal["completed", "failed", "in_progress"]
 
@@ -234,13 +236,7 @@ def _to_entry(row: Any) -> LogEntry:
         started_at=_read_moment(row.started_at),
         finished_at=_read_optional(row.finished_at),
         status=row.status,
-        counts=Counts(
-            row.records_fetched,
-            row.records_added,
-            row.records_updated,
-            row.records_unchanged,
-            row.records_deleted,
-        ),
+        counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in _KINDS}),
         requests=row.requests,
         error=row.error,
     )

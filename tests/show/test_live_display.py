@@ -339,6 +339,19 @@ def test_closed_display_leaves_only_lines(open_terminal, start, clock):
     assert terminal.screen().shown == ["[5/6] Syncing"]
 
 
+def test_last_phase_removes_bars(open_terminal, start, clock):
+    terminal = open_terminal()
+
+    display = start(EntityStarted("accounts"))
+    display.show(stored("accounts"))
+    clock.now += 2
+    display.redraw()
+    display.show(PhaseStarted(6, "Summing up"))
+
+    assert terminal.screen().shown == ["[5/6] Syncing", "[6/6] Summing up"]
+    assert terminal.screen().cursor_shown
+
+
 def test_no_color_means_no_colour(open_terminal, start, clock, monkeypatch):
     terminal = open_terminal()
     monkeypatch.setenv("NO_COLOR", "1")

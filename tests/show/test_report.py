@@ -56,6 +56,11 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         self.problems += [f"<{tag}> is not closed" for tag, _ in self._open]
+        ids = {one.get("id") for _, one in self.elements}
+        links = [one.get("href") or "" for _, one in self.elements]
+        self.problems += [
+            f"{link} leads nowhere" for link in links if link[:1] == "#" and link[1:] not in ids
+        ]
 
     def handle_starttag(self, tag, attrs):
         names = [name for name, _ in attrs]
@@ -346,20 +351,6 @@ def test_growth_never_negative(db_path):
     assert contacts.growth == (5,)
 
 
-def test_only_newest_runs_shown(db_path):
-    with writing(db_path) as connection:
-        add_state(connection, "accounts")
-        add_state(connection, "contacts")
-        add_log(connection, "r0", "contacts", NIGHT - timedelta(days=9))
-        for day in range(4):
-            add_log(connection, f"r{day + 1}", "accounts", NIGHT + timedelta(days=day))
-
-    data = load_report(db_path, NOW, runs=3)
-
-    assert [one.run_id for one in data.history.runs] == ["r2", "r3", "r4"]
-    assert data.tables[1].entity.last.run_id == "r0"  # the last run of a table, however old
-
-
 def test_drift_newest_first(db_path, page):
     with writing(db_path) as connection:
         add_state(connection, "accounts")
@@ -563,6 +554,11 @@ def test_database_never_replaced_by_report(db_path, tmp_path):
         check_target(tmp_path / "new.db", tmp_path / "new.db")  # before the first sync
 
     assert other.read_bytes() == before
+
+
+def test_folder_is_not_a_report(db_path, tmp_path):
+    with pytest.raises(ConfigError, match="is a folder, not a place for a report"):
+        check_target(tmp_path, db_path)
 
 
 # What cannot be read

@@ -140,14 +140,17 @@ def test_run_ended_while_reading_not_killed(db_path, monkeypatch):
 
 def test_only_newest_runs_loaded(db_path):
     with writing(db_path) as connection:
+        add_state(connection, "teams")
+        add_log(connection, "r0", "teams", NIGHT - DAY)
         for day in range(4):
             add_log(connection, f"r{day}", "accounts", NIGHT + day * DAY)
             add_log(connection, f"r{day}", "contacts", NIGHT + day * DAY)
 
-    runs = load_history(db_path, runs=3).runs
+    history = load_history(db_path, runs=3)
 
-    assert [run.run_id for run in runs] == ["r1", "r2", "r3"]
-    assert [one.entity for one in runs[0].entries] == ["accounts", "contacts"]
+    assert [run.run_id for run in history.runs] == ["r1", "r2", "r3"]
+    assert [one.entity for one in history.runs[0].entries] == ["accounts", "contacts"]
+    assert history.entities[0].last.run_id == "r0"  # the last run of an entity, however old
 
 
 def test_entities_alone_unless_runs_asked(db_path):

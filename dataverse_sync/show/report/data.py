@@ -16,7 +16,7 @@ from dataverse_sync.errors import ConfigError
 from dataverse_sync.show.text import format_count
 from dataverse_sync.store.history import EntityHistory, History, LogEntry, Run, load_history
 
-DEFAULT_RUNS = 30
+RUNS_SHOWN = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +93,16 @@ class ReportData:
 class Verdict:
     """What a person should know before anything else."""
 
-    kind: Literal["ok", "failed", "attention", "running", "empty"]
+    kind: Literal["ok", "failed", "attention", "running", "pending"]
     text: str
 
 
-def load_report(db_path: Path, now: datetime, runs: int = DEFAULT_RUNS) -> ReportData:
+def load_report(db_path: Path, now: datetime) -> ReportData:
     """Read what the page says.
 
     Args:
         db_path: The SQLite file.
         now: When the report is written, UTC.
-        runs: How many of the newest runs to show.
 
     Raises:
         ConfigError: There is no database, or the file is not one of this program.
@@ -113,7 +112,7 @@ def load_report(db_path: Path, now: datetime, runs: int = DEFAULT_RUNS) -> Repor
             f"{db_path}: there is no database yet",
             "Run a sync first, or name the database with --db or SQLITE_DB_PATH.",
         )
-    history = load_history(db_path, runs)
+    history = load_history(db_path, RUNS_SHOWN)
     removed = {
         change.entity
         for change in history.changes
@@ -136,7 +135,7 @@ def judge(data: ReportData) -> Verdict:
     if last is None:
         if data.history.holder:
             return Verdict("running", "The first run is under way")
-        return Verdict("empty", "Nothing has been synced yet")
+        return Verdict("pending", "Nothing has been synced yet")
     if last.failed:
         of = format_count(len(last.entries), "table")
         return Verdict("failed", f"The last run failed for {len(last.failed):,} of {of}")

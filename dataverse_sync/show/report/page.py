@@ -1,7 +1,7 @@
 """Lay out the report as one HTML page, for a mail, a share or a phone, and write it.
 
 The page holds all that it needs: no script, no font, no picture from elsewhere. Its text
-is in ``report.html``, where every value is escaped.
+is in ``report.html``, where every value is escaped, its looks in ``report.css``.
 """
 
 from __future__ import annotations
