@@ -28,7 +28,7 @@ from dataverse_sync.moments import to_text
 from dataverse_sync.show.text import format_result
 from dataverse_sync.version import __version__
 
-DEFAULT_TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for all of it: the name lookup, both attempts, a receiver that is slow
 RETRY_AFTER_S = 1.0
 _SHARE = 0.9  # of the time limit, for the requests: their own word on what went wrong is better
 _RETRIED = (408, 429, 500, 502, 503, 504)
@@ -105,14 +105,8 @@ def _describe_entity(entity: EntityReport) -> dict[str, Any]:
     }
 
 
-def send_notification(
-    url: str,
-    report: SyncReport | None,
-    error: str | None,
-    *,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-) -> None:
-    """Post a run's summary; what goes wrong is logged as a warning, never raised.
+def send_notification(url: str, report: SyncReport | None, error: str | None) -> None:
+    """Post a run's summary, within ten seconds; a failure is logged as a warning, never raised.
 
     Sent again after a second if the receiver could not be reached or was busy. Not sent
     again if it does not answer, since it may have heard.
@@ -121,33 +115,31 @@ def send_notification(
         url: The webhook: https, or http on loopback. Redirects are not followed.
         report: What the run did; None if it ended early.
         error: Why it ended early, secrets already taken out.
-        timeout_s: The longest that all of it takes: the name lookup, both attempts, a receiver
-            that answers a byte at a time.
     """
     problem = find_url_problem(url)
     if problem is None:
-        problem = _post_within(timeout_s, url, build_summary(report, error))
+        problem = _post_in_time(url, build_summary(report, error))
     if problem is not None:
         log.warning("the notification to %s was not sent: %s", _name_host(url), problem)
 
 
-def _post_within(timeout_s: float, url: str, document: dict[str, Any]) -> str | None:
+def _post_in_time(url: str, document: dict[str, Any]) -> str | None:
     """Post on a thread, which is left behind if it takes too long.
 
     A timeout of requests counts from byte to byte, and does not apply to a name lookup.
     """
-    result: list[str | None] = [f"it took longer than {timeout_s:g} s"]
+    result: list[str | None] = [f"it took longer than {TIMEOUT_S:g} s"]
 
     def run() -> None:
         try:
             with _without_wire_log():
-                result[0] = _post(url, document, time.monotonic() + timeout_s * _SHARE)
+                result[0] = _post(url, document, time.monotonic() + TIMEOUT_S * _SHARE)
         except Exception as error:  # whatever it is, the run's own outcome stands
             result[0] = type(error).__name__  # not its text, which may hold the address
 
     thread = threading.Thread(target=run, name=_THREAD, daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    thread.join(TIMEOUT_S)
     return result[0]
 
 

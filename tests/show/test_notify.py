@@ -214,7 +214,8 @@ def test_redirect_not_followed(log, status):
     ]
 
 
-def test_silent_receiver_left_in_time(log):
+def test_silent_receiver_left_in_time(log, monkeypatch):
+    monkeypatch.setattr(notify, "TIMEOUT_S", 0.5)
     released = threading.Event()
 
     def hang(_):
@@ -223,7 +224,7 @@ def test_silent_receiver_left_in_time(log):
 
     with LoopbackServer(hang) as server:
         began = time.monotonic()
-        send_notification(hook(server), REPORT, None, timeout_s=0.5)
+        send_notification(hook(server), REPORT, None)
         took = time.monotonic() - began
         released.set()
 
@@ -234,7 +235,9 @@ def test_silent_receiver_left_in_time(log):
     ]
 
 
-def test_slow_receiver_left_in_time(log):
+def test_slow_receiver_left_in_time(log, monkeypatch):
+    monkeypatch.setattr(notify, "TIMEOUT_S", 0.4)
+
     def drip() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nX: "
         for _ in range(40):
@@ -243,7 +246,7 @@ def test_slow_receiver_left_in_time(log):
 
     with LoopbackServer(lambda _: Reply(drip(), "close")) as server:
         began = time.monotonic()
-        send_notification(hook(server), REPORT, None, timeout_s=0.4)
+        send_notification(hook(server), REPORT, None)
         took = time.monotonic() - began
 
     assert took < 1.2
@@ -252,7 +255,9 @@ def test_slow_receiver_left_in_time(log):
     ]
 
 
-def test_long_answer_not_waited_for(log):
+def test_long_answer_not_waited_for(log, monkeypatch):
+    monkeypatch.setattr(notify, "TIMEOUT_S", 1.5)
+
     def endless() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
         for _ in range(40):
@@ -260,16 +265,17 @@ def test_long_answer_not_waited_for(log):
             yield b"x"
 
     with LoopbackServer(lambda _: Reply(endless(), "close")) as server:
-        send_notification(hook(server), REPORT, None, timeout_s=1.5)
+        send_notification(hook(server), REPORT, None)
 
     assert warnings(log) == []
 
 
 def test_no_second_attempt_too_late(log, monkeypatch):
+    monkeypatch.setattr(notify, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(notify, "RETRY_AFTER_S", 5.0)
 
     with LoopbackServer(in_turn(http(503))) as server:
-        send_notification(hook(server), REPORT, None, timeout_s=1.0)
+        send_notification(hook(server), REPORT, None)
 
     assert len(server.asked) == 1
     assert warnings(log) == ["the notification to http://127.0.0.1 was not sent: it answered 503"]
