@@ -356,9 +356,10 @@ def _status(options: argparse.Namespace, redactor: Redactor) -> int:
 
 def _verify(options: argparse.Namespace, redactor: Redactor) -> int:
     from dataverse_sync.commands import verify
+    from dataverse_sync.sync.verification import run_verify
 
     config, entities = load(options, redactor)
-    found = verify.run_verify(
+    found = run_verify(
         config,
         entities,
         only=options.entity,

@@ -84,8 +84,11 @@ class PageRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A range of ``createdon``, and how far its read has come."""
+class Range:
+    """A part of a table by ``createdon``, and how far its read has come.
+
+    Half-open: from its first moment up to, but without, the first moment after it.
+    """
 
     since: str | None = None  # the first moment in it; None: from the oldest record on
     until: str | None = None  # the first moment after it; None: to the newest record

@@ -25,7 +25,7 @@ from dataverse_sync.store import database
 from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
 from dataverse_sync.store.sync_state import DIED, EntityState
-from dataverse_sync.sync.entity import plan_read
+from dataverse_sync.sync.plan import plan_read
 
 CLOCK_TOLERANCE_S = 60.0
 DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow

@@ -93,12 +93,12 @@ _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 # The census
 
 
-def start_census(connection: Connection, name: str) -> None:
+def start_comparison(connection: Connection, name: str) -> None:
     connection.execute(delete(_CENSUS).where(_CENSUS.c.entity_name == name))
     connection.execute(delete(_DOOMED).where(_DOOMED.c.entity_name == name))
 
 
-def take_census(connection: Connection, table: EntityTable, page: Page) -> None:
+def add_to_comparison(connection: Connection, table: EntityTable, page: Page) -> list[str]:
     """Note the keys and versions of a page, and its deleted entries, in the order they came.
 
     Raises:
@@ -117,7 +117,7 @@ def take_census(connection: Connection, table: EntityTable, page: Page) -> None:
         version = entry.get(table.entity.version_column or "")
         rows.append((table.name, key, None if version is None else str(version), int(deleted), 0))
     if not rows:
-        return
+        return []
     statement = sqlite.insert(_CENSUS).values(dict.fromkeys(_CENSUS.c.keys()))
     statement = statement.on_conflict_do_update(
         index_elements=["entity_name", "record_id"],
@@ -129,9 +129,10 @@ def take_census(connection: Connection, table: EntityTable, page: Page) -> None:
     )
     sql = str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
     connection.exec_driver_sql(sql, rows)
+    return [row[1] for row in rows]
 
 
-def find_stale(
+def find_differing(
     connection: Connection, table: EntityTable, settled: str | None = None
 ) -> Sequence[str]:
     """Ids in the census whose row is missing or of another version: they must be fetched.
@@ -168,14 +169,14 @@ def count_changed(connection: Connection, name: str) -> int:
     return connection.execute(query).scalar_one()
 
 
-def missing_from_census(table: EntityTable) -> Select[Any]:
+def missing_from_comparison(table: EntityTable) -> Select[Any]:
     """Keys of rows that a complete census does not name."""
     key = table.table.c[table.entity.key]
     named = exists().where(_CENSUS.c.entity_name == table.name, _CENSUS.c.record_id == key)
     return select(key).where(~named)
 
 
-def deleted_in_census(table: EntityTable) -> Select[Any]:
+def deleted_in_comparison(table: EntityTable) -> Select[Any]:
     """Keys of rows that a delta read says are deleted, and only that."""
     key = table.table.c[table.entity.key]
     return select(key).where(
@@ -208,6 +209,28 @@ def sum_stored_keys(connection: Connection, table: EntityTable) -> int:
         return sum_keys(key for (key,) in stored)
 
 
+class ReturnedKeys:
+    """The keys that a full read has returned so far, to find those that it did not."""
+
+    def __init__(self, connection: Connection, table: EntityTable) -> None:
+        self._connection = connection
+        self._table = table
+        self._sum = 0
+        self._is_complete = False
+
+    def add(self, keys: Sequence[str]) -> None:
+        if not self._sum and len(set(keys)) == count_rows(self._connection, self._table):
+            self._is_complete = True
+            return
+        self._sum += sum_keys(keys)
+        note_seen(self._connection, self._table.name, keys)
+
+    def find_missing(self) -> Select[Any] | None:
+        if self._is_complete or self._sum == sum_stored_keys(self._connection, self._table):
+            return None
+        return missing_from_read(self._table)
+
+
 def missing_from_read(table: EntityTable) -> Select[Any]:
     """Keys of rows that a full read, now complete, did not return."""
     key = table.table.c[table.entity.key]
@@ -222,14 +245,16 @@ def missing_from_read(table: EntityTable) -> Select[Any]:
 # Removing
 
 
-def doom(connection: Connection, table: EntityTable, keys: Select[Any], reason: Reason) -> None:
+def mark_for_removal(
+    connection: Connection, table: EntityTable, keys: Select[Any], reason: Reason
+) -> None:
     """Mark rows for removal; nothing is removed yet."""
     chosen = keys.add_columns(literal(table.name), literal(reason))
     statement = sqlite.insert(_DOOMED).from_select(["record_id", "entity_name", "reason"], chosen)
     connection.execute(statement.prefix_with("OR IGNORE"))
 
 
-def doom_ids(
+def mark_ids_for_removal(
     connection: Connection, table: EntityTable, ids: Iterable[str], reason: Reason
 ) -> None:
     """Mark rows for removal by their ids."""
@@ -238,19 +263,19 @@ def doom_ids(
         connection.execute(sqlite.insert(_DOOMED).prefix_with("OR IGNORE"), rows)
 
 
-def list_doomed(connection: Connection, table: EntityTable) -> Sequence[str]:
+def list_marked(connection: Connection, table: EntityTable) -> Sequence[str]:
     query = select(_DOOMED.c.record_id).where(_DOOMED.c.entity_name == table.name)
     return connection.execute(query).scalars().all()
 
 
-def spare(connection: Connection, table: EntityTable, ids: Collection[str]) -> None:
+def unmark(connection: Connection, table: EntityTable, ids: Collection[str]) -> None:
     """Take these off the list: they are there after all."""
     one = and_(_DOOMED.c.entity_name == table.name, _DOOMED.c.record_id == bindparam("id"))
     if ids:
         connection.execute(delete(_DOOMED).where(one), [{"id": record_id} for record_id in ids])
 
 
-def spare_all(connection: Connection, table: EntityTable) -> None:
+def unmark_all(connection: Connection, table: EntityTable) -> None:
     connection.execute(delete(_DOOMED).where(_DOOMED.c.entity_name == table.name))
 
 
@@ -260,7 +285,7 @@ def check_guard(connection: Connection, table: EntityTable, allow_deletes: bool)
     Raises:
         GuardError: It is more, and ``--allow-deletes`` was not given.
     """
-    doomed = len(list_doomed(connection, table))
+    doomed = len(list_marked(connection, table))
     rows = count_rows(connection, table) if doomed else 0
     if not allow_deletes and rows > GUARDED_ROWS and doomed * 2 > rows:
         query = select(_DOOMED.c.reason, func.count()).where(_DOOMED.c.entity_name == table.name)
@@ -274,7 +299,7 @@ def check_guard(connection: Connection, table: EntityTable, allow_deletes: bool)
         )
 
 
-def remove_doomed(connection: Connection, table: EntityTable, deleted_at: str) -> int:
+def remove_marked(connection: Connection, table: EntityTable, deleted_at: str) -> int:
     """Move the marked rows to ``_sync_deleted``; returns how many."""
     key = table.table.c[table.entity.key]
     rows = select(

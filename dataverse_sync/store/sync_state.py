@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import sqlite
 
-from dataverse_sync.model import Counts, Segment, State
+from dataverse_sync.model import Counts, Range, State
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.store.database import OWN_TABLES
 
@@ -110,12 +110,12 @@ class Checkpoint:
     seen_max: str | None = None
     fresh: bool = False  # the table was empty when the read began
     full_asked: bool = False  # begun by --full
-    segments: tuple[Segment, ...] = ()  # instead of the link: ranges that are read at once
+    ranges: tuple[Range, ...] = ()  # instead of the link, if they are read at once
 
     @property
     def links(self) -> tuple[str, ...]:
         """Every link that the read goes on from."""
-        found = (self.next_link, *(segment.next_link for segment in self.segments))
+        found = (self.next_link, *(part.next_link for part in self.ranges))
         return tuple(link for link in found if link)
 
 
@@ -125,9 +125,9 @@ def parse_checkpoint(text: str | None) -> Checkpoint | None:
         return None
     try:
         values = json.loads(text)
-        segments = tuple(Segment(**segment) for segment in values.pop("segments", ()))
-        checkpoint = Checkpoint(**values, segments=segments)
-        return checkpoint if checkpoint.next_link or segments else None
+        ranges = tuple(Range(**part) for part in values.pop("segments", ()))
+        checkpoint = Checkpoint(**values, ranges=ranges)
+        return checkpoint if checkpoint.next_link or ranges else None
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -174,7 +174,9 @@ def set_state(connection: Connection, name: str, **columns: Any) -> None:
 
 
 def save_checkpoint(connection: Connection, name: str, checkpoint: Checkpoint) -> None:
-    set_state(connection, name, checkpoint=json.dumps(asdict(checkpoint)))
+    document = asdict(checkpoint)
+    document["segments"] = document.pop("ranges")  # its name in the databases of 0.1.0
+    set_state(connection, name, checkpoint=json.dumps(document))
 
 
 # The run log
@@ -216,6 +218,21 @@ def update_log(
         **columns,
     }
     connection.execute(_CHANGE_LOG, {"changed": log_id, **values})
+
+
+def load_counts(connection: Connection, log_ids: Sequence[int]) -> dict[int, Counts]:
+    """What is logged of these entities so far: their counts as of the last commit."""
+    rows = connection.execute(select(LOG).where(LOG.c.id.in_(log_ids)))
+    return {
+        row.id: Counts(
+            row.records_fetched,
+            row.records_added,
+            row.records_updated,
+            row.records_unchanged,
+            row.records_deleted,
+        )
+        for row in rows
+    }
 
 
 def close_dead_runs(connection: Connection, now: datetime) -> int:

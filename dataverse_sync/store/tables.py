@@ -54,6 +54,11 @@ class EntityTable:
     def name(self) -> str:
         return self.entity.name
 
+    def value(self, row: Sequence[Any], name: str | None) -> Any:
+        """What a row has in the column of this name; None if there is no such column."""
+        pairs = zip(self.columns, row, strict=False)
+        return next((value for column, value in pairs if column.name == name), None)
+
 
 def build_table(entity: Entity, metadata: MetaData | None = None) -> EntityTable:
     """The table of an entity: its columns, the special ones, the indexes."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Counts
-from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
+from dataverse_sync.moments import parse_timestamp
+from dataverse_sync.store.rows import JSON_RESPONSE, VALID_FROM, Head, SqlRow, to_heads, to_rows
+from dataverse_sync.store.sync_state import later
 from dataverse_sync.store.tables import EntityTable, compile_insert, compile_upsert
 
 ROWS_PER_CALL = 500  # more at once gains nothing and holds more memory
@@ -154,4 +157,72 @@ def find_newest(connection: Connection, table: EntityTable) -> str | None:
     if "modifiedon" not in table.table.c:
         return None
     newest: str | None = connection.execute(select(func.max(table.table.c.modifiedon))).scalar()
+    return newest
+
+
+Expected = Literal["new", "changed", "same"]  # what most records of a page will prove to be
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a page's records."""
+
+    counts: Counts
+    keys: list[str]  # written, or found unchanged
+    newest: str | None  # the largest modifiedon
+
+
+def write_records(
+    connection: Connection,
+    table: EntityTable,
+    records: Sequence[msgspec.Raw],
+    sync_time: str,
+    *,
+    expected: Expected = "changed",
+    wanted: Collection[str] | None = None,
+) -> Written:
+    """Write records, only the wanted ones if that is said, and count them."""
+    heads: list[Head] = []
+    if expected == "same":
+        heads, records = _leave_unchanged(connection, table, records)
+    rows = to_rows(table, records, sync_time)
+    if wanted is not None:
+        rows = [row for row in rows if row[0].lower() in wanted]
+    counts = Counts(fetched=len(heads), unchanged=len(heads))
+    for start in range(0, len(rows), ROWS_PER_CALL):
+        part = rows[start : start + ROWS_PER_CALL]
+        counts += upsert(connection, table, part, fresh=expected == "new")
+    keys = [head[0] for head in heads] + [row[0] for row in rows]
+    moments = [head[1] for head in heads] + [row[VALID_FROM] for row in rows]
+    return Written(counts, keys, newest_of(moments))
+
+
+def _leave_unchanged(
+    connection: Connection, table: EntityTable, records: Sequence[msgspec.Raw]
+) -> tuple[list[Head], Sequence[msgspec.Raw]]:
+    heads = to_heads(table, records)
+    keys = [key for key, _ in heads]
+    if len(set(keys)) < len(keys):
+        return [], records
+    same = find_unchanged(connection, table, keys, records)
+    if len(same) == len(heads):
+        return heads, ()
+    pairs = zip(heads, records, strict=True)
+    others = tuple(record for head, record in pairs if head[0] not in same)
+    return [head for head in heads if head[0] in same], others
+
+
+def newest_of(values: Iterable[object]) -> str | None:
+    """The latest of many moments of the service, as it was written."""
+    texts = {value for value in values if isinstance(value, str)}
+    if not texts:
+        return None
+    last = max(texts)
+    alike = len({len(text) for text in texts}) == 1 and last.endswith("Z")
+    if alike and parse_timestamp(last) is not None:
+        return last
+    newest: str | None = None
+    for text in sorted(texts):
+        if parse_timestamp(text) is not None:
+            newest = later(newest, text)
     return newest

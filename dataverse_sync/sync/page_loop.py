@@ -1,10 +1,10 @@
 """The way of the pages: workers fetch, one thread stores.
 
-The work of an entity is a generator. It yields the requests that it wants sent,
-is handed each page as it arrives, inside the transaction that the page is stored
-in, and yields the requests that follow from it. When it returns, the entity is
-complete; an ``EntityError`` that leaves it ends that entity alone. What it wrote
-stands, so a step raises before it writes anything of its page, not after.
+A job is the reads of an entity, one after the other. For each page that arrives the loop asks
+its read what follows, sends that to the workers, and lets the read store the page; all in one
+transaction, which may hold several pages. When nothing of a read is under way, the entity's
+next read begins. An ``EntityError`` ends a read, and the entity too if its reads do not catch
+it. What a job wrote stands, so a read raises before it writes anything of a page, not after.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,20 +20,10 @@ from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import LISTEN_S
-from dataverse_sync.errors import EntityError
+from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Event, Page, PageRequest, PageStored, StillWaiting
 from dataverse_sync.store.database import leave_room, transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Ahead:
-    """Requests to send at once, while the step that wants them goes on."""
-
-    requests: Sequence[PageRequest]
-
-
-Wanted = Sequence[PageRequest] | Ahead
-Steps = Generator[Wanted, Page, None]
+from dataverse_sync.sync.reading import EntityReader, Read, Reads
 
 # Keys come in no order: a commit writes nearly every page of a large table's index.
 PAGES_PER_TRANSACTION = 20
@@ -42,55 +32,44 @@ WIDE_PAGE = 8 * 2**20  # bytes of JSON; two of them are held beside SQLite's cac
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrival:
+class Job:
+    """What is to be read of one entity."""
+
+    reader: EntityReader  # counts what its reads ask for
+    reads: Reads
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a worker brings: a page, why there is none, or what ends the run."""
+
     name: str
     answer: Page | BaseException
 
 
-def advance(
-    steps: Steps,
-    answer: Page | EntityError | None,
-    ask: Callable[[Sequence[PageRequest]], None],
-) -> bool:
-    """Let a job take one step; what it wants sent goes to ``ask``.
+@dataclass(slots=True)
+class _Running:
+    """A job that goes on."""
 
-    Args:
-        steps: The job.
-        answer: What it waits for: a page, or why there is none. None to begin.
-        ask: Called, perhaps several times, while the step goes on.
+    name: str
+    job: Job
+    read: Read | None = None  # None: its first read has not begun
+    under_way: int = 0  # requests of the read that wait or are in flight
+    failure: EntityError | None = None  # ended the read; told once nothing is under way
 
-    Returns:
-        Whether the job goes on; False when it is complete.
 
-    Raises:
-        EntityError: The job failed.
-    """
-    try:
-        if answer is None:
-            wanted = next(steps)
-        elif isinstance(answer, Page):
-            wanted = steps.send(answer)
-        else:
-            wanted = steps.throw(answer)
-        while isinstance(wanted, Ahead):
-            ask(wanted.requests)
-            wanted = next(steps)
-    except StopIteration:
-        return False
-    ask(wanted)
-    return True
+OnEnd = Callable[[str, EntityError | None], Event | None]
 
 
 class PageLoop:
-    """Runs the work of many entities over one pool and one connection.
+    """Runs the jobs of many entities over one pool and one connection.
 
     Args:
         client: Where pages come from.
         pool: The workers.
         workers: Requests handed to the pool at once.
         connection: The one that writes.
-        emit: Told of each page after it is committed.
-        on_commit: Called after each commit, when its pages were told of.
+        emit: Told of each page and each end after they are committed.
         clock: Seconds that only go forward.
     """
 
@@ -101,7 +80,6 @@ class PageLoop:
         workers: int,
         connection: Connection,
         emit: Callable[[Event], None],
-        on_commit: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -109,111 +87,159 @@ class PageLoop:
         self._workers = workers
         self._connection = connection
         self._emit = emit
-        self._on_commit = on_commit
         self._clock = clock
+        self._running: dict[str, _Running] = {}
+        self._waiting: deque[tuple[str, PageRequest]] = deque()
+        self._in_flight = 0
+        self._arrived: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self._events: list[Event] = []  # of the transaction that is under way
 
-    def run(
-        self, jobs: Mapping[str, Steps], on_end: Callable[[str, EntityError | None], None]
-    ) -> None:
+    def run(self, jobs: Mapping[str, Job], on_end: OnEnd) -> None:
         """Work until every job has returned or failed.
 
         Args:
-            jobs: Entity set → its work.
-            on_end: Called in the transaction that ends a job.
+            jobs: Entity set → what is to be read of it.
+            on_end: Called in the transaction that ends a job; returns what to tell of it.
 
         Raises:
             RunError: What ends the run, from a worker or from the database.
         """
-        running = dict(jobs)
-        waiting: deque[tuple[str, PageRequest]] = deque()
-        arrived: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
-        in_flight = 0
-
-        def take(name: str, answer: Page | EntityError | None) -> bool:
-            """Hand a job what arrived for it; returns whether that is stored."""
-
-            def ask(requests: Sequence[PageRequest]) -> None:
-                # A started entity's next page goes before a new entity.
-                place = waiting.extend if answer is None else waiting.extendleft
-                place((name, request) for request in requests)
-                submit()
-
-            if isinstance(answer, Page) and answer.size > WIDE_PAGE:
-                leave_room(self._connection)
-            try:
-                goes_on = advance(running[name], answer, ask)
-            except EntityError as error:
-                del running[name]
-                on_end(name, error)
-                return False
-            if not goes_on:
-                del running[name]
-                on_end(name, None)
-            return True
-
-        def submit() -> None:
-            nonlocal in_flight
-            while waiting and in_flight < self._workers:
-                name, request = waiting.popleft()
-                if name in running:
-                    in_flight += 1
-                    self._pool.submit(self._fetch, name, request, arrived)
-
+        self._running = {name: _Running(name, job) for name, job in jobs.items()}
+        self._arrived = queue.SimpleQueue()
         with transaction(self._connection):
-            for name in jobs:
-                take(name, None)
-        self._on_commit()
-        while in_flight:
-            stored = []
-            first = [self._listen(arrived, in_flight)]
+            for running in list(self._running.values()):
+                self._begin_next_read(running, on_end)
+        self._tell()
+        while self._in_flight:
+            arrival: Arrival | None = self._listen()
+            began = self._clock()
             with transaction(self._connection):
-                for arrival in self._batch(first, arrived):
-                    in_flight -= 1
-                    name, answer = arrival.name, arrival.answer
-                    if not isinstance(answer, Page | EntityError):
-                        raise answer
-                    is_stored = name in running and take(name, answer)
-                    if isinstance(answer, Page):
-                        if is_stored:
-                            stored.append(self._tell_stored(answer, in_flight))
-                        self._client.release(answer)
-                    # A name kept on a page would hold its memory until the next one comes.
-                    del arrival, answer
-                    submit()
-            for event in stored:
-                self._emit(event)
-            self._on_commit()
+                for number in range(1, PAGES_PER_TRANSACTION + 1):
+                    assert arrival is not None  # noqa: S101  the loop ends where none waits
+                    self._take(arrival, on_end)
+                    arrival = self._next_arrival(began) if number < PAGES_PER_TRANSACTION else None
+                    if arrival is None:
+                        break
+            self._tell()
 
-    def _fetch(self, name: str, request: PageRequest, arrived: queue.SimpleQueue[_Arrival]) -> None:
-        """On a worker thread."""
-        try:
-            arrived.put(_Arrival(name, self._client.get_page(request)))
-        except BaseException as error:  # raised again on the main thread
-            arrived.put(_Arrival(name, error))
-
-    def _listen(self, arrived: queue.SimpleQueue[_Arrival], in_flight: int) -> _Arrival:
-        while True:
+    def _take(self, arrival: Arrival, on_end: OnEnd) -> None:
+        """Hand a read what arrived for it: what follows is asked for, then the page is stored."""
+        self._in_flight -= 1
+        running, answer = self._running[arrival.name], arrival.answer
+        running.under_way -= 1
+        if not isinstance(answer, Page | EntityError):
+            raise answer
+        running.job.reader.count(answer)
+        if running.failure is None and running.read is not None:
             try:
-                return arrived.get(timeout=LISTEN_S)
-            except queue.Empty:
-                self._emit(StillWaiting(in_flight, self._client.waited_s))
+                if isinstance(answer, Page):
+                    self._follow_and_store(running, running.read, answer)
+                elif isinstance(answer, RequestError):
+                    self._ask(running, running.read.refused(answer))
+                else:
+                    raise answer
+            except EntityError as error:
+                self._give_up(running, error)
+        if isinstance(answer, Page):
+            self._client.release(answer)
+        if not running.under_way:
+            self._begin_next_read(running, on_end)
+        self._submit()
 
-    def _tell_stored(self, page: Page, in_flight: int) -> PageStored:
-        request, waited_s = page.request, self._client.waited_s
-        return PageStored(
-            request.entity, len(page.records), page.size, in_flight, waited_s, request.keys_only
+    def _follow_and_store(self, running: _Running, read: Read, page: Page) -> None:
+        if page.size > WIDE_PAGE:
+            leave_room(self._connection)
+        self._ask(running, read.follow(page))
+        read.store(page)
+        self._events.append(
+            PageStored(
+                running.name,
+                len(page.records),
+                page.size,
+                self._in_flight,
+                self._client.waited_s,
+                page.request.keys_only,
+            )
         )
 
-    def _batch(
-        self, first: list[_Arrival], arrived: queue.SimpleQueue[_Arrival]
-    ) -> Iterator[_Arrival]:
-        """What one transaction holds: the pages that wait already, up to 20 of them or 2 s."""
-        began = self._clock()
-        yield first.pop()
-        for _ in range(PAGES_PER_TRANSACTION - 1):
-            if self._clock() - began > TRANSACTION_S:
-                return
+    def _give_up(self, running: _Running, error: EntityError) -> None:
+        """End a read: what is in flight is waited for, so that no later read is handed it."""
+        running.failure = error
+        kept = [(name, request) for name, request in self._waiting if name != running.name]
+        running.under_way -= len(self._waiting) - len(kept)
+        self._waiting = deque(kept)
+
+    def _begin_next_read(self, running: _Running, on_end: OnEnd) -> None:
+        """Begin an entity's next read; the entity ends if there is none, or on an error."""
+        is_new = running.read is None
+        while not running.under_way:
+            failure, running.failure = running.failure, None
             try:
-                yield arrived.get_nowait()
-            except queue.Empty:
+                reads = running.job.reads
+                running.read = next(reads) if failure is None else reads.throw(failure)
+                self._ask(running, running.read.begin(), is_new=is_new)
+            except StopIteration:
+                self._end(running, None, on_end)
                 return
+            except EntityError as error:
+                self._end(running, error, on_end)
+                return
+
+    def _end(self, running: _Running, error: EntityError | None, on_end: OnEnd) -> None:
+        del self._running[running.name]
+        if (event := on_end(running.name, error)) is not None:
+            self._events.append(event)
+
+    def _ask(
+        self, running: _Running, requests: Sequence[PageRequest], *, is_new: bool = False
+    ) -> None:
+        """Send requests as soon as a worker is free; those of a started entity go first."""
+        if not requests:
+            return  # a read may begin next, whose requests go before those that wait
+        running.under_way += len(requests)
+        pairs = [(running.name, request) for request in requests]
+        if is_new:
+            self._waiting.extend(pairs)
+        else:
+            self._waiting.extendleft(reversed(pairs))
+        self._submit()
+
+    def _submit(self) -> None:
+        while self._waiting and self._in_flight < self._workers:
+            name, request = self._waiting.popleft()
+            self._in_flight += 1
+            self._pool.submit(_fetch, self._client, name, request, self._arrived)
+
+    def _listen(self) -> Arrival:
+        while True:
+            try:
+                return self._arrived.get(timeout=LISTEN_S)
+            except queue.Empty:
+                self._emit(StillWaiting(self._in_flight, self._client.waited_s))
+
+    def _next_arrival(self, began: float) -> Arrival | None:
+        """What waits already, as long as the transaction that began then may hold more."""
+        if self._clock() - began > TRANSACTION_S:
+            return None
+        try:
+            return self._arrived.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _tell(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            self._emit(event)
+
+
+def _fetch(
+    client: DataverseClient,
+    name: str,
+    request: PageRequest,
+    arrived: queue.SimpleQueue[Arrival],
+) -> None:
+    """On a worker thread: get a page, and put it or its error where the main thread listens."""
+    try:
+        arrived.put(Arrival(name, client.get_page(request)))
+    except BaseException as error:  # raised again on the main thread
+        arrived.put(Arrival(name, error))

@@ -1,45 +1,63 @@
-"""Ask for the pages of one entity: queries side by side, each to its last page.
+"""A read: queries of one entity, asked side by side, each followed to its last page.
 
-Knows the orders that a service may refuse, links that lead in a circle, and
-batches of ids; not what is done with a page.
+The page loop asks a read what to begin with, and for each page what follows, and then hands
+it the page to store. What a page is stored as is for the kinds of reads that derive from
+``QueryRead``: records (``storing``), keys and versions (``comparing``). Ranges of a large
+table are a kind of their own (``ranges``).
 """
 
 from __future__ import annotations
 
-import bisect
 import logging
-from collections.abc import Callable, Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-
-import msgspec
+from typing import Protocol
 
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import EntityError, PageError, RequestError
-from dataverse_sync.model import Entity, Page, PageRequest, Segment
-from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.sync import ranges as segments
-from dataverse_sync.sync.page_loop import Ahead, Steps, Wanted
-from dataverse_sync.sync.ranges import Came
+from dataverse_sync.model import Entity, Page, PageRequest
 
 log = logging.getLogger(__name__)
 
 EMPTY_PAGES = 1000  # in a row; more is no table but a circle
 REFUSED_QUERY = (400, 501)
 
-Store = Callable[[Page], None]
-StoreRange = Callable[[Page, Sequence[Segment]], None]
+
+class Read(Protocol):
+    """What the page loop asks of a read, in this order."""
+
+    def begin(self) -> Sequence[PageRequest]:
+        """The first requests."""
+
+    def follow(self, page: Page) -> Sequence[PageRequest]:
+        """What to ask for after a page, which is not stored yet.
+
+        Raises:
+            EntityError: The page cannot be part of this read; it will not be stored.
+        """
+
+    def store(self, page: Page) -> None:
+        """Store the page that was just followed, in the transaction that holds it.
+
+        Raises:
+            EntityError: It cannot be stored; nothing of it is written.
+        """
+
+    def refused(self, error: RequestError) -> Sequence[PageRequest]:
+        """What to ask instead of a request that failed; raises the error if nothing."""
 
 
-class DisorderError(Exception):
-    """The service does not send the records of a range in the order that was asked for."""
+# The reads of an entity, one after the other. An error that ends a read is raised where the read
+# was yielded: what catches it goes on with another read, what does not fails the entity.
+Reads = Generator[Read, None, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """A question that has an answer of one or more pages."""
 
-    store: Store
     select: tuple[str, ...] = ()
     filter: str = ""
     track_changes: bool = False
@@ -47,7 +65,7 @@ class Query:
 
 
 class EntityReader:
-    """Reads one entity in one run.
+    """Builds the requests of one entity in one run, and counts what came of them.
 
     Args:
         entity: What is read.
@@ -56,167 +74,40 @@ class EntityReader:
 
     def __init__(self, entity: Entity, api_url: str) -> None:
         self.entity = entity
+        self.api_url = api_url
         self.requests = 0  # HTTP requests so far
         self.first_request_at: datetime | None = None  # by the server's clock
-        self._api_url = api_url
         self._orders = odata.orders(entity)
         self._refused = 0  # how many of the orders the service has refused
 
     @property
-    def thin(self) -> tuple[str, ...]:
+    def keys_and_versions(self) -> tuple[str, ...]:
         """The columns of a thin read: the key, and what tells two versions apart."""
         version = self.entity.version_column
         return (self.entity.key, version) if version else (self.entity.key,)
 
-    def by_id(self, ids: Sequence[str], store: Store, select: tuple[str, ...] = ()) -> list[Query]:
-        """Queries for records by id, in batches; ids that are no GUIDs are left out."""
+    def by_id(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> list[Query]:
+        """Queries for records by id, in batches; ids that are not GUIDs are left out."""
         guids = [key for key in ids if odata.is_guid(key)]
         return [
-            Query(store, select, odata.any_of(self.entity.key, batch))
+            Query(select, odata.any_of(self.entity.key, batch))
             for batch in odata.iter_batches(guids)
         ]
 
-    def read(self, queries: Sequence[Query]) -> Steps:
-        """Read queries to their ends, in any order; each page goes to its query's ``store``.
+    def count(self, answer: Page | EntityError) -> None:
+        """Count the HTTP requests of an answer, also of one that nobody needs any more."""
+        self.requests += answer.requests
+        if isinstance(answer, Page) and self.first_request_at is None:
+            self.first_request_at = answer.asked_at
 
-        Raises:
-            RequestError: The service refused, also in every other order.
-            PageError: A link leads in a circle, or pages without records do not end.
-        """
+    def start(self, queries: Sequence[Query]) -> dict[PageRequest, Query]:
+        """The first page of each query, in the best order that was not refused so far."""
         asked = [replace(query, order=self._refused) for query in queries]
-        yield from self._read({self._request(query): query for query in asked})
+        return {self.build_request(query): query for query in asked}
 
-    def follow(self, link: PageRequest, store: Store) -> Steps:
-        """Go on from a link that was kept, as it came; raises what ``read`` raises."""
-        yield from self._read({link: Query(store, track_changes=True)})
-
-    def find_newest(self) -> Generator[Wanted, Page, datetime | None]:
-        """The newest ``createdon``; None where there is none.
-
-        Raises:
-            RequestError: The service refused to filter or to order by it.
-            DisorderError: It sent something else than a moment.
-        """
+    def build_request(self, query: Query) -> PageRequest:
         url = odata.build_url(
-            self._api_url,
-            self.entity.name,
-            select=("createdon",),
-            filter=Segment().filter,
-            orderby="createdon desc",
-            top=1,
-        )
-        page = yield [PageRequest(self.entity.name, url, top=True)]
-        self._note(page)
-        return next(iter(_find_moments(page.records)), None)
-
-    def read_segments(
-        self,
-        ranges: Sequence[Segment],
-        most: int,
-        newest: datetime,
-        store: StoreRange,
-    ) -> Steps:
-        """Read ranges of ``createdon`` side by side, oldest records first in each.
-
-        As many as the service is slower than the storing, and no fewer than were begun. Where
-        one has ended and another has much left, it takes the later half of it. A range whose
-        end was moved forward stops at the first record beyond.
-
-        Args:
-            ranges: Those to read, some of them perhaps begun or done.
-            most: How many to read at once at most.
-            newest: About the end of the range that is open.
-            store: Told each page, and how far all ranges have come with it.
-
-        Raises:
-            RequestError: The service refused; no other page of them is under way any more.
-            DisorderError: It does not send the records in order; as above.
-            PageError: A link leads in a circle, or pages without records do not end.
-        """
-        ranges = list(ranges)
-        came: list[Came | None] = [None] * len(ranges)
-        asked: dict[PageRequest, int] = {}
-        links = _Links()
-        begun = sum(one.next_link is not None for one in ranges)
-        at_once = max(1, min(most, begun))
-        took_s, size = 0.0, 0  # of all pages: one that is late by chance is no slow service
-        yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
-        while asked:
-            try:
-                page = yield []
-                self._note(page)
-                at = asked.pop(page.request)
-                # Cut first: the link of a page that reaches into the next range may be that one's.
-                page, came[at] = _cut_page(page, ranges[at], came[at])
-            except (RequestError, DisorderError) as error:
-                yield from self._wait_for(len(asked) - isinstance(error, RequestError))
-                raise
-            links.check(page)
-            ranges[at] = replace(
-                ranges[at],
-                next_link=page.next_link,
-                page=page.request.number + 1,
-                is_done=page.next_link is None,
-            )
-            if page.requests == 1:  # else it waited, perhaps because it was too much already
-                took_s, size = took_s + page.took_s, size + page.size
-            at_once = max(at_once, segments.choose_at_once(took_s, size, most))
-            yield Ahead(self._start_ranges(ranges, came, asked, at_once, newest))
-            store(page, ranges)
-            del page  # a name kept on it would hold its memory until the next one comes
-
-    def _wait_for(self, answers: int) -> Steps:
-        """Let what is still under way come, so that no read that follows is handed it."""
-        for _ in range(answers):
-            try:
-                page = yield []
-                self._note(page)
-                del page
-            except EntityError as error:
-                self.requests += error.requests
-
-    def _start_ranges(
-        self,
-        ranges: list[Segment],
-        came: list[Came | None],
-        asked: dict[PageRequest, int],
-        at_once: int,
-        newest: datetime,
-    ) -> list[PageRequest]:
-        """Ask for the next page of ranges that wait, and of parts of others while there is room."""
-        new = []
-        while len(asked) < at_once:
-            running = set(asked.values())
-            waiting = (at for at, one in enumerate(ranges) if at not in running and not one.is_done)
-            at = next(waiting, None)
-            if at is None:
-                found = segments.find_cut(ranges, came, newest, at_once - len(asked))
-                if found is None:
-                    break
-                cut, (ranges[cut], *others) = found
-                at = len(ranges)
-                ranges += others
-                came += [None] * len(others)
-            request = self._range_request(ranges[at])
-            asked[request] = at
-            new.append(request)
-        return new
-
-    def _range_request(self, segment: Segment) -> PageRequest:
-        if segment.next_link is not None:
-            return PageRequest(self.entity.name, segment.next_link, segment.page)
-        order = self.entity.key if segment.is_null else f"createdon,{self.entity.key}"
-        url = odata.build_url(self._api_url, self.entity.name, filter=segment.filter, orderby=order)
-        return PageRequest(self.entity.name, url)
-
-    def _note(self, page: Page) -> None:
-        self.requests += page.requests
-        if self.first_request_at is None:
-            self.first_request_at = page.asked_at
-
-    def _request(self, query: Query) -> PageRequest:
-        url = odata.build_url(
-            self._api_url,
+            self.api_url,
             self.entity.name,
             select=query.select,
             filter=query.filter,
@@ -229,57 +120,68 @@ class EntityReader:
             keys_only=bool(query.select),
         )
 
-    def _read(self, asked: dict[PageRequest, Query]) -> Steps:
-        new = list(asked)
-        links = _Links()
-        while asked:
-            try:
-                page = yield new
-            except RequestError as error:
-                new = self._ask_differently(error, asked)
-                continue
-            except PageError as error:
-                self.requests += error.requests
-                raise
-            self._note(page)
-            if page.request not in asked:  # of a read that was given up
-                new = []
-                continue
-            query = asked.pop(page.request)
-            links.check(page)
-            new = []
-            if (following := page.next_request) is not None:
-                asked[following] = query
-                yield Ahead([following])
-            query.store(page)
-            del page  # a name kept on it would hold its memory until the next one comes
-
-    def _ask_differently(
-        self, error: RequestError, asked: dict[PageRequest, Query]
-    ) -> list[PageRequest]:
-        """The same question in the next best order, where it was the order that was refused."""
-        self.requests += error.requests
-        request = error.request
-        if not isinstance(request, PageRequest):
+    def ask_differently(self, query: Query, error: RequestError) -> Query:
+        """The same query in the next best order; raises the error if there is none."""
+        if query.track_changes or query.order + 1 == len(self._orders):
             raise error
-        if request not in asked:  # of a read that was given up
-            return []
-        if error.status not in REFUSED_QUERY:
-            raise error
-        query = asked.pop(request)
-        if query.track_changes or request.number > 1 or query.order + 1 == len(self._orders):
-            raise error
-        log.info(
-            "%s: order %r refused, trying the next", self.entity.name, self._orders[query.order]
-        )
+        refused = self._orders[query.order]
+        log.info("%s: order %r refused, trying the next", self.entity.name, refused)
         query = replace(query, order=query.order + 1)
         self._refused = max(self._refused, query.order)
-        again = self._request(query)
-        asked[again] = query
-        return [again]
+        return query
 
 
-class _Links:
+class QueryRead(ABC):
+    """Reads queries side by side, in any order; what a page is stored as is left open.
+
+    Args:
+        reader: Whose requests they are.
+        queries: What is asked.
+        kept: A link that an earlier run kept, in place of queries: sent back as it is.
+    """
+
+    def __init__(
+        self,
+        reader: EntityReader,
+        queries: Sequence[Query] = (),
+        kept: PageRequest | None = None,
+    ) -> None:
+        self._reader = reader
+        self._queries = queries
+        self._kept = kept
+        self._asked: dict[PageRequest, Query | None] = {}
+        self._links = LinkCheck()
+
+    def begin(self) -> Sequence[PageRequest]:
+        self._asked = {**self._reader.start(self._queries)}
+        if self._kept is not None:
+            self._asked[self._kept] = None
+        return list(self._asked)
+
+    def follow(self, page: Page) -> Sequence[PageRequest]:
+        query = self._asked.pop(page.request)
+        self._links.check(page)
+        if (following := page.next_request) is None:
+            return []
+        self._asked[following] = query
+        return [following]
+
+    @abstractmethod
+    def store(self, page: Page) -> None: ...
+
+    def refused(self, error: RequestError) -> Sequence[PageRequest]:
+        """Ask the same in the next best order, if the order may be what was refused."""
+        assert isinstance(error.request, PageRequest)  # noqa: S101  the client says it of a page
+        query = self._asked.pop(error.request)
+        if query is None or error.status not in REFUSED_QUERY or error.request.number > 1:
+            raise error
+        query = self._reader.ask_differently(query, error)
+        request = self._reader.build_request(query)
+        self._asked[request] = query
+        return [request]
+
+
+class LinkCheck:
     """Sees whether the links of a read lead on."""
 
     def __init__(self) -> None:
@@ -287,7 +189,7 @@ class _Links:
         self._empty_pages = 0
 
     def check(self, page: Page) -> None:
-        """Note a page.
+        """Look at a page and its link.
 
         Raises:
             PageError: Its link leads in a circle, or pages without records do not end.
@@ -306,53 +208,3 @@ class _Links:
                 "The service would be read in a circle; run again later.",
             )
         self._followed.add(hash(page.next_link))
-
-
-class _Created(msgspec.Struct):
-    createdon: str | None = None
-
-
-_decode_created = msgspec.json.Decoder(_Created).decode
-
-
-def _find_moments(records: Sequence[msgspec.Raw]) -> list[datetime]:
-    """The ``createdon`` of each record.
-
-    Raises:
-        DisorderError: One has none, or they do not rise.
-    """
-    try:
-        moments = [parse_timestamp(_decode_created(one).createdon) for one in records]
-    except msgspec.MsgspecError as error:
-        raise DisorderError from error
-    known = [moment for moment in moments if moment is not None]
-    if len(known) < len(moments) or known != sorted(known):
-        raise DisorderError
-    return known
-
-
-def _cut_page(page: Page, segment: Segment, came: Came | None) -> tuple[Page, Came | None]:
-    """Leave out what lies beyond the end of a range, which then has no next page.
-
-    All moments of a page are looked at only where it is cut: nothing of another is left out.
-
-    Returns:
-        The page, and what has come of the range with it.
-
-    Raises:
-        DisorderError: The moments do not rise.
-    """
-    if segment.is_null or not page.records:
-        return page, came
-    first, last = _find_moments((page.records[0], page.records[-1]))
-    if came is None:
-        came = Came(1, first, last)
-    elif first < came.last:
-        raise DisorderError
-    else:
-        came = replace(came, pages=came.pages + 1, last=last)
-    end = parse_timestamp(segment.until)
-    if end is None or last < end:
-        return page, came
-    inside = bisect.bisect_left(_find_moments(page.records), end)
-    return replace(page, records=page.records[:inside], next_link=None), replace(came, last=end)

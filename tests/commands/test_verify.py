@@ -10,17 +10,12 @@ from conftest import ENTITIES, OLD, World, fill, insert
 from emulator_caller import Caller
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.commands.verify import (
-    EntityCheck,
-    Verification,
-    format_verification,
-    run_verify,
-    to_document,
-)
+from dataverse_sync.commands.verify import format_verification, to_document
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
 from dataverse_sync.errors import ConfigError, LockedError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
+from dataverse_sync.sync.verification import EntityFindings, Verification, run_verify
 
 ALL = ["vin_candidates", "vin_products", "vin_vin_candidate_accountset", "accounts", "contacts"]
 KEYS = {
@@ -45,7 +40,7 @@ def verify(world: World, *only: str, repair: bool = False, **options: Any) -> Ve
     )
 
 
-def check_of(found: Verification, name: str) -> EntityCheck:
+def check_of(found: Verification, name: str) -> EntityFindings:
     return next(check for check in found.entities if check.entity == name)
 
 

@@ -207,7 +207,7 @@ def test_what_a_dead_run_left_open_is_closed(world, caplog):
 
     world.sync(ONLY)
 
-    assert "entities that go on from committed pages: 1" in caplog.text
+    assert "1 entity resumes from the last committed page" in caplog.text
     assert world.query("SELECT status FROM _sync_log ORDER BY id") == [("failed",), ("completed",)]
 
 
@@ -305,7 +305,7 @@ def test_a_bug_keeps_its_traceback_and_is_noted(world, monkeypatch):
     def fail(*_args, **_options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("dataverse_sync.sync.entity.upsert", fail)
+    monkeypatch.setattr("dataverse_sync.sync.storing.write_records", fail)
 
     with pytest.raises(ZeroDivisionError) as caught:
         world.sync(ONLY)

@@ -17,7 +17,7 @@ from test_crash import ENTITY_LIST
 ROOT = Path(__file__).parents[2]
 PLACES = {
     "worker": "dataverse_sync.dataverse.odata.parse_page",
-    "storing thread": "dataverse_sync.sync.entity.upsert",
+    "storing thread": "dataverse_sync.sync.storing.write_records",
     "sign-in": "dataverse_sync.dataverse.auth.parse_challenge",
     "at the end": "dataverse_sync.show.text.format_summary",
 }

@@ -1,0 +1,91 @@
+"""Look at rows as they are stored: whole, of which version, and what their own JSON says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Select, Text, cast, literal, select
+from sqlalchemy.exc import DBAPIError
+
+from dataverse_sync.errors import EntityError
+from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
+from dataverse_sync.store.tables import EntityTable
+
+ROWS_AT_ONCE = 2000
+KEYS_AT_ONCE = 500
+
+
+def check_integrity(connection: Connection) -> str:
+    """The database's own word on its file: "ok", or what is wrong."""
+    try:
+        found = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
+    except DBAPIError as error:
+        return str(error.orig)
+    finally:
+        connection.rollback()
+    return "; ".join(str(line) for line in found)
+
+
+def list_keys(connection: Connection, keys: Select[Any]) -> Sequence[str]:
+    return connection.execute(keys).scalars().all()
+
+
+def load_versions(
+    connection: Connection, table: EntityTable, keys: Sequence[str]
+) -> dict[str, str | None]:
+    """The version of each of these rows as the table has it now."""
+    key = table.table.c[table.entity.key]
+    name = table.entity.version_column
+    version = literal(None) if name is None else cast(table.table.c[name], Text)
+    found: dict[str, str | None] = {}
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        query = select(key, version).where(key.in_(keys[start : start + KEYS_AT_ONCE]))
+        found.update((row[0], row[1]) for row in connection.execute(query))
+    return found
+
+
+def find_altered(connection: Connection, table: EntityTable, known: Collection[str]) -> list[str]:
+    """Keys of rows whose columns are not what their own ``json_response`` says.
+
+    Args:
+        connection: In a transaction.
+        table: Whose rows.
+        known: Keys that are not looked at.
+    """
+    names = [column.name for column in table.columns]
+    columns = [table.table.c[name] for name in (*names, "valid_from", "json_response")]
+    key = table.table.c[table.entity.key]
+    altered: list[str] = []
+    last = ""
+    while batch := connection.execute(
+        select(*columns).where(key > last).order_by(key).limit(ROWS_AT_ONCE)
+    ).all():
+        last = batch[-1][0]
+        rows = (tuple(row) for row in batch if row[0] not in known)
+        altered += [row[0] for row in rows if not _agrees(table, row)]
+    return altered
+
+
+def _agrees(table: EntityTable, stored: SqlRow) -> bool:
+    *values, valid_from, text = stored
+    try:
+        (row,) = to_rows(table, [msgspec.Raw(str(text).encode())], "")
+    except EntityError:
+        return False
+    same = (
+        column.gone or _as_stored(told, column.type) == value
+        for column, told, value in zip(table.columns, row, values, strict=False)
+    )
+    return all(same) and row[VALID_FROM] == valid_from
+
+
+def _as_stored(value: Any, column_type: str) -> Any:
+    """What SQLite's column affinity makes of a value; numbers compare by their worth."""
+    if column_type != "TEXT" and isinstance(value, str):
+        try:
+            return float(value)  # digits beyond 64 bits
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,88 @@
+"""Reads of keys and versions alone: what is compared, and change tracking's tokens and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.store import deletions
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
+
+
+class ComparisonRead(QueryRead):
+    """Puts keys and versions beside the rows, to find what is missing, gone or of another version.
+
+    Args:
+        reader: Whose requests they are.
+        connection: The one that writes.
+        table: What is compared.
+        queries: What is asked; everything, if nothing is said.
+    """
+
+    def __init__(
+        self,
+        reader: EntityReader,
+        connection: Connection,
+        table: EntityTable,
+        queries: Sequence[Query] | None = None,
+    ) -> None:
+        whole = [Query(select=reader.keys_and_versions)]
+        super().__init__(reader, whole if queries is None else queries)
+        self._connection = connection
+        self._table = table
+
+    def begin(self) -> Sequence[PageRequest]:
+        deletions.start_comparison(self._connection, self._table.name)
+        return super().begin()
+
+    def store(self, page: Page) -> None:
+        deletions.add_to_comparison(self._connection, self._table, page)
+
+
+class TokenRead(QueryRead):
+    """A tracked read of all keys, for the delta link that its last page brings."""
+
+    def __init__(self, reader: EntityReader) -> None:
+        super().__init__(reader, [Query(reader.keys_and_versions, track_changes=True)])
+        self.delta_link: str | None = None
+
+    def store(self, page: Page) -> None:
+        self.delta_link = page.delta_link
+
+
+class DeltaRead(QueryRead):
+    """What changed since a token: keys and versions, and the ids of deleted records."""
+
+    def __init__(
+        self, reader: EntityReader, connection: Connection, table: EntityTable, link: str
+    ) -> None:
+        super().__init__(reader, kept=PageRequest(table.name, link, keys_only=True))
+        self._connection = connection
+        self._table = table
+        self._contexts: set[str] = set()
+        self.delta_link: str | None = None
+        self.changes = 0
+
+    def begin(self) -> Sequence[PageRequest]:
+        deletions.start_comparison(self._connection, self._table.name)
+        return super().begin()
+
+    def store(self, page: Page) -> None:
+        self.delta_link = page.delta_link
+        self._contexts.add(page.context.rpartition("/")[2])
+        self.changes += len(page.records)
+        deletions.add_to_comparison(self._connection, self._table, page)
+
+    def is_complete(self, rows: int) -> bool:
+        """Whether changes alone came, with a new link, and not the whole table of so many rows.
+
+        An expired token was once answered with all rows and no deletions.
+        """
+        if self.delta_link is None or self._contexts - {"$delta"}:
+            return False
+        if self.changes <= deletions.GUARDED_ROWS:
+            return True
+        return deletions.count_changed(self._connection, self._table.name) < rows

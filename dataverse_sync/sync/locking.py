@@ -1,0 +1,189 @@
+"""Lock the schema of what is new, and compare the rest with the live one at the end of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from dataverse_sync.dataverse.session import Environment, wait_for
+from dataverse_sync.errors import RunError, SyncError
+from dataverse_sync.model import Drift, EntityConfig
+from dataverse_sync.schema import discovery
+from dataverse_sync.schema.discovery import Discovery
+from dataverse_sync.schema.drift import diff_entity
+from dataverse_sync.schema.inference import infer_entity
+from dataverse_sync.schema.lock import Lock
+from dataverse_sync.store import sync_state, tables
+from dataverse_sync.store.database import transaction
+from dataverse_sync.store.schema_lock import Locked, record_drift, save_file, save_lock_copy
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.sync.entity import EntitySync
+from dataverse_sync.sync.setup import Setup, utc_now
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run works by."""
+
+    lock: Lock  # what is locked, with what this run has added
+    tables: Mapping[str, EntityTable]  # of the configured entities that are locked
+    compared: Sequence[str]  # the selected entities that were locked before this run
+    added: Sequence[Drift]  # entities that are new in a lock that was there
+    found: Discovery  # what could not be locked: empty entities, failures
+    live: Future[Discovery]  # the metadata, asked for beside the records
+
+
+def build_tables(lock: Lock, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
+    """The tables of the configured entities that are locked."""
+    names = [entity.name for entity in entities if entity.name in lock]
+    return {name: tables.build_table(lock[name]) for name in names}
+
+
+def lock_schema(
+    setup: Setup,
+    locked: Locked,
+    known: Mapping[str, EntityTable],
+    session: Environment,
+    connection: Connection,
+) -> Prepared:
+    """Lock what is not locked yet; the rest is compared once its records have come.
+
+    Raises:
+        StorageError: The database or the lock file cannot be written.
+    """
+    names = [entity.name for entity in setup.selected]
+    live = session.pool.submit(discovery.read_metadata, session.client, names)
+    new = [name for name in names if name not in locked.lock]
+    found = _discover(new, live, session) if new else Discovery()
+    lock = {**locked.lock, **found.entities}
+    made = {**known, **build_tables(found.entities, setup.entities)}
+    added = [Drift(name, "entity_added") for name in found.entities] if locked.lock else []
+    _tell_drift(added)
+    _tell_left_out(made[name] for name in found.entities)
+    if locked.lock and not locked.is_file_current:
+        # Before the copy changes: it remembers only its immediate predecessor.
+        log.warning("%s: missing or behind, written again from the database", _path(setup))
+        save_file(setup.config, locked.lock)
+    with transaction(connection):
+        for name, table in made.items():
+            if name not in locked.tables:
+                table.table.create(connection)
+        sync_state.ensure_rows(connection, [entity.name for entity in setup.entities])
+        drift = [*added, *_find_taken_out(setup, lock)]
+        record_drift(connection, setup.run_id, drift, (), utc_now())
+        if lock:
+            save_lock_copy(connection, lock, utc_now())
+    if found.entities:
+        save_file(setup.config, lock)
+    compared = [name for name in names if name in locked.lock]
+    return Prepared(lock, made, compared, added, found, live)
+
+
+def _path(setup: Setup) -> str:
+    return str(setup.config.schema_path)
+
+
+def _discover(names: Sequence[str], live: Future[Discovery], session: Environment) -> Discovery:
+    """Entities by their metadata, else by their first record."""
+    known = wait_for(live)
+    if known.metadata_error is not None:
+        log.warning(
+            "metadata cannot be read, so new tables go by their first record: %s",
+            known.metadata_error,
+        )
+    unknown = [name for name in names if name not in known.entities]
+    sampled = discovery.read_samples(session.client, session.pool, unknown)
+    for entity in sampled.entities.values():
+        log.warning(
+            "%s: not in the metadata; columns taken from its first record, key %s (%s)",
+            entity.name,
+            entity.key,
+            entity.key_found,
+        )
+    described = {name: known.entities[name] for name in names if name in known.entities}
+    return replace(sampled, entities={**described, **sampled.entities})
+
+
+def _tell_left_out(made: Iterable[EntityTable]) -> None:
+    for table in made:
+        if table.left_out:
+            log.warning(
+                "%s: no column of their own for %s (the names are taken, or there are too "
+                "many); their values are in json_response",
+                table.name,
+                ", ".join(table.left_out),
+            )
+
+
+def _find_taken_out(setup: Setup, lock: Lock) -> list[Drift]:
+    """Entities that are locked but not configured any more: recorded once, and kept."""
+    configured = {entity.name for entity in setup.entities}
+    names = [name for name in lock if name not in configured]
+    for name in names:
+        log.info("%s: not in the configuration any more; its table is kept", name)
+    return [Drift(name, "entity_removed") for name in names]
+
+
+# Comparing
+
+
+def compare_metadata(setup: Setup, prepared: Prepared, connection: Connection) -> list[Drift]:
+    """Record where live metadata differs from the lock that this run works by."""
+    try:
+        live = wait_for(prepared.live)
+        problem: SyncError | None = live.metadata_error
+    except RunError as error:  # of the sign-in: the records came all the same
+        live, problem = Discovery(), error
+    if problem is not None and prepared.compared:
+        log.warning("metadata cannot be read, so the schema was not compared: %s", problem)
+    drift: list[Drift] = []
+    for name in prepared.compared:
+        if name in live.entities:
+            drift += diff_entity(prepared.lock[name], live.entities[name])
+        elif problem is None and prepared.lock[name].source == "metadata":
+            drift.append(Drift(name, "entity_removed"))
+    compared = [name for name in prepared.compared if name in live.entities]
+    _record_drift(setup, connection, drift, compared)
+    return drift
+
+
+def compare_samples(
+    setup: Setup, lock: Lock, syncs: Mapping[str, EntitySync], connection: Connection
+) -> list[Drift]:
+    """Record where records of this run have other columns than an entity locked without metadata.
+
+    No record is read for this alone, so a table in which nothing changed shows no drift.
+    """
+    found: dict[str, list[Drift]] = {}
+    for name, sync in syncs.items():
+        sample = sync.storing.sample
+        if sample is not None and lock[name].source == "sample":
+            with suppress(ValueError):  # a number of 5,000 digits
+                live = infer_entity(name, json.loads(bytes(sample)))
+                found[name] = diff_entity(lock[name], live)
+    drift = [item for items in found.values() for item in items]
+    if found:
+        _record_drift(setup, connection, drift, found)
+    return drift
+
+
+def _record_drift(
+    setup: Setup, connection: Connection, drift: Sequence[Drift], compared: Collection[str]
+) -> None:
+    _tell_drift(drift)
+    with transaction(connection):
+        record_drift(connection, setup.run_id, drift, compared, utc_now())
+
+
+def _tell_drift(drift: Iterable[Drift]) -> None:
+    for item in drift:
+        level = logging.WARNING if item.severity == "breaking" else logging.INFO
+        log.log(level, "schema drift, %s: %s", item.severity, item)

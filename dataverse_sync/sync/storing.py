@@ -1,0 +1,198 @@
+"""Store a page of records: rows, counts, and the checkpoint or bookmark that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from dataverse_sync.errors import PageError
+from dataverse_sync.model import Counts, Page, PageRequest
+from dataverse_sync.moments import parse_timestamp, to_text
+from dataverse_sync.store import deletions, sync_state
+from dataverse_sync.store.deletions import ReturnedKeys
+from dataverse_sync.store.sync_state import Checkpoint
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.store.upsert import Expected, Written, write_records
+from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
+
+
+class Storing:
+    """Writes the records of one entity in one run, and counts what that did.
+
+    Args:
+        connection: The one that writes.
+        table: Where to.
+        reader: Who asks for the pages: its requests are logged beside the counts.
+        log_id: The entity's row in ``_sync_log``.
+        now: The wall clock, UTC.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        table: EntityTable,
+        reader: EntityReader,
+        log_id: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.connection = connection
+        self.table = table
+        self.now = now
+        self.counts = Counts()
+        self.sample: msgspec.Raw | None = None  # the first whole record of this run
+        self._reader = reader
+        self._log_id = log_id
+
+    def write(
+        self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
+    ) -> Written:
+        """Write a page's records, only the wanted ones if that is said.
+
+        Args:
+            page: Its records are whole.
+            expected: What most of them will prove to be; it changes the time that it takes alone.
+            wanted: Keys in lower case.
+
+        Raises:
+            PageError: A record cannot be a row, or a key that was only guessed does not tell
+                records apart; nothing of the page is written.
+        """
+        guessed = expected == "new" and self.table.entity.source == "sample"
+        with self.connection.begin_nested() if guessed else nullcontext():
+            written = write_records(
+                self.connection,
+                self.table,
+                page.records,
+                to_text(self.now()),
+                expected=expected,
+                wanted=wanted,
+            )
+            counts = self.counts + written.counts
+            if guessed and counts.added < counts.fetched:
+                raise _describe_repeated_key(self.table)
+        if page.records:
+            self.counts = counts
+            if self.sample is None:
+                self.sample = msgspec.Raw(bytes(page.records[0]))  # a copy: the page goes
+            sync_state.update_log(self.connection, self._log_id, counts, self._reader.requests)
+        return written
+
+    def remove_marked(self) -> None:
+        removed = deletions.remove_marked(self.connection, self.table, to_text(self.now()))
+        self.counts += Counts(deleted=removed)
+
+
+def _describe_repeated_key(table: EntityTable) -> PageError:
+    key, how = table.entity.key, table.entity.key_found
+    return PageError(
+        f"{table.name}: several records have the same {key}, taken for the key ({how})",
+        "Let the app read the metadata (EntityDefinitions), which knows the key, and run: "
+        f"python -m dataverse_sync schema accept {table.name}",
+    )
+
+
+class Progress:
+    """How far the read of an entity's records has come, kept in the transaction of each page.
+
+    Args:
+        storing: Writes the records.
+        checkpoint: How the read was begun, or where it is taken up.
+        returned: Told the keys of each page, if what is not among them is to be found.
+    """
+
+    def __init__(
+        self, storing: Storing, checkpoint: Checkpoint, returned: ReturnedKeys | None
+    ) -> None:
+        self._storing = storing
+        self._checkpoint = checkpoint
+        self._returned = returned
+
+    def store(self, page: Page) -> None:
+        before = self._checkpoint
+        again: Expected = "same" if before.since is None else "changed"
+        written = self._storing.write(page, expected="new" if before.fresh else again)
+        if self._returned is not None:
+            self._returned.add(written.keys)
+        newest = sync_state.later(before.seen_max, written.newest)
+        asked_at = before.first_request_at or (page.asked_at or self._storing.now()).isoformat()
+        self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
+
+    def save(self, **went_to: Any) -> None:
+        """Keep where the read goes on."""
+        storing = self._storing
+        self._checkpoint = replace(self._checkpoint, **went_to)
+        sync_state.save_checkpoint(storing.connection, storing.table.name, self._checkpoint)
+
+    def complete(self) -> None:
+        """Replace the checkpoint by the bookmark: the last page is stored."""
+        storing, read = self._storing, self._checkpoint
+        asked_at = parse_timestamp(read.first_request_at) or storing.now()
+        bookmark = None
+        if storing.table.entity.has("modifiedon"):
+            bookmark = sync_state.next_bookmark(read.seen_max, asked_at)
+        sync_state.set_state(
+            storing.connection, storing.table.name, last_timestamp=bookmark, checkpoint=None
+        )
+
+
+class ChainRead(QueryRead):
+    """The records of one query, page after page, or of the link that an earlier run kept."""
+
+    def __init__(
+        self,
+        reader: EntityReader,
+        progress: Progress,
+        queries: Sequence[Query] = (),
+        kept: PageRequest | None = None,
+    ) -> None:
+        super().__init__(reader, queries, kept)
+        self._progress = progress
+
+    def store(self, page: Page) -> None:
+        self._progress.store(page)
+        if page.next_link is None:
+            self._progress.complete()
+        else:
+            self._progress.save(next_link=page.next_link, page=page.request.number + 1)
+
+
+class FetchRead(QueryRead):
+    """Whole records by id, or all of them where their keys are not GUIDs; keeps no checkpoint."""
+
+    def __init__(self, reader: EntityReader, storing: Storing, queries: Sequence[Query]) -> None:
+        super().__init__(reader, queries)
+        self._storing = storing
+        self.returned: set[str] = set()
+
+    def store(self, page: Page) -> None:
+        self.returned.update(self._storing.write(page).keys)
+
+
+class LinkedRead(QueryRead):
+    """Records of a filtered entity by id: new ones whole, of known ones keys and versions."""
+
+    def __init__(
+        self,
+        reader: EntityReader,
+        storing: Storing,
+        queries: Sequence[Query],
+        wanted: Collection[str],
+    ) -> None:
+        super().__init__(reader, queries)
+        self._storing = storing
+        self._wanted = wanted  # keys in lower case
+        self.returned: set[str] = set()  # keys in lower case
+
+    def store(self, page: Page) -> None:
+        storing = self._storing
+        if page.request.keys_only:
+            keys = deletions.add_to_comparison(storing.connection, storing.table, page)
+        else:
+            keys = storing.write(page, wanted=self._wanted).keys
+        self.returned.update(key.lower() for key in keys)

@@ -1,0 +1,327 @@
+"""Compare the copy with Dataverse: keys and versions of every row, table by table.
+
+Only keys and versions are read. What looks different is asked for again by id,
+and what has changed since the check began is not called a difference. A row is
+also held against its own ``json_response``, which needs no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from dataverse_sync.config import Config, select_entities
+from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.errors import ConfigError, EntityError, GuardError
+from dataverse_sync.model import EntityConfig, Event, Page, Reason
+from dataverse_sync.moments import parse_timestamp, to_text
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.store import database, deletions, run_lock, sync_state
+from dataverse_sync.store.database import transaction
+from dataverse_sync.store.references import References, count_dangling
+from dataverse_sync.store.row_checks import check_integrity, find_altered, list_keys, load_versions
+from dataverse_sync.store.rows import SqlRow, to_rows
+from dataverse_sync.store.schema_lock import load_fitting_lock
+from dataverse_sync.store.tables import EntityTable
+from dataverse_sync.store.upsert import count_rows, rewrite
+from dataverse_sync.sync.comparing import ComparisonRead
+from dataverse_sync.sync.filtered import read_closure
+from dataverse_sync.sync.locking import build_tables
+from dataverse_sync.sync.page_loop import Job, PageLoop
+from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Reads
+
+
+@dataclass(slots=True)
+class EntityFindings:
+    """What was found of one entity; the lists hold every id."""
+
+    entity: str
+    rows: int = 0
+    missing: list[str] = field(default_factory=list)  # in Dataverse, not in the table
+    extra: list[str] = field(default_factory=list)  # in the table, not in Dataverse
+    stale: list[str] = field(default_factory=list)  # of another version
+    altered: list[str] = field(default_factory=list)  # not what its own JSON says
+    unlinked: list[str] = field(default_factory=list)  # filtered, and nothing links to it
+    changed_meanwhile: int = 0  # since the check began: no difference
+    dangling: dict[str, int] = field(default_factory=dict)  # "table.column" → ids not there
+    repaired: int = 0
+    requests: int = 0
+    error: str | None = None
+
+    @property
+    def differences(self) -> int:
+        found = (self.missing, self.extra, self.stale, self.altered, self.unlinked)
+        return sum(len(ids) for ids in found)
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None and self.repaired >= self.differences
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found of the whole database."""
+
+    integrity: str  # the database's own word: "ok", or what is wrong
+    entities: tuple[EntityFindings, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.integrity == "ok" and all(entity.ok for entity in self.entities)
+
+
+def run_verify(
+    config: Config,
+    entities: Sequence[EntityConfig],
+    *,
+    only: Sequence[str],
+    repair: bool,
+    allow_deletes: bool,
+    redactor: Redactor,
+) -> Verification:
+    """Compare every selected entity; with ``repair``, fetch and remove exactly what differs.
+
+    Raises:
+        ConfigError: There is no database, or a setting is not usable.
+        AuthError: The sign-in was refused.
+        LockedError: With ``repair``: another run holds the database.
+    """
+    selected = select_entities(entities, only)
+    database.check_file(config.db_path)
+    if not config.db_path.exists():
+        raise ConfigError(f"{config.db_path}: there is no database to verify", "Run a sync first.")
+    locked = load_fitting_lock(config)
+    tables = build_tables(locked.lock, [one for one in entities if one.name in locked.tables])
+    with ExitStack() as stack:
+        if repair:
+            stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
+        session = stack.enter_context(open_environment(config, redactor))
+        engine = (
+            database.open_engine(config.db_path)
+            if repair
+            else database.open_reader(config.db_path, lasting=True)
+        )
+        connection = stack.enter_context(engine.connect())
+        integrity = check_integrity(connection)
+        loop = PageLoop(session.client, session.pool, config.workers, connection, _tell_nothing)
+        comparison = _Comparison(loop, connection, tables, entities, redactor)
+        with transaction(connection):
+            database.TEMPORARY_TABLES.create_all(connection)
+            for entity in selected:
+                comparison.add(entity, config.api_url, repair, allow_deletes)
+        comparison.compare_unfiltered()
+        comparison.compare_filtered(repair)
+        return Verification(integrity, tuple(comparison.findings.values()))
+
+
+def _tell_nothing(_: Event) -> None: ...
+
+
+class _Comparison:
+    """The selected entities of a verification."""
+
+    def __init__(
+        self,
+        loop: PageLoop,
+        connection: Connection,
+        tables: Mapping[str, EntityTable],
+        entities: Sequence[EntityConfig],
+        redactor: Redactor,
+    ) -> None:
+        self.findings: dict[str, EntityFindings] = {}
+        self._loop = loop
+        self._connection = connection
+        self._tables = tables
+        self._filtered = {entity.name for entity in entities if entity.filtered}
+        self._redactor = redactor
+        self._compared: dict[str, _EntityComparison] = {}
+
+    def add(self, entity: EntityConfig, api_url: str, repair: bool, allow_deletes: bool) -> None:
+        findings = self.findings[entity.name] = EntityFindings(entity.name)
+        if (table := self._tables.get(entity.name)) is None:
+            findings.error = f"{entity.name}: there is no table yet; it was never synced"
+            return
+        findings.rows = count_rows(self._connection, table)
+        self._compared[entity.name] = _EntityComparison(
+            findings,
+            self._connection,
+            table,
+            api_url,
+            entity.deletions == "ignore",
+            repair,
+            allow_deletes,
+        )
+
+    def compare_unfiltered(self) -> None:
+        compared = {n: one for n, one in self._compared.items() if n not in self._filtered}
+        jobs = {name: Job(one.reader, one.compare_all()) for name, one in compared.items()}
+        self._loop.run(jobs, self._end)
+
+    def compare_filtered(self, repair: bool) -> None:
+        """Compare what is linked to; with ``repair`` again, until nothing new is linked."""
+        names = [name for name in self._compared if name in self._filtered]
+        if not names:
+            return
+
+        def make_job(name: str, new: Sequence[str], known: Sequence[str]) -> Job | None:
+            one = self._compared[name]
+            if one.findings.error is not None:
+                return None
+            return Job(one.reader, one.compare_linked([*new, *known]))
+
+        connection = self._connection
+        with transaction(connection):
+            references = References(connection, self._tables, self._filtered)
+        read_closure(self._loop, connection, references, names, make_job, self._end)
+        # A record that is missing or stale may be what links to a row.
+        uncertain = any(found.missing or found.stale for found in self.findings.values())
+        with transaction(connection):
+            for name in names:
+                one = self._compared[name]
+                if one.findings.error is None and (repair or not uncertain):
+                    one.note_unlinked(list_keys(connection, references.unlinked(name)))
+                one.findings.dangling = count_dangling(
+                    connection, self._tables, self._filtered, name
+                )
+
+    def _end(self, name: str, error: EntityError | None) -> None:
+        findings = self.findings[name]
+        findings.requests = self._compared[name].reader.requests
+        if error is not None:
+            findings.error = self._redactor.redact(str(error))
+
+
+class _RowsRead(QueryRead):
+    """Records by id, as the rows that they would be; nothing is written."""
+
+    def __init__(
+        self, reader: EntityReader, table: EntityTable, queries: Sequence[Query], now: str
+    ) -> None:
+        super().__init__(reader, queries)
+        self._table = table
+        self._now = now
+        self.rows: dict[str, SqlRow] = {}
+
+    def store(self, page: Page) -> None:
+        self.rows.update((row[0], row) for row in to_rows(self._table, page.records, self._now))
+
+
+class _EntityComparison:
+    """The comparison of one entity."""
+
+    def __init__(
+        self,
+        findings: EntityFindings,
+        connection: Connection,
+        table: EntityTable,
+        api_url: str,
+        keeps: bool,
+        repair: bool,
+        allow_deletes: bool,
+    ) -> None:
+        self.findings = findings
+        self.reader = EntityReader(table.entity, api_url)
+        self._connection = connection
+        self._table = table
+        self._keeps = keeps  # nothing is ever removed from it
+        self._repair = repair
+        self._allow_deletes = allow_deletes
+        self._now = to_text(datetime.now(UTC))
+
+    def compare_all(self) -> Reads:
+        """Compare all keys and versions of an unfiltered entity."""
+        yield ComparisonRead(self.reader, self._connection, self._table)
+        yield from self._settle(self._list_missing())
+
+    def compare_linked(self, ids: Sequence[str]) -> Reads:
+        """Compare keys and versions of the records of a filtered entity that are linked to."""
+        queries = self.reader.by_id(ids, self.reader.keys_and_versions)
+        yield ComparisonRead(self.reader, self._connection, self._table, queries)
+        asked = {key.lower() for key in ids}
+        yield from self._settle([key for key in self._list_missing() if key.lower() in asked])
+
+    def note_unlinked(self, keys: Sequence[str]) -> None:
+        """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
+        if self._keeps:
+            return
+        self.findings.unlinked += keys
+        self.findings.altered = [key for key in self.findings.altered if key not in {*keys}]
+        if self._repair:
+            try:
+                self._remove(keys, "unlinked")
+            except GuardError as error:
+                self.findings.error = str(error)
+
+    def _list_missing(self) -> Sequence[str]:
+        missing = deletions.missing_from_comparison(self._table)
+        return () if self._keeps else list_keys(self._connection, missing)
+
+    def _settle(self, missing: Sequence[str]) -> Reads:
+        """Ask again for what looks different, tell what it is, and mend it if asked to.
+
+        Args:
+            missing: Keys of rows that the comparison did not return.
+        """
+        found = self.findings
+        suspects = deletions.find_differing(self._connection, self._table)
+        ids = [*suspects, *missing]
+        confirm = self._read_rows(ids, () if self._repair else self._confirming)
+        yield confirm
+        stored = load_versions(self._connection, self._table, ids)
+        mend: list[SqlRow] = []
+        for key in suspects:
+            row = confirm.rows.get(key)
+            if row is None or self._is_newer(row):
+                found.changed_meanwhile += 1
+            elif key not in stored:
+                found.missing.append(key)
+                mend.append(row)
+            elif stored[key] != self._find_version(row):
+                found.stale.append(key)
+                mend.append(row)
+        extra = [key for key in missing if key not in confirm.rows and key in stored]
+        found.extra += extra
+        known = {*found.stale, *found.extra, *found.altered}
+        altered = find_altered(self._connection, self._table, known)
+        found.altered += altered
+        if self._repair:
+            again = self._read_rows(altered)
+            yield again
+            mend += again.rows.values()
+            rewrite(self._connection, self._table, mend)
+            found.repaired += len(mend)
+            self._remove(extra, "not_returned")
+
+    def _read_rows(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> _RowsRead:
+        return _RowsRead(self.reader, self._table, self.reader.by_id(ids, select), self._now)
+
+    def _remove(self, keys: Sequence[str], reason: Reason) -> None:
+        deletions.mark_ids_for_removal(self._connection, self._table, keys, reason)
+        deletions.check_guard(self._connection, self._table, self._allow_deletes)
+        removed = deletions.remove_marked(self._connection, self._table, self._now)
+        self.findings.repaired += removed
+        rows = count_rows(self._connection, self._table)
+        sync_state.set_state(self._connection, self._table.name, records_count=rows)
+
+    @property
+    def _confirming(self) -> tuple[str, ...]:
+        """Keys, versions and the moment of change are enough to tell a difference."""
+        more = ("modifiedon",) if self._table.entity.has("modifiedon") else ()
+        return tuple(dict.fromkeys((*self.reader.keys_and_versions, *more)))
+
+    def _find_version(self, row: SqlRow) -> str | None:
+        value = self._table.value(row, self._table.entity.version_column)
+        return None if value is None else str(value)
+
+    def _is_newer(self, row: SqlRow) -> bool:
+        """Whether a record changed since the comparison began."""
+        changed, began = parse_timestamp(self._table.value(row, "modifiedon")), self._began
+        return changed is not None and began is not None and changed >= began
+
+    @property
+    def _began(self) -> datetime | None:
+        return self.reader.first_request_at
