@@ -41,10 +41,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a worker brings: a page, why there is none, or what ends the run."""
+    """What a worker brings for an entity: a page, or why there is none."""
 
     name: str
-    answer: Page | BaseException
+    answer: Page | EntityError
+
+
+Arrived = Arrival | BaseException  # the latter ends the run
 
 
 @dataclass(slots=True)
@@ -91,7 +94,7 @@ class PageLoop:
         self._running: dict[str, _Running] = {}
         self._waiting: deque[tuple[str, PageRequest]] = deque()
         self._in_flight = 0
-        self._arrived: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
         self._events: list[Event] = []  # of the transaction that is under way
 
     def run(self, jobs: Mapping[str, Job], on_end: OnEnd) -> None:
@@ -110,16 +113,17 @@ class PageLoop:
             for running in list(self._running.values()):
                 self._begin_next_read(running, on_end)
         self._tell()
+        arrival: Arrived | None = None  # no other name is kept on a page while the next one comes
         while self._in_flight:
-            arrival: Arrival | None = self._listen()
-            began = self._clock()
+            arrival = arrival or self._listen()
+            if isinstance(arrival, BaseException):
+                raise arrival
+            began, pages = self._clock(), 0
             with transaction(self._connection):
-                for number in range(1, PAGES_PER_TRANSACTION + 1):
-                    assert arrival is not None  # noqa: S101  the loop ends where none waits
+                while isinstance(arrival, Arrival):
                     self._take(arrival, on_end)
-                    arrival = self._next_arrival(began) if number < PAGES_PER_TRANSACTION else None
-                    if arrival is None:
-                        break
+                    pages += 1
+                    arrival = self._next_arrival(began, pages)
             self._tell()
 
     def _take(self, arrival: Arrival, on_end: OnEnd) -> None:
@@ -127,8 +131,6 @@ class PageLoop:
         self._in_flight -= 1
         running, answer = self._running[arrival.name], arrival.answer
         running.under_way -= 1
-        if not isinstance(answer, Page | EntityError):
-            raise answer
         running.job.reader.count(answer)
         if running.failure is None and running.read is not None:
             try:
@@ -210,16 +212,16 @@ class PageLoop:
             self._in_flight += 1
             self._pool.submit(_fetch, self._client, name, request, self._arrived)
 
-    def _listen(self) -> Arrival:
+    def _listen(self) -> Arrived:
         while True:
             try:
                 return self._arrived.get(timeout=LISTEN_S)
             except queue.Empty:
                 self._emit(StillWaiting(self._in_flight, self._client.waited_s))
 
-    def _next_arrival(self, began: float) -> Arrival | None:
+    def _next_arrival(self, began: float, pages: int) -> Arrived | None:
         """What waits already, as long as the transaction that began then may hold more."""
-        if self._clock() - began > TRANSACTION_S:
+        if pages == PAGES_PER_TRANSACTION or self._clock() - began > TRANSACTION_S:
             return None
         try:
             return self._arrived.get_nowait()
@@ -236,10 +238,12 @@ def _fetch(
     client: DataverseClient,
     name: str,
     request: PageRequest,
-    arrived: queue.SimpleQueue[Arrival],
+    arrived: queue.SimpleQueue[Arrived],
 ) -> None:
     """On a worker thread: get a page, and put it or its error where the main thread listens."""
     try:
         arrived.put(Arrival(name, client.get_page(request)))
-    except BaseException as error:  # raised again on the main thread
+    except EntityError as error:
         arrived.put(Arrival(name, error))
+    except BaseException as error:  # raised again on the main thread
+        arrived.put(error)

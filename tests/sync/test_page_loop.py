@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from sqlalchemy import event
 
-from dataverse_sync.errors import AuthError, EntityError, PageError, StorageError
-from dataverse_sync.model import Page, PageRequest, PageStored, StillWaiting
-from dataverse_sync.sync import page_loop as pages
-from dataverse_sync.sync.page_loop import Ahead, PageLoop, Steps
+from dataverse_sync.errors import AuthError, EntityError, PageError, RequestError, StorageError
+from dataverse_sync.model import Entity, Event, Page, PageRequest, PageStored, StillWaiting
+from dataverse_sync.sync import page_loop
+from dataverse_sync.sync.page_loop import Job, PageLoop
+from dataverse_sync.sync.reading import EntityReader, Reads
+
+ENTITY = Entity("things", "thingid", (), "metadata")
 
 
 class Client:
@@ -44,28 +49,71 @@ class Client:
         self.released.append(page.request.url)
 
 
+class FakeRead:
+    """Asks for these pages at once, and for what each of them leads to."""
+
+    def __init__(
+        self,
+        *urls: str,
+        store: Callable[[Page], None] = lambda _: None,
+        links: Mapping[str, str] = MappingProxyType({}),
+        instead: str | None = None,
+        keys_only: bool = False,
+    ) -> None:
+        self._urls = urls
+        self._store = store
+        self._links = links
+        self._instead = instead
+        self._keys_only = keys_only
+
+    def begin(self) -> Sequence[PageRequest]:
+        return [self._request(url) for url in self._urls]
+
+    def follow(self, page: Page) -> Sequence[PageRequest]:
+        link = self._links.get(page.request.url)
+        return [] if link is None else [self._request(link)]
+
+    def store(self, page: Page) -> None:
+        self._store(page)
+
+    def refused(self, error: RequestError) -> Sequence[PageRequest]:
+        if self._instead is None:
+            raise error
+        return [self._request(self._instead)]
+
+    def _request(self, url: str) -> PageRequest:
+        return PageRequest("things", url, keys_only=self._keys_only)
+
+
 class Run:
     """What a loop did: events, ends, transactions."""
 
     def __init__(self, connection, client: Client, workers: int, clock) -> None:
-        self.events: list[PageStored] = []
+        self.events: list[Event] = []
+        self.requests: dict[str, int] = {}
         self.ends: dict[str, EntityError | None] = {}
         self.commits = 0
         self.connection = connection
         event.listen(connection, "commit", self._count)
         self._pool = ThreadPoolExecutor(30)  # it is the loop that holds back
-        self._loop = PageLoop(
-            client, self._pool, workers, connection, self.events.append, clock=clock
-        )
+        self._loop = PageLoop(client, self._pool, workers, connection, self._emit, clock=clock)
+        self.on_event: Callable[[Event], None] = self.events.append
 
     def _count(self, _connection: object) -> None:
         self.commits += 1
 
-    def __call__(self, **jobs: Steps) -> None:
+    def _emit(self, event: Event) -> None:
+        self.on_event(event)
+
+    def __call__(self, **jobs: Reads) -> None:
+        readers = {name: EntityReader(ENTITY, "https://x/") for name in jobs}
         try:
-            self._loop.run(jobs, self._end)
+            self._loop.run(
+                {name: Job(readers[name], reads) for name, reads in jobs.items()}, self._end
+            )
         finally:
             self._pool.shutdown()
+            self.requests = {name: reader.requests for name, reader in readers.items()}
 
     def _end(self, name: str, error: EntityError | None) -> None:
         assert name not in self.ends
@@ -97,17 +145,27 @@ def start(connection, kept):
 
 
 @pytest.fixture
-def chain(connection):
-    def chain(name: str, length: int) -> Steps:
-        """Ask for pages one after the other, and note each."""
-        for n in range(1, length + 1):
-            yield [PageRequest(name, f"{name}{n}")]
-            connection.exec_driver_sql("INSERT INTO kept VALUES (?)", (f"{name}{n}",))
+def keep(connection):
+    """Writes the url of a page into the table."""
+
+    def keep(page: Page) -> None:
+        connection.exec_driver_sql("INSERT INTO kept VALUES (?)", (page.request.url,))
+
+    return keep
+
+
+@pytest.fixture
+def chain(keep):
+    def chain(name: str, length: int) -> Reads:
+        """One read of pages that lead to each other."""
+        links = {f"{name}{n}": f"{name}{n + 1}" for n in range(1, length)}
+        if length:
+            yield FakeRead(f"{name}1", store=keep, links=links)
 
     return chain
 
 
-def test_every_page_is_stored_and_every_job_ends(start, chain, kept):
+def test_every_page_stored_and_every_job_ended(start, chain, kept):
     client = Client()
     run = start(client, workers=3)
 
@@ -118,9 +176,10 @@ def test_every_page_is_stored_and_every_job_ends(start, chain, kept):
     assert sorted(client.released) == ["a1", "a2", "a3", "b1"]
     assert sorted(event.entity for event in run.events) == ["a", "a", "a", "b"]
     assert {(event.records, event.size) for event in run.events} == {(0, 7)}
+    assert run.requests == {"a": 3, "b": 1, "c": 0}
 
 
-def test_a_started_entity_goes_before_a_new_one(start, chain):
+def test_started_entity_goes_before_new_one(start, chain):
     client = Client()
     run = start(client, workers=1)
 
@@ -129,14 +188,24 @@ def test_a_started_entity_goes_before_a_new_one(start, chain):
     assert client.asked == ["a1", "a2", "a3", "b1", "b2", "c1"]
 
 
-def test_no_more_than_workers_are_asked_for_at_once(start):
+def test_next_read_goes_before_new_entity(start, keep):
+    def two(name: str) -> Reads:
+        yield FakeRead(f"{name}1", store=keep)
+        yield FakeRead(f"{name}2", f"{name}3", store=keep)
+
+    client = Client()
+    run = start(client, workers=1)
+    run(a=two("a"), b=two("b"))
+
+    assert client.asked == ["a1", "a2", "a3", "b1", "b2", "b3"]
+
+
+def test_workers_bound_requests_in_flight(start):
     client = Client(lambda request: time.sleep(0.005) or Page(request, ()))
     run = start(client, workers=3)
 
-    def wide() -> Steps:
-        yield [PageRequest("wide", f"w{n}") for n in range(12)]
-        for _ in range(11):
-            yield []
+    def wide() -> Reads:
+        yield FakeRead(*(f"w{n}" for n in range(12)))
 
     run(wide=wide())
 
@@ -144,7 +213,7 @@ def test_no_more_than_workers_are_asked_for_at_once(start):
     assert len(client.asked) == 12
 
 
-def test_an_entitys_error_ends_it_alone(start, chain, kept):
+def test_entity_error_ends_its_entity_alone(start, chain, kept):
     def answer(request: PageRequest) -> Page:
         if request.url == "a2":
             raise PageError("a, page 2: the answer is not a page")
@@ -158,18 +227,17 @@ def test_an_entitys_error_ends_it_alone(start, chain, kept):
     assert sorted(kept()) == ["a1", "b1", "b2", "b3", "end of a", "end of b"]
 
 
-def test_a_job_may_go_on_after_an_error(start, kept, connection):
+def test_job_may_catch_error_of_read(start, kept, keep):
     def answer(request: PageRequest) -> Page:
         if request.url == "refused":
             raise PageError("no")
         return Page(request, ())
 
-    def job() -> Steps:
+    def job() -> Reads:
         try:
-            yield [PageRequest("a", "refused")]
+            yield FakeRead("refused")
         except PageError:
-            yield [PageRequest("a", "fallback")]
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('fallback')")
+            yield FakeRead("fallback", store=keep)
 
     run = start(Client(answer))
     run(a=job())
@@ -178,7 +246,24 @@ def test_a_job_may_go_on_after_an_error(start, kept, connection):
     assert [event.entity for event in run.events] == ["a"]
 
 
-def test_pages_that_come_after_an_entitys_end_are_let_go(start, chain, kept):
+@pytest.mark.parametrize(("instead", "stored"), [("other", ["other"]), (None, [])])
+def test_read_may_ask_differently_when_refused(start, kept, keep, instead, stored):
+    def answer(request: PageRequest) -> Page:
+        if request.url == "refused":
+            raise RequestError("no", status=400)
+        return Page(request, ())
+
+    def job() -> Reads:
+        yield FakeRead("refused", store=keep, instead=instead)
+
+    run = start(Client(answer))
+    run(a=job())
+
+    assert kept() == [*stored, "end of a"]
+    assert (run.ends["a"] is None) == bool(instead)
+
+
+def test_failed_read_waits_for_its_pages(start, kept, keep):
     late = threading.Event()
 
     def answer(request: PageRequest) -> Page:
@@ -188,39 +273,49 @@ def test_pages_that_come_after_an_entitys_end_are_let_go(start, chain, kept):
             late.wait(5)
         return Page(request, ())
 
-    def job() -> Steps:
-        yield [PageRequest("a", "bad"), PageRequest("a", "slow"), PageRequest("a", "never")]
+    def job() -> Reads:
+        try:
+            yield FakeRead("bad", "slow", "never", store=keep)
+        except PageError:
+            yield FakeRead("next", store=keep)
+
+    def stop_waiting(page: Page) -> None:
+        keep(page)
+        late.set()
+
+    def other() -> Reads:
+        yield FakeRead("b1", store=stop_waiting)
 
     client = Client(answer)
     run = start(client, workers=2)
-    ended = run._end
-    run._end = lambda name, error: (ended(name, error), late.set())
-    run(a=job())
+    run(a=job(), b=other())
 
-    assert client.asked == ["bad", "slow"]
-    assert client.released == ["slow"]
-    assert run.events == []
-    assert kept() == ["end of a"]
+    assert client.asked == ["bad", "slow", "b1", "next"]
+    assert sorted(client.released) == ["b1", "next", "slow"]
+    assert kept() == ["b1", "end of b", "next", "end of a"]
 
 
-def test_a_step_that_fails_ends_its_job_and_tells_of_no_page(start, kept, connection):
-    def job() -> Steps:
-        yield [PageRequest("a", "a1")]
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('a1')")
-        yield [PageRequest("a", "a2")]
-        raise EntityError("a2 cannot be stored")
+def test_failing_store_ends_job_without_event(start, kept, keep):
+    def store(page: Page) -> None:
+        if page.request.url == "a2":
+            raise EntityError("a2 cannot be stored")
+        keep(page)
 
-    run = start(Client())
+    def job() -> Reads:
+        yield FakeRead("a1", store=store, links={"a1": "a2"})
+
+    client = Client()
+    run = start(client)
     run(a=job())
 
     assert kept() == ["a1", "end of a"]
     assert len(run.events) == 1
+    assert client.released == ["a1", "a2"]
 
 
-def test_what_a_step_wrote_stands_whatever_follows(start, kept, connection):
-    def job() -> Steps:
-        yield [PageRequest("a", "a1")]
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('a1')")
+def test_stored_page_stands_whatever_follows(start, kept, keep):
+    def job() -> Reads:
+        yield FakeRead("a1", store=keep)
         raise EntityError("the guard")
 
     run = start(Client())
@@ -230,7 +325,7 @@ def test_what_a_step_wrote_stands_whatever_follows(start, kept, connection):
     assert str(run.ends["a"]) == "the guard"
 
 
-def test_what_is_asked_for_ahead_is_on_its_way_while_a_page_is_stored(start, kept, connection):
+def test_next_page_under_way_while_storing(start, kept, connection):
     arrived = threading.Event()
 
     def answer(request: PageRequest) -> Page:
@@ -238,24 +333,24 @@ def test_what_is_asked_for_ahead_is_on_its_way_while_a_page_is_stored(start, kep
             arrived.set()
         return Page(request, ())
 
-    def job() -> Steps:
-        yield [PageRequest("a", "a1")]
-        yield Ahead([PageRequest("a", "a2")])
-        was_asked = arrived.wait(10)
-        connection.exec_driver_sql("INSERT INTO kept VALUES (?)", (f"a1, a2 asked: {was_asked}",))
-        yield []
-        connection.exec_driver_sql("INSERT INTO kept VALUES ('a2')")
+    def store(page: Page) -> None:
+        asked = page.request.url == "a1" and arrived.wait(10)
+        told = f"{page.request.url}, a2 asked: {asked}"
+        connection.exec_driver_sql("INSERT INTO kept VALUES (?)", (told,))
+
+    def job() -> Reads:
+        yield FakeRead("a1", store=store, links={"a1": "a2"})
 
     run = start(Client(answer))
     run(a=job())
 
-    assert kept() == ["a1, a2 asked: True", "a2", "end of a"]
+    assert kept() == ["a1, a2 asked: True", "a2, a2 asked: False", "end of a"]
 
 
-def test_a_job_that_fails_at_once_is_over(start, kept):
-    def job() -> Steps:
+def test_job_failing_at_once_is_over(start, kept):
+    def job() -> Reads:
         raise EntityError("at once")
-        yield []
+        yield FakeRead("never")
 
     run = start(Client())
     run(a=job())
@@ -264,8 +359,20 @@ def test_a_job_that_fails_at_once_is_over(start, kept):
     assert kept() == ["end of a"]
 
 
+def test_read_without_requests_is_passed(start, kept, keep):
+    def job() -> Reads:
+        yield FakeRead()
+        yield FakeRead("a1", store=keep)
+        yield FakeRead()
+
+    run = start(Client())
+    run(a=job())
+
+    assert kept() == ["a1", "end of a"]
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), AuthError("the secret expired")])
-def test_anything_else_ends_the_run_as_it_is(start, chain, kept, error):
+def test_other_error_ends_run_unchanged(start, chain, kept, error):
     def answer(request: PageRequest) -> Page:
         if request.url == "a2":
             raise error
@@ -281,9 +388,9 @@ def test_anything_else_ends_the_run_as_it_is(start, chain, kept, error):
     assert kept() == ["a1"]
 
 
-def test_a_bug_in_a_job_ends_the_run_with_its_traceback(start, kept):
-    def job() -> Steps:
-        yield [PageRequest("a", "a1")]
+def test_bug_in_job_keeps_its_traceback(start, kept):
+    def job() -> Reads:
+        yield FakeRead("a1")
         _ = 1 / 0
 
     run = start(Client())
@@ -294,82 +401,58 @@ def test_a_bug_in_a_job_ends_the_run_with_its_traceback(start, kept):
     assert run.events == []
 
 
-def wide_and_ready(width: int) -> tuple[Callable[[Client], None], Callable[[PageRequest], Page]]:
-    """A client whose pages all wait before the first is stored."""
-    answered = threading.Semaphore(0)
+@pytest.fixture
+def start_when_ready(start, monkeypatch):
+    """A run whose pages all wait before the first is stored."""
 
-    def answer(request: PageRequest) -> Page:
-        answered.release()
-        return Page(request, ())
+    def start_when_ready(width: int, **options: Any) -> Run:
+        answered = threading.Semaphore(0)
+        listen = PageLoop._listen
+        first = [True]
 
-    def wait(_client: Client) -> None:
-        for _ in range(width):
-            answered.acquire(timeout=5)
-        time.sleep(0.02)  # from an answer to the queue
+        def answer(request: PageRequest) -> Page:
+            answered.release()
+            return Page(request, ())
 
-    return wait, answer
+        def listen_late(self: PageLoop) -> Any:
+            if first:
+                first.clear()
+                for _ in range(width):
+                    answered.acquire(timeout=5)
+                time.sleep(0.02)  # from an answer to the queue
+            return listen(self)
+
+        monkeypatch.setattr(PageLoop, "_listen", listen_late)
+        run = start(Client(answer), workers=width, **options)
+        run(wide=iter_one(FakeRead(*(f"w{n}" for n in range(width)))))
+        return run
+
+    return start_when_ready
+
+
+def iter_one(read: FakeRead) -> Reads:
+    yield read
 
 
 @pytest.mark.parametrize(("width", "commits"), [(20, 2), (21, 3), (45, 4)])
-def test_pages_that_wait_share_a_transaction_of_at_most_twenty(
-    start, kept, connection, monkeypatch, width, commits
-):
-    wait, answer = wide_and_ready(width)
-    client = Client(answer)
-    run = start(client, workers=width)
-    listen = PageLoop._listen
-    first = [True]
-
-    def listen_late(self, arrived, in_flight):
-        if first:
-            first.clear()
-            wait(client)
-        return listen(self, arrived, in_flight)
-
-    monkeypatch.setattr(PageLoop, "_listen", listen_late)
-
-    def wide() -> Steps:
-        yield [PageRequest("wide", f"w{n}") for n in range(width)]
-        for _ in range(width - 1):
-            yield []
-
-    run(wide=wide())
+def test_transaction_holds_twenty_waiting_pages(start_when_ready, width, commits):
+    run = start_when_ready(width)
 
     assert run.commits == commits  # the first is that of the start
     assert len(run.events) == width
 
 
-def test_a_transaction_ends_after_two_seconds(start, monkeypatch):
-    wait, answer = wide_and_ready(4)
-    client = Client(answer)
+def test_transaction_ends_after_two_seconds(start_when_ready):
     moments = iter(range(0, 1000, 2))
-    run = start(client, workers=4, clock=lambda: next(moments) * 0.75)
-    listen = PageLoop._listen
-    first = [True]
 
-    def listen_late(self, arrived, in_flight):
-        if first:
-            first.clear()
-            wait(client)
-        return listen(self, arrived, in_flight)
-
-    monkeypatch.setattr(PageLoop, "_listen", listen_late)
-
-    def wide() -> Steps:
-        yield [PageRequest("wide", f"w{n}") for n in range(4)]
-        for _ in range(3):
-            yield []
-
-    run(wide=wide())
+    run = start_when_ready(4, clock=lambda: next(moments) * 0.75)
 
     # The clock goes on by 1.5 s a look: one page, and one more after 1.5 s.
     assert run.commits == 1 + 2
 
 
 @pytest.mark.parametrize(("size", "kept_kib"), [(2**20, 128 * 1024), (9 * 2**20, 64 * 1024)])
-def test_sqlite_makes_do_with_less_memory_beside_wide_pages(
-    start, chain, connection, size, kept_kib
-):
+def test_wide_pages_leave_sqlite_less_memory(start, chain, connection, size, kept_kib):
     run = start(Client(lambda request: Page(request, (), size=size)))
 
     run(one=chain("a", 2))
@@ -377,8 +460,8 @@ def test_sqlite_makes_do_with_less_memory_beside_wide_pages(
     assert connection.exec_driver_sql("PRAGMA cache_size").scalar() == -kept_kib
 
 
-def test_a_wait_for_the_service_can_be_interrupted(start, chain, monkeypatch):
-    monkeypatch.setattr(pages, "LISTEN_S", 0.01)
+def test_waiting_for_service_is_told(start, chain, monkeypatch):
+    monkeypatch.setattr(page_loop, "LISTEN_S", 0.01)
     client = Client(lambda request: time.sleep(0.05) or Page(request, ()))
     run = start(client)
 
@@ -388,12 +471,12 @@ def test_a_wait_for_the_service_can_be_interrupted(start, chain, monkeypatch):
     assert run.events[0] == StillWaiting(1, 7.5)
 
 
-def test_a_page_is_told_of_with_what_it_was_asked_for(start):
+def test_event_says_what_was_asked(start):
     run = start(Client())
 
-    def keys() -> Steps:
-        yield [PageRequest("a", "keys", keys_only=True)]
-        yield [PageRequest("a", "records")]
+    def keys() -> Reads:
+        yield FakeRead("keys", keys_only=True)
+        yield FakeRead("records")
 
     run(a=keys())
 
@@ -403,18 +486,32 @@ def test_a_page_is_told_of_with_what_it_was_asked_for(start):
     ]
 
 
-def test_events_come_after_the_commit(start, chain, kept, connection):
+def test_events_come_after_the_commit(start, chain, kept):
     seen: list[list[str]] = []
     run = start(Client())
-    run.events = None
-    run._loop._emit = lambda _event: seen.append(kept())
+    run.on_event = lambda _event: seen.append(kept())
 
     run(a=chain("a", 2))
 
-    assert seen == [["a1"], ["a1", "a2", "end of a"]]
+    assert "a1" in seen[0]
+    assert seen[1] == ["a1", "a2", "end of a"]
 
 
-def test_a_database_that_cannot_be_written_ends_the_run(start, chain, connection):
+def test_end_may_be_told_as_event(start, chain):
+    run = start(Client())
+    end = run._end
+
+    def end_and_tell(name: str, error: EntityError | None) -> Event:
+        end(name, error)
+        return StillWaiting(0, 0.0)
+
+    run._end = end_and_tell
+    run(a=chain("a", 1))
+
+    assert [type(event) for event in run.events] == [PageStored, StillWaiting]
+
+
+def test_unwritable_database_ends_run(start, chain, connection):
     connection.exec_driver_sql("PRAGMA query_only = 1")
     connection.rollback()
     run = start(Client())

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -20,16 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig, run_sync
-from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table, reading
+from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
+from dataverse_sync.emulator import reading as emulator_reading
 from dataverse_sync.model import Column as DataColumn
-from dataverse_sync.model import Entity, Page, PageRequest
+from dataverse_sync.model import Entity, Page, PageRequest, Range
 from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.sync import ranges as segments
-from dataverse_sync.sync import reading as reader
-from dataverse_sync.sync.page_loop import advance
+from dataverse_sync.sync import ranges, reading
 from dataverse_sync.sync.ranges import (
-    Came,
-    Segment,
+    WHOLE,
+    Part,
+    RangesRead,
+    Seen,
     choose_at_once,
     choose_count,
     find_cut,
@@ -44,21 +45,30 @@ ENTITIES = [EntityConfig("vin_things")]
 API = "https://contoso.example/api/data/v9.2/"
 START = datetime(2020, 1, 1, tzinfo=UTC)
 RANGES = (
-    Segment(),
-    Segment(is_null=True),
-    Segment(None, "2021-01-01T00:00:00Z"),
-    Segment("2021-01-01T00:00:00Z"),
-    Segment("2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"),
+    Range(),
+    Range(is_null=True),
+    Range(None, "2021-01-01T00:00:00Z"),
+    Range("2021-01-01T00:00:00Z"),
+    Range("2021-01-01T00:00:00Z", "2022-01-01T00:00:00Z"),
 )
 
 
-def is_in(segment: Segment, moment: datetime | None) -> bool:
+def day(number: float) -> datetime:
+    return START + timedelta(days=number)
+
+
+def range_of(since: float, until: float | None = None) -> Range:
+    end = None if until is None else format_second(day(until))
+    return Range(format_second(day(since)), end)
+
+
+def is_in(part: Range, moment: datetime | None) -> bool:
     """What the service does with the filter of a range."""
     if moment is None:
-        return segment.is_null
-    since, until = parse_timestamp(segment.since), parse_timestamp(segment.until)
+        return part.is_null
+    since, until = parse_timestamp(part.since), parse_timestamp(part.until)
     return (
-        not segment.is_null
+        not part.is_null
         and (since is None or moment >= since)
         and (until is None or moment < until)
     )
@@ -103,7 +113,7 @@ def test_as_many_at_once_as_the_service_is_slower_than_the_storing(
 
 
 def test_the_filters_of_ranges() -> None:
-    assert [segment.filter for segment in RANGES] == [
+    assert [part.filter for part in RANGES] == [
         "createdon ne null",
         "createdon eq null",
         "createdon lt 2021-01-01T00:00:00Z",
@@ -128,9 +138,9 @@ def test_cutting_loses_nothing_and_takes_nothing_twice(
     seconds: list[int | None],
 ) -> None:
     newest, reached = START + timedelta(seconds=length_s), START + timedelta(seconds=reached_s)
-    whole = Segment(since and format_second(since), next_link="on", page=7)
+    whole = Range(since and format_second(since), next_link="on", page=7)
 
-    parts = split(whole, Came(1, START, reached), newest, count)
+    parts = split(whole, Seen(1, START, reached), newest, count)
 
     for second in seconds:
         moment = None if second is None else START + timedelta(seconds=second)
@@ -142,9 +152,9 @@ def test_cutting_loses_nothing_and_takes_nothing_twice(
 
 
 def test_parts_are_of_equal_length() -> None:
-    whole, newest = Segment(), START + timedelta(days=9)
+    whole, newest = Range(), START + timedelta(days=9)
 
-    parts = split(whole, Came(1, START, START + timedelta(days=1)), newest, 4)
+    parts = split(whole, Seen(1, START, START + timedelta(days=1)), newest, 4)
 
     days = [format_second(START + timedelta(days=day)) for day in (3, 5, 7)]
     assert [part.until for part in parts] == [*days, None]
@@ -154,51 +164,52 @@ def test_parts_are_of_equal_length() -> None:
 def test_what_is_done_or_null_or_short_is_not_cut() -> None:
     newest = START + timedelta(days=1)
 
-    for whole in (Segment(is_null=True), Segment(format_second(START), is_done=True), Segment()):
+    for whole in (Range(is_null=True), Range(format_second(START), is_done=True), Range()):
         assert split(whole, None, newest) == [whole]
-    short = Segment(format_second(START))
+    short = Range(format_second(START))
     assert split(short, None, START + timedelta(seconds=2)) == [short]
     assert len(split(short, None, START + timedelta(seconds=5), 40)) == 4
 
 
 def test_the_whole_is_cut_once_its_first_page_has_come() -> None:
-    ranges, newest = [Segment(next_link="on"), Segment(is_null=True)], START + timedelta(days=9)
-    came = Came(1, START, START + timedelta(days=8))  # most of it, to judge by the days
+    whole, nulls, newest = Part(Range(next_link="on")), Part(Range(is_null=True)), day(9)
+    assert find_cut([whole, nulls], newest, 3) is None
+    whole.seen = Seen(1, START, day(8))  # most of it, to judge by the days
 
-    found = find_cut(ranges, [came, None], newest, 3)
+    found = find_cut([whole, nulls], newest, 3)
 
-    assert find_cut(ranges, [None, None], newest, 3) is None
     assert found is not None
-    assert found[0] == 0
+    assert found[0] is whole
     assert len(found[1]) == 4
 
 
 def test_pages_left_are_told_by_those_that_came() -> None:
-    start, newest = START + timedelta(days=3), START + timedelta(days=19)
-    begun = Segment(format_second(START), format_second(START + timedelta(days=11)))
-    came = Came(4, start, start + timedelta(days=4))
+    begun, newest = range_of(0, 11), day(19)
+    seen = Seen(4, day(3), day(7))
 
-    assert pages_left(begun, came, newest) == 4
-    assert pages_left(replace(begun, until=None), came, newest) == 12
-    assert pages_left(replace(begun, is_done=True), came, newest) == 0
-    assert pages_left(begun, Came(1, start, start), newest) == 0
-    assert pages_left(begun, None, newest) == 0
+    assert pages_left(Part(begun, seen), newest) == 4
+    assert pages_left(Part(replace(begun, until=None), seen), newest) == 12
+    assert pages_left(Part(replace(begun, is_done=True), seen), newest) == 0
+    assert pages_left(Part(begun, Seen(1, day(3), day(3))), newest) == 0
+    assert pages_left(Part(begun), newest) == 0
 
 
-def test_the_range_with_most_pages_left_is_halved() -> None:
-    def day(number: float) -> datetime:
-        return START + timedelta(days=number)
+def test_range_with_most_pages_left_is_halved() -> None:
+    narrow_but_long = Part(range_of(0, 30), Seen(15, day(0), day(15)))
+    wide_but_short = Part(range_of(30, 90), Seen(20, day(30), day(80)))
+    parts = [narrow_but_long, wide_but_short, Part(range_of(90))]
 
-    narrow_but_long = Segment(format_second(day(0)), format_second(day(30)))
-    wide_but_short = Segment(format_second(day(30)), format_second(day(90)))
-    ranges = [narrow_but_long, wide_but_short, Segment(format_second(day(90)))]
-    came = [Came(15, day(0), day(15)), Came(20, day(30), day(80)), None]
+    first, second = find_cut(parts, day(900), 5), find_cut(parts[1:], day(900), 5)
 
-    first, second = find_cut(ranges, came, day(900), 5), find_cut(ranges[1:], came[1:], day(900), 5)
-    assert first == (0, split(narrow_but_long, came[0], day(900)))  # 15 pages left, against 4
-    assert second == (0, split(wide_but_short, came[1], day(900)))
-    assert len(split(narrow_but_long, came[0], day(900))) == 2
-    assert find_cut(ranges[1:], [Came(20, day(30), day(84)), None], day(900), 5) is None
+    halves = split(narrow_but_long.range, narrow_but_long.seen, day(900))
+    assert first == (narrow_but_long, halves)  # 15 pages left, against 4
+    assert len(halves) == 2
+    assert second == (
+        wide_but_short,
+        split(wide_but_short.range, wide_but_short.seen, day(900)),
+    )
+    wide_but_short.seen = Seen(20, day(30), day(84))
+    assert find_cut(parts[1:], day(900), 5) is None
 
 
 # A read of them, page by page
@@ -247,26 +258,38 @@ def read_through(
     service: PositionService, most: int, pick: Callable[[list[PageRequest]], PageRequest]
 ) -> list[int]:
     """The records that a read in ranges stores, by their numbers; ``pick`` says who is answered."""
-    came: list[int] = []
-    last: list[Segment] = []
 
-    def store(page: Page, ranges: Sequence[Segment]) -> None:
-        came.extend(json.loads(bytes(record))["thingid"] for record in page.records)
-        last[:] = ranges
+    class Progress:
+        """Keeps what is stored, as the copy would."""
+
+        def __init__(self) -> None:
+            self.came: list[int] = []
+            self.is_complete = False
+
+        def store(self, page: Page) -> None:
+            assert not self.is_complete
+            self.came += [json.loads(bytes(record))["thingid"] for record in page.records]
+
+        def save(self, ranges: Sequence[Range]) -> None:
+            assert not all(one.is_done for one in ranges)
+
+        def complete(self) -> None:
+            self.is_complete = True
 
     newest = service.created[-1] if service.created else START
     entity = Entity("things", "thingid", (DataColumn("createdon", "TEXT"),), "metadata")
-    ranges = [Segment(), Segment(is_null=True)]
-    steps = EntityReader(entity, API).read_segments(ranges, most, newest, store)
-    asked: list[PageRequest] = []
-    answer: Page | None = None
-    while advance(steps, answer, asked.extend):
+    progress = Progress()
+    read = RangesRead(EntityReader(entity, API), cast(Any, progress), WHOLE, most, newest)
+    asked = list(read.begin())
+    while asked:
         assert len(asked) <= most
         request = pick(asked)
         asked.remove(request)
-        answer = service.answer(request)
-    assert all(one.is_done for one in last)
-    return came
+        page = service.answer(request)
+        asked += read.follow(page)
+        read.store(page)
+    assert progress.is_complete
+    return progress.came
 
 
 @settings(deadline=None, max_examples=200)
@@ -320,7 +343,7 @@ def test_a_link_that_leads_into_the_next_range_is_no_circle() -> None:
 @pytest.fixture
 def world(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """200 records over 200 hours, in pages of 5, cut into ranges of 50."""
-    monkeypatch.setattr(segments, "ROWS_PER_SEGMENT", 50)
+    monkeypatch.setattr(ranges, "ROWS_PER_RANGE", 50)
     made: World = make_world([THINGS])
     records = [
         {
@@ -360,7 +383,7 @@ def ranges_asked(world: World) -> list[str]:
 def test_a_service_that_answers_faster_than_is_stored_is_not_asked_for_ranges(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)
+    monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)
     world.emulator.insert("vin_things", {"createdon": None, "modifiedon": OLD})
 
     report = world.sync(ENTITIES)
@@ -374,11 +397,11 @@ def test_a_service_that_answers_faster_than_is_stored_is_not_asked_for_ranges(
 def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)
+    monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)
 
     def slow_down(request: LoggedRequest) -> None:
         if len(pages(world)) == 10:
-            monkeypatch.setattr(segments, "STORED_PER_S", 1e9)
+            monkeypatch.setattr(ranges, "STORED_PER_S", 1e9)
             world.emulator.latency_s = 0.02
 
     world.emulator.on_request = slow_down
@@ -394,7 +417,7 @@ def test_ranges_that_were_begun_go_on_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = break_off_in_ranges(world)
-    monkeypatch.setattr(segments, "STORED_PER_S", 1.0)  # no more than were begun
+    monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)  # no more than were begun
 
     second = world.sync(ENTITIES)
 
@@ -404,7 +427,7 @@ def test_ranges_that_were_begun_go_on_at_once(
     assert world.emulator.most_in_flight >= 3  # one of them may be for metadata
 
 
-def test_one_segment_is_one_chain_of_pages(world: World) -> None:
+def test_one_part_is_one_chain_of_pages(world: World) -> None:
     run_sync(world.config(segments=1), ENTITIES)
 
     assert world.is_mirror("vin_things")
@@ -413,7 +436,7 @@ def test_one_segment_is_one_chain_of_pages(world: World) -> None:
 
 
 def test_a_small_table_is_one_chain_of_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "ROWS_PER_SEGMENT", 101)
+    monkeypatch.setattr(ranges, "ROWS_PER_RANGE", 101)
 
     world.sync(ENTITIES)
 
@@ -483,8 +506,10 @@ def test_edges_that_are_refused_become_one_chain(world: World) -> None:
 def test_a_service_that_ignores_the_order_is_read_as_one_chain(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parse_orderby = reading.parse_orderby
-    monkeypatch.setattr(reading, "parse_orderby", lambda _, table: parse_orderby(None, table))
+    parse_orderby = emulator_reading.parse_orderby
+    monkeypatch.setattr(
+        emulator_reading, "parse_orderby", lambda _, table: parse_orderby(None, table)
+    )
     world.page_size = 20
 
     report = world.sync(ENTITIES)
@@ -573,7 +598,7 @@ def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
     world: World, monkeypatch: pytest.MonkeyPatch, refused: str, status: int
 ) -> None:
     with monkeypatch.context() as fast:
-        fast.setattr(segments, "STORED_PER_S", 1.0)
+        fast.setattr(ranges, "STORED_PER_S", 1.0)
         break_off_in_ranges(world)
     world.emulator.fault(Fault("status", match=refused, status=status, times=99))
 
@@ -586,7 +611,7 @@ def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
 def test_empty_pages_without_end_fail_a_read_in_ranges(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "EMPTY_PAGES", 20)
+    monkeypatch.setattr(reading, "EMPTY_PAGES", 20)
     answered = itertools.count()
 
     def lead_on(request: LoggedRequest) -> None:
