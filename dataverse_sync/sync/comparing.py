@@ -13,14 +13,7 @@ from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
 
 
 class ComparisonRead(QueryRead):
-    """Puts keys and versions beside the rows, to find what is missing, gone or of another version.
-
-    Args:
-        reader: Whose requests they are.
-        connection: The one that writes.
-        table: What is compared.
-        queries: What is asked; everything, if nothing is said.
-    """
+    """Puts keys and versions beside the rows: all of them, or what the queries ask for."""
 
     def __init__(
         self,
@@ -28,9 +21,10 @@ class ComparisonRead(QueryRead):
         connection: Connection,
         table: EntityTable,
         queries: Sequence[Query] | None = None,
+        kept: PageRequest | None = None,
     ) -> None:
         whole = [Query(select=reader.keys_and_versions)]
-        super().__init__(reader, whole if queries is None else queries)
+        super().__init__(reader, whole if queries is None else queries, kept)
         self._connection = connection
         self._table = table
 
@@ -53,28 +47,23 @@ class TokenRead(QueryRead):
         self.delta_link = page.delta_link
 
 
-class DeltaRead(QueryRead):
+class DeltaRead(ComparisonRead):
     """What changed since a token: keys and versions, and the ids of deleted records."""
 
     def __init__(
         self, reader: EntityReader, connection: Connection, table: EntityTable, link: str
     ) -> None:
-        super().__init__(reader, kept=PageRequest(table.name, link, keys_only=True))
-        self._connection = connection
-        self._table = table
-        self._contexts: set[str] = set()
+        kept = PageRequest(table.name, link, keys_only=True)
+        super().__init__(reader, connection, table, [], kept)
         self.delta_link: str | None = None
         self.changes = 0
-
-    def begin(self) -> Sequence[PageRequest]:
-        deletions.start_comparison(self._connection, self._table.name)
-        return super().begin()
+        self._contexts: set[str] = set()
 
     def store(self, page: Page) -> None:
+        super().store(page)
         self.delta_link = page.delta_link
-        self._contexts.add(page.context.rpartition("/")[2])
         self.changes += len(page.records)
-        deletions.add_to_comparison(self._connection, self._table, page)
+        self._contexts.add(page.context.rpartition("/")[2])
 
     def is_complete(self, rows: int) -> bool:
         """Whether changes alone came, with a new link, and not the whole table of so many rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,118 +12,130 @@ from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import Environment
-from dataverse_sync.errors import EntityError, StorageError, SyncError
-from dataverse_sync.model import EntityFinished, Event, ReadExpected
-from dataverse_sync.store import sync_state
+from dataverse_sync.errors import EntityError, GuardError, StorageError, SyncError
+from dataverse_sync.model import (
+    Counts,
+    EntityFinished,
+    EntityReport,
+    EntityStarted,
+    Event,
+    ReadExpected,
+    State,
+)
+from dataverse_sync.moments import to_text
+from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import transaction
 from dataverse_sync.store.references import References
-from dataverse_sync.sync import ranges
+from dataverse_sync.store.upsert import count_rows
 from dataverse_sync.sync.entity import EntitySync
-from dataverse_sync.sync.filtered import mark_unlinked, read_closure
+from dataverse_sync.sync.filtered import read_closure
 from dataverse_sync.sync.locking import Prepared
 from dataverse_sync.sync.page_loop import Job, PageLoop
-from dataverse_sync.sync.run_log import RunLog
+from dataverse_sync.sync.ranges import choose_count
 from dataverse_sync.sync.setup import Setup, utc_now
 
 log = logging.getLogger(__name__)
 
 
-def copy_entities(
-    setup: Setup,
-    session: Environment,
-    connection: Connection,
-    prepared: Prepared,
-    run_log: RunLog,
-) -> Mapping[str, EntitySync]:
-    """Copy the selected entities that did not fail or stay pending before.
-
-    Returns:
-        The work on each, which knows what was done; how it ended is in the run's log.
-
-    Raises:
-        RunError: What ends the run; the log and the states say so, too.
-    """
-    with transaction(connection):
-        copying = _Copying(setup, session, connection, prepared, run_log)
-    try:
-        copying.copy_unfiltered()
-        copying.copy_filtered()
-    except BaseException as error:
-        session.client.stop()
-        copying.abandon(error)
-        raise
-    return copying.syncs
-
-
-class _Copying:
-    """The work on all entities of a run."""
+class Copying:
+    """The work on all selected entities of a run; how each ended is in ``reports``."""
 
     def __init__(
-        self,
-        setup: Setup,
-        session: Environment,
-        connection: Connection,
-        prepared: Prepared,
-        run_log: RunLog,
+        self, setup: Setup, session: Environment, connection: Connection, prepared: Prepared
     ) -> None:
-        """Begin with every entity; call it in a transaction."""
+        self.syncs: dict[str, EntitySync] = {}
+        self.reports: dict[str, EntityReport] = {}
         self._setup = setup
         self._client = session.client
         self._connection = connection
-        self._tables = prepared.tables
-        self._log = run_log
+        self._prepared = prepared
+        self._began: dict[str, float] = {}  # on the clock that only goes forward
+        self._log_ids: dict[str, int] = {}
         self._loop = PageLoop(
             session.client, session.pool, setup.config.workers, connection, setup.emit
         )
-        chosen = [entity for entity in setup.selected if entity.name not in run_log.reports]
+
+    def run(self) -> None:
+        """Copy every entity that can be read.
+
+        Raises:
+            RunError: What ends the run; the log and the states say so, too.
+        """
+        self._finish_unreadable()
+        try:
+            with transaction(self._connection):
+                self._begin()
+            self._copy_unfiltered()
+            self._copy_filtered()
+        except BaseException as error:
+            self._client.stop()
+            self._abandon(error)
+            raise
+
+    def _finish_unreadable(self) -> None:
+        """End the entities that cannot be read, or of which nothing is known yet."""
+        found = self._prepared.found
+        with transaction(self._connection):
+            self._start([*found.empty, *found.failures])
+            events = [self._finish(name, None, "pending") for name in found.empty]
+            events += [self._finish(name, error) for name, error in found.failures.items()]
+        for name in found.empty:
+            log.warning(
+                "%s: empty and not in the metadata; left pending, and tried again next run", name
+            )
+        self._tell(events)
+
+    def _begin(self) -> None:
+        setup, tables = self._setup, self._prepared.tables
+        chosen = [entity for entity in setup.selected if entity.name not in self.reports]
         names = [entity.name for entity in chosen]
-        before = sync_state.load_states(connection, names)
-        run_log.start(names)
-        self.syncs = {
-            entity.name: EntitySync(
+        before = sync_state.load_states(self._connection, names)
+        self._start(names)
+        for entity in chosen:
+            self.syncs[entity.name] = EntitySync(
                 entity,
-                prepared.tables[entity.name],
+                tables[entity.name],
                 before[entity.name],
-                connection,
+                self._connection,
                 setup.config.api_url,
-                run_log.begun[entity.name].log_id,
+                self._log_ids[entity.name],
                 utc_now,
                 full=setup.full,
                 allow_deletes=setup.allow_deletes,
             )
-            for entity in chosen
-        }
 
-    def copy_unfiltered(self) -> None:
+    # The unfiltered entities
+
+    def _copy_unfiltered(self) -> None:
+        most = self._setup.config.segments
         syncs = [sync for sync in self.syncs.values() if not sync.config.filtered]
-        counts = _count_large(self._client, syncs, self._setup.config.segments)
-        for sync in syncs:
-            if sync.name in counts:
-                sync.ranges = ranges.choose_count(counts[sync.name], self._setup.config.segments)
+        counts = {} if most == 1 else _count_large(self._client, syncs)
         expected = {sync.name: _expect_records(sync, counts.get(sync.name)) for sync in syncs}
         for sync in syncs:
+            sync.ranges = choose_count(counts.get(sync.name), most)
             rows = counts.get(sync.name) or sync.state.records_count
             self._setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
         # What changed since comes at once, and then what is gone is asked for: nothing of
         # it should wait behind pages. Of the full reads the longest takes the others along.
         syncs.sort(key=lambda sync: (expected[sync.name] > 0, -expected[sync.name]))
-        self._loop.run(
-            {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}, self._finish
-        )
+        jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
+        self._loop.run(jobs, self._finish)
 
-    def copy_filtered(self) -> None:
+    # The filtered entities
+
+    def _copy_filtered(self) -> None:
         """Read what is linked to, until nothing new is; then remove what is not."""
         names = [name for name, sync in self.syncs.items() if sync.config.filtered]
         if not names:
             return
-        connection, setup = self._connection, self._setup
+        setup, connection = self._setup, self._connection
         with transaction(connection):
-            references = References(connection, self._tables, setup.filtered)
+            references = References(connection, self._prepared.tables, setup.filtered)
         records: Counter[str] = Counter()  # that are asked for, whole, and by their keys
         keys: Counter[str] = Counter()
 
         def make_job(name: str, new: Sequence[str], known: Sequence[str]) -> Job | None:
-            if name in self._log.reports:
+            if name in self.reports:
                 return None
             sync = self.syncs[name]
             records[name] += len(new) + (len(known) if setup.full else 0)
@@ -133,30 +146,20 @@ class _Copying:
         read_closure(self._loop, connection, references, names, make_job, self._finish_if_failed)
         with transaction(connection):
             events = self._finish_filtered(references, names)
-        for event in events:
-            setup.emit(event)
+        self._tell(events)
 
     def _finish_filtered(
         self, references: References, names: Sequence[str]
     ) -> Sequence[EntityFinished]:
-        """Remove what is no longer there or linked to, from each table within its guard."""
+        """Remove what is gone or no longer linked to, from each table within its guard."""
         events = []
-        keeps = {name for name in names if self.syncs[name].config.deletions == "ignore"}
         while True:
-            going = [name for name in names if name not in self._log.reports]
-            removing = [name for name in going if name not in keeps]
-            for name in {*names} - {*removing}:
-                references.forget_gone(name)
-            refused = mark_unlinked(
-                self._connection,
-                references,
-                self._tables,
-                removing,
-                whole=not self._setup.is_partial,
-                allow_deletes=self._setup.allow_deletes,
-            )
+            going = [name for name in names if name not in self.reports]
+            removing = [n for n in going if self.syncs[n].config.deletions == "sync"]
+            refused = self._mark_unlinked(references, removing, {*names} - {*removing})
             if not refused:
                 break
+            # Their rows stay, and link.
             events += [self._finish(name, error) for name, error in refused.items()]
         for name in going:
             if name in removing:
@@ -165,29 +168,92 @@ class _Copying:
             events.append(self._finish(name, None))
         return events
 
-    def _finish(self, name: str, error: EntityError | None) -> EntityFinished:
-        sync = self.syncs[name]
+    def _mark_unlinked(
+        self, references: References, names: Sequence[str], kept: set[str]
+    ) -> Mapping[str, GuardError]:
+        """Mark rows of these entities for removal; returns those that the guard refuses."""
+        setup, connection = self._setup, self._connection
+        for name in kept:
+            references.forget_gone(name)
+        references.reach()
+        refused: dict[str, GuardError] = {}
+        for name in names:
+            table = self._prepared.tables[name]
+            deletions.unmark_all(connection, table)
+            deletions.mark_for_removal(connection, table, references.gone(name), "not_returned")
+            if not setup.is_partial:  # else some of what links was not read
+                unlinked = references.unlinked(name)
+                deletions.mark_for_removal(connection, table, unlinked, "unlinked")
+            try:
+                deletions.check_guard(connection, table, setup.allow_deletes)
+            except GuardError as error:
+                refused[name] = error
+        return refused
+
+    # Beginnings and ends
+
+    def _start(self, names: Sequence[str]) -> None:
+        run_id = self._setup.run_id
+        self._log_ids |= sync_state.start_entities(self._connection, run_id, names, utc_now())
+        for name in names:
+            self._began[name] = time.monotonic()
+            self._setup.emit(EntityStarted(name))
+
+    def _finish(
+        self, name: str, error: EntityError | None, state: State = "completed"
+    ) -> EntityFinished:
+        """Write how an entity ended, in the transaction that ends it."""
+        sync = self.syncs.get(name)
+        report = self._write_end(name, error, sync.counts if sync else Counts(), state)
         if error is not None:
-            log.error("%s", self._setup.redactor.redact(str(error)))
-        return self._log.finish(name, error, sync.counts, sync.reader.requests, sync.table)
+            log.error("%s", report.error)
+        return EntityFinished(report)
 
     def _finish_if_failed(self, name: str, error: EntityError | None) -> Event | None:
         return None if error is None else self._finish(name, error)
 
-    def abandon(self, error: BaseException) -> None:
+    def _write_end(
+        self, name: str, error: EntityError | None, counts: Counts, state: State = "completed"
+    ) -> EntityReport:
+        sync, now = self.syncs.get(name), to_text(utc_now())
+        text = None if error is None else self._setup.redactor.redact(str(error))
+        state = state if error is None else "failed"
+        changes: dict[str, object] = {"state": state, "error": text}
+        if sync is not None:
+            changes["records_count"] = count_rows(self._connection, sync.table)
+        if state == "completed":
+            changes["last_sync_time"] = now
+        sync_state.set_state(self._connection, name, **changes)
+        requests = sync.reader.requests if sync else 0
+        sync_state.update_log(
+            self._connection,
+            self._log_ids[name],
+            counts,
+            requests,
+            status="failed" if error else "completed",
+            finished_at=now,
+            error=text,
+        )
+        seconds = time.monotonic() - self._began[name]
+        self.reports[name] = EntityReport(name, state, counts, requests, seconds, text)
+        return self.reports[name]
+
+    def _abandon(self, error: BaseException) -> None:
         """Write why the run ends, beside the checkpoints that the next one goes on from."""
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
         ended = EntityError(text, "The next run goes on from the last committed page.")
         self._connection.rollback()  # an interrupt may have come while a transaction began
         with suppress(StorageError), transaction(self._connection):
-            log_ids = [begun.log_id for begun in self._log.begun.values()]
-            counts = sync_state.load_counts(self._connection, log_ids)  # as of the last commit
-            for name, sync in self.syncs.items():
-                if name not in self._log.reports:
-                    committed = counts[self._log.begun[name].log_id]
-                    requests = sync.reader.requests
-                    self._log.finish(name, ended, committed, requests, sync.table)
+            # What is logged is what was committed.
+            counts = sync_state.load_counts(self._connection, [*self._log_ids.values()])
+            for name in self.syncs:
+                if name not in self.reports:
+                    self._write_end(name, ended, counts[self._log_ids[name]])
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._setup.emit(event)
 
 
 def _expect_records(sync: EntitySync, counted: int | None) -> int:
@@ -199,22 +265,15 @@ def _expect_records(sync: EntitySync, counted: int | None) -> int:
     return max(0, left)
 
 
-def _count_large(
-    client: DataverseClient, syncs: Sequence[EntitySync], most: int | None
-) -> Mapping[str, int]:
+def _count_large(client: DataverseClient, syncs: Sequence[EntitySync]) -> Mapping[str, int]:
     """About how many records those tables have that may be read in ranges."""
-    wanted = {
-        str(sync.table.entity.logical_name): sync.name
-        for sync in syncs
-        if sync.table.entity.logical_name is not None
-        and sync.table.entity.has("createdon")
-        and sync.plan.starts_over
-    }
-    if most == 1 or not wanted:
+    entities = [sync.table.entity for sync in syncs if sync.plan.starts_over]
+    names = {e.logical_name: e.name for e in entities if e.logical_name and e.has("createdon")}
+    if not names:
         return {}
     try:
-        counts = client.get_counts(list(wanted))
+        counts = client.get_counts(list(names))
     except EntityError as error:
         log.info("row counts cannot be had: %s", error.message)
         return {}
-    return {wanted[name]: count for name, count in counts.items() if name in wanted}
+    return {names[name]: count for name, count in counts.items() if name in names}

@@ -7,7 +7,7 @@ ends a read is raised where it was yielded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead
 from dataverse_sync.sync.plan import ReadPlan, plan_read
 from dataverse_sync.sync.ranges import WHOLE, DisorderError, NewestRead, RangesRead
 from dataverse_sync.sync.reading import REFUSED_QUERY, EntityReader, Query, Read, Reads
-from dataverse_sync.sync.storing import ChainRead, FetchRead, LinkedRead, Progress, Storing
+from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +35,7 @@ _NOT_TRACKED = (400, 403, 404, 405, 501)
 
 
 class EntitySync:
-    """One entity in one run.
-
-    Args:
-        config: Its entry of the configuration.
-        table: Its table.
-        state: What earlier runs left.
-        connection: The one that writes.
-        api_url: The root of the Web API, with its last slash.
-        log_id: Its row in ``_sync_log``.
-        now: The wall clock, UTC.
-        full: Ignore the bookmark, and checkpoints of reads that did not.
-        allow_deletes: Remove records even where the guard would not.
-    """
+    """One entity in one run: ``state`` is what earlier runs left of it."""
 
     def __init__(
         self,
@@ -312,25 +300,26 @@ class EntitySync:
             known: Ids to ask for that it has.
         """
         wanted = {*new, *known}
+
+        def fetch(queries: Sequence[Query]) -> FetchRead:
+            return FetchRead(self.reader, self.storing, queries, wanted)
+
+        deletions.start_comparison(self._connection, self.name)
         if self.full or self.table.entity.version_column is None:
-            read = self._read_linked(self.reader.by_id([*new, *known]), wanted)
+            read = fetch(self.reader.by_id([*new, *known]))
             yield read
-            returned = read.returned
+            returned = _lower(read.returned)
         else:
-            deletions.start_comparison(self._connection, self.name)
             thin = self.reader.by_id(known, self.reader.keys_and_versions)
-            read = self._read_linked([*self.reader.by_id(new), *thin], wanted)
+            read = fetch([*self.reader.by_id(new), *thin])
             yield read
             settled = self.state.bookmark or ""
             differing = deletions.find_differing(self._connection, self.table, settled)
-            again = self._read_linked(self.reader.by_id(differing), wanted)
+            again = fetch(self.reader.by_id(differing))
             yield again
             # What differs may be gone by now.
-            returned = read.returned - {key.lower() for key in differing} | again.returned
+            returned = _lower(read.returned) - _lower(differing) | _lower(again.returned)
         references.mark_gone(self.name, (key for key in known if key not in returned))
-
-    def _read_linked(self, queries: Sequence[Query], wanted: set[str]) -> LinkedRead:
-        return LinkedRead(self.reader, self.storing, queries, wanted)
 
     def save_bookmark(self) -> None:
         """Keep the bookmark of a filtered entity, whose reads have ended."""
@@ -339,6 +328,10 @@ class EntitySync:
         if self.reader.first_request_at is not None:
             bookmark = sync_state.next_bookmark(newest, self.reader.first_request_at)
             sync_state.set_state(self._connection, self.name, last_timestamp=bookmark)
+
+
+def _lower(keys: Iterable[str]) -> set[str]:
+    return {key.lower() for key in keys}
 
 
 def _build_kept_requests(name: str, checkpoint: Checkpoint) -> Sequence[PageRequest]:

@@ -70,7 +70,8 @@ def lock_schema(
     _tell_left_out(made[name] for name in found.entities)
     if locked.lock and not locked.is_file_current:
         # Before the copy changes: it remembers only its immediate predecessor.
-        log.warning("%s: missing or behind, written again from the database", _path(setup))
+        path = setup.config.schema_path
+        log.warning("%s: missing or behind, written again from the database", path)
         save_file(setup.config, locked.lock)
     with transaction(connection):
         for name, table in made.items():
@@ -85,10 +86,6 @@ def lock_schema(
         save_file(setup.config, lock)
     compared = [name for name in names if name in locked.lock]
     return Prepared(lock, made, compared, added, found, live)
-
-
-def _path(setup: Setup) -> str:
-    return str(setup.config.schema_path)
 
 
 def _discover(names: Sequence[str], live: Future[Discovery], session: Environment) -> Discovery:
@@ -156,7 +153,7 @@ def compare_metadata(setup: Setup, prepared: Prepared, connection: Connection) -
 
 
 def compare_samples(
-    setup: Setup, lock: Lock, syncs: Mapping[str, EntitySync], connection: Connection
+    setup: Setup, prepared: Prepared, syncs: Mapping[str, EntitySync], connection: Connection
 ) -> list[Drift]:
     """Record where records of this run have other columns than an entity locked without metadata.
 
@@ -164,11 +161,10 @@ def compare_samples(
     """
     found: dict[str, list[Drift]] = {}
     for name, sync in syncs.items():
-        sample = sync.storing.sample
-        if sample is not None and lock[name].source == "sample":
+        sample, locked = sync.storing.sample, prepared.lock[name]
+        if sample is not None and locked.source == "sample":
             with suppress(ValueError):  # a number of 5,000 digits
-                live = infer_entity(name, json.loads(bytes(sample)))
-                found[name] = diff_entity(lock[name], live)
+                found[name] = diff_entity(locked, infer_entity(name, json.loads(bytes(sample))))
     drift = [item for items in found.values() for item in items]
     if found:
         _record_drift(setup, connection, drift, found)

@@ -8,29 +8,27 @@ is in the report.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from sqlalchemy import Connection
 
-from dataverse_sync.config import Config
+from dataverse_sync.config import Config, check_entities
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, run_lock, sync_state
-from dataverse_sync.store.schema_lock import load_fitting_lock
-from dataverse_sync.sync.copying import copy_entities
-from dataverse_sync.sync.entity import EntitySync
+from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
+from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.locking import (
-    Prepared,
     build_tables,
     compare_metadata,
     compare_samples,
     lock_schema,
 )
-from dataverse_sync.sync.run_log import RunLog
-from dataverse_sync.sync.setup import Setup, build_setup, check_names, utc_now
+from dataverse_sync.sync.setup import Setup, utc_now
 
 log = logging.getLogger(__name__)
 
@@ -67,44 +65,55 @@ def run_sync(
         StorageError: The database could not be written.
     """
     redactor = redactor or Redactor()
+    setup = Setup(config, entities, only, full, allow_deletes, on_event, redactor)
     with ExitStack() as stack:
-        on_event(PhaseStarted(1, "Checking the configuration"))
-        setup = build_setup(
-            config,
-            entities,
-            only,
-            full=full,
-            allow_deletes=allow_deletes,
-            emit=on_event,
-            redactor=redactor,
+        return _run(setup, stack)
+
+
+def _run(setup: Setup, stack: ExitStack) -> SyncReport:
+    """The six phases."""
+    config, emit = setup.config, setup.emit
+    emit(PhaseStarted(1, "Checking the configuration"))
+    locked = _configure(setup, stack)
+
+    emit(PhaseStarted(2, f"Signing in to {config.api_origin}"))
+    session = stack.enter_context(open_environment(config, setup.redactor))
+    known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
+
+    emit(PhaseStarted(3, f"Preparing the database {config.db_path}"))
+    connection = stack.enter_context(_prepare_database(setup))
+
+    emit(PhaseStarted(4, "Locking or comparing the schema"))
+    prepared = lock_schema(setup, locked, known, session, connection)
+
+    emit(PhaseStarted(5, "Syncing"))
+    copying = Copying(setup, session, connection, prepared)
+    copying.run()
+    drift = [
+        *prepared.added,
+        *compare_metadata(setup, prepared, connection),
+        *compare_samples(setup, prepared, copying.syncs, connection),
+    ]
+
+    emit(PhaseStarted(6, "Summing up"))
+    return _build_report(setup, copying, drift, session.client)
+
+
+def _configure(setup: Setup, stack: ExitStack) -> Locked:
+    """Check everything that can be checked without the network, and take the run lock."""
+    path = setup.config.db_path
+    check_entities(setup.entities)
+    selected = [entity.name for entity in setup.selected]
+    database.check_file(path)
+    stack.enter_context(run_lock.hold(path, setup.started_at))
+    locked = load_fitting_lock(setup.config)
+    others = {name.lower() for name in locked.tables if name not in locked.lock}
+    if taken := [name for name in selected if name.lower() in others]:
+        raise ConfigError(
+            f"{path}: holds tables of other programs under the names {', '.join(taken)}",
+            "Name another database with --db.",
         )
-        database.check_file(config.db_path)
-        stack.enter_context(run_lock.hold(config.db_path, setup.started_at))
-        locked = load_fitting_lock(config)
-        check_names(setup, locked)
-
-        on_event(PhaseStarted(2, f"Signing in to {config.api_origin}"))
-        session = stack.enter_context(open_environment(config, redactor))
-        known = build_tables(locked.lock, entities)  # while the sign-in waits for its answers
-
-        on_event(PhaseStarted(3, f"Preparing the database {config.db_path}"))
-        connection = stack.enter_context(_prepare_database(setup))
-
-        on_event(PhaseStarted(4, "Locking or comparing the schema"))
-        run_log = RunLog(connection, setup.run_id, redactor, utc_now, on_event)
-        prepared = lock_schema(setup, locked, known, session, connection)
-        _finish_unreadable(prepared, run_log, connection, setup)
-
-        on_event(PhaseStarted(5, "Syncing"))
-        syncs = copy_entities(setup, session, connection, prepared, run_log)
-        drift = [
-            *prepared.added,
-            *compare_metadata(setup, prepared, connection),
-            *compare_samples(setup, prepared.lock, syncs, connection),
-        ]
-
-        on_event(PhaseStarted(6, "Summing up"))
-        return _build_report(setup, run_log, syncs, drift, session.client)
+    return locked
 
 
 def _prepare_database(setup: Setup) -> Connection:
@@ -127,41 +136,18 @@ def _prepare_database(setup: Setup) -> Connection:
     return connection
 
 
-def _finish_unreadable(
-    prepared: Prepared, run_log: RunLog, connection: Connection, setup: Setup
-) -> None:
-    """End the entities that cannot be read, or of which nothing is known yet."""
-    found = prepared.found
-    with database.transaction(connection):
-        run_log.start([*found.empty, *found.failures])
-        events = [run_log.finish(name, None, state="pending") for name in found.empty]
-        events += [run_log.finish(name, error) for name, error in found.failures.items()]
-    for name in found.empty:
-        log.warning(
-            "%s: empty and not in the metadata; left pending, and tried again next run", name
-        )
-    for event in events:
-        if event.report.error is not None:
-            log.error("%s", event.report.error)
-        setup.emit(event)
-
-
 def _build_report(
-    setup: Setup,
-    run_log: RunLog,
-    syncs: Mapping[str, EntitySync],
-    drift: Sequence[Drift],
-    client: DataverseClient,
+    setup: Setup, copying: Copying, drift: Sequence[Drift], client: DataverseClient
 ) -> SyncReport:
-    reports = run_log.reports
+    entities = tuple(copying.reports[entity.name] for entity in setup.selected)
     return SyncReport(
         run_id=setup.run_id,
         started_at=setup.started_at,
         finished_at=utc_now(),
-        entities=tuple(reports[entity.name] for entity in setup.selected),
+        entities=entities,
         drift=tuple(drift),
-        requests=sum(report.requests for report in reports.values()),
+        requests=sum(entity.requests for entity in entities),
         bytes_read=client.bytes_read,
         waited_s=client.waited_s,
-        notes={name: sync.note for name, sync in syncs.items() if sync.note},
+        notes={name: sync.note for name, sync in copying.syncs.items() if sync.note},
     )

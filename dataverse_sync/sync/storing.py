@@ -25,12 +25,7 @@ from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
 class Storing:
     """Writes the records of one entity in one run, and counts what that did.
 
-    Args:
-        connection: The one that writes.
-        table: Where to.
-        reader: Who asks for the pages: its requests are logged beside the counts.
-        log_id: The entity's row in ``_sync_log``.
-        now: The wall clock, UTC.
+    ``log_id`` is the entity's row in ``_sync_log``, where the counts are kept with each page.
     """
 
     def __init__(
@@ -52,12 +47,7 @@ class Storing:
     def write(
         self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
     ) -> Written:
-        """Write a page's records, only the wanted ones if that is said.
-
-        Args:
-            page: Its records are whole.
-            expected: What most of them will prove to be; it changes the time that it takes alone.
-            wanted: Keys in lower case.
+        """Write a page's records, as ``write_records`` does.
 
         Raises:
             PageError: A record cannot be a row, or a key that was only guessed does not tell
@@ -100,10 +90,7 @@ def _describe_repeated_key(table: EntityTable) -> PageError:
 class Progress:
     """How far the read of an entity's records has come, kept in the transaction of each page.
 
-    Args:
-        storing: Writes the records.
-        checkpoint: How the read was begun, or where it is taken up.
-        returned: Told the keys of each page, if what is not among them is to be found.
+    ``returned`` is told the keys of each page, if rows that are not among them are to be found.
     """
 
     def __init__(
@@ -163,31 +150,22 @@ class ChainRead(QueryRead):
 
 
 class FetchRead(QueryRead):
-    """Whole records by id, or all of them where their keys are not GUIDs; keeps no checkpoint."""
+    """Records by id, without a checkpoint: whole ones are written, thin ones compared.
 
-    def __init__(self, reader: EntityReader, storing: Storing, queries: Sequence[Query]) -> None:
-        super().__init__(reader, queries)
-        self._storing = storing
-        self.returned: set[str] = set()
-
-    def store(self, page: Page) -> None:
-        self.returned.update(self._storing.write(page).keys)
-
-
-class LinkedRead(QueryRead):
-    """Records of a filtered entity by id: new ones whole, of known ones keys and versions."""
+    ``wanted`` are the keys, in lower case, of the only records to write; None for all that come.
+    """
 
     def __init__(
         self,
         reader: EntityReader,
         storing: Storing,
         queries: Sequence[Query],
-        wanted: Collection[str],
+        wanted: Collection[str] | None = None,
     ) -> None:
         super().__init__(reader, queries)
         self._storing = storing
-        self._wanted = wanted  # keys in lower case
-        self.returned: set[str] = set()  # keys in lower case
+        self._wanted = wanted
+        self.returned: set[str] = set()
 
     def store(self, page: Page) -> None:
         storing = self._storing
@@ -195,4 +173,4 @@ class LinkedRead(QueryRead):
             keys = deletions.add_to_comparison(storing.connection, storing.table, page)
         else:
             keys = storing.write(page, wanted=self._wanted).keys
-        self.returned.update(key.lower() for key in keys)
+        self.returned.update(keys)
