@@ -183,6 +183,7 @@ def test_no_relative_imports():
 
 def test_emulator_is_found():
     assert len(emulator_modules()) > 10
+    assert "emulator.http.server" in emulator_modules()
 
 
 def test_emulator_imports_nothing_else_of_ours():

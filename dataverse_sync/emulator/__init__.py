@@ -8,16 +8,16 @@ the service is strict, and what it refuses it refuses in the service's words.
         print(it.api_url)
 """
 
-from .clock import Clock
-from .columns import Column
-from .demo_changes import change_demo
-from .demo_data import fill_demo
-from .demo_tables import demo_tables
+from .data.clock import Clock
+from .data.columns import Column
+from .data.tables import Table
+from .demo.demo_changes import change_demo
+from .demo.demo_data import fill_demo
+from .demo.demo_tables import demo_tables
 from .emulator import Emulator
-from .faults import Fault
-from .limits import Limits
-from .request_log import LoggedRequest
-from .tables import Table
+from .http.faults import Fault
+from .http.limits import Limits
+from .http.request_log import LoggedRequest
 
 __all__ = [
     "Clock",

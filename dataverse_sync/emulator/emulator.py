@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from .clock import Clock
-from .columns import Column
-from .environment import Environment
-from .exchange import Exchange
-from .faults import Fault
-from .limits import Limiter, Limits
-from .request_log import LoggedRequest
-from .server import Server
-from .service import Service
-from .signin import SignIn
-from .store import Store
-from .tables import STRINGMAPS, Table
+from .api.environment import Environment
+from .api.service import Service
+from .data.clock import Clock
+from .data.columns import Column
+from .data.store import Store
+from .data.tables import STRINGMAPS, Table
+from .http.exchange import Exchange
+from .http.faults import Fault
+from .http.limits import Limiter, Limits
+from .http.request_log import LoggedRequest
+from .http.server import Server
+from .http.signin import SignIn
 
 TENANT_ID = "5d3a4f0e-9f5b-4c0d-8a6e-3b1f0c7d2e91"
 CLIENT_ID = "0b6c1f6a-7d2e-4b8f-9a35-c41d2e8f7a60"

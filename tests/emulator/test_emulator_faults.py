@@ -15,8 +15,8 @@ import requests
 from emulator_caller import ACCOUNTS, CONTACTS, Caller, running
 
 from dataverse_sync.emulator import Emulator, Fault, Limits
-from dataverse_sync.emulator.answers import ServiceError
-from dataverse_sync.emulator.limits import Limiter
+from dataverse_sync.emulator.api.answers import ServiceError
+from dataverse_sync.emulator.http.limits import Limiter
 
 
 @pytest.fixture

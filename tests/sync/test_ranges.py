@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig, run_sync
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
-from dataverse_sync.emulator import reading as emulator_reading
+from dataverse_sync.emulator.api import reading as emulator_reading
 from dataverse_sync.model import Column as DataColumn
 from dataverse_sync.model import Entity, Page, PageRequest, Range
 from dataverse_sync.moments import parse_timestamp

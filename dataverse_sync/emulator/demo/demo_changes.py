@@ -6,9 +6,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+from ..data.records import parse_record
+from ..emulator import Emulator
 from .demo_data import COUNTS, LINKS, DemoWriter
-from .emulator import Emulator
-from .records import parse_record
 
 UPDATED = {"vin_candidates": 12, "vin_clinicaltrials": 9, "vin_products": 4, "accounts": 5,
            "contacts": 3, "vin_rdpriorities": 1}  # fmt: skip

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from .answers import ServiceError
+from ..api.answers import ServiceError
 
 
 @dataclass(frozen=True, slots=True)

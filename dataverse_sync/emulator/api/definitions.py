@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from ..data.columns import CHOICES, LOOKUPS, Column, Member, Storage
+from ..data.tables import Table
 from .annotations import navigation_name
-from .columns import CHOICES, LOOKUPS, Column, Member, Storage
-from .tables import Table
 
 Definition = dict[str, Any]
 

@@ -19,10 +19,10 @@ from xml.sax.saxutils import quoteattr
 
 import sqlalchemy as sa
 
+from ..data.columns import Storage, guid_rank
+from ..data.store import StoredTable
 from .answers import bad_request, unknown_property
-from .columns import Storage, guid_rank
 from .filters import comparable
-from .store import StoredTable
 
 _REMEMBERED = 200_000
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from odata_query import ast
 
+from ..data.tables import Table
 from .answers import (
     Answer,
     ServiceError,
@@ -30,7 +31,6 @@ from .environment import Environment, privilege_id
 from .expand import split_call, split_outside
 from .filters import column_name, flatten, function_name, parse_filter
 from .options import Query, check_options
-from .tables import Table
 
 _ONE = re.compile(
     r"EntityDefinitions\((?:LogicalName='(?P<name>[^']*)'|(?P<id>[0-9a-fA-F-]{36}))\)(?P<rest>.*)"

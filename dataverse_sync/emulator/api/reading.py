@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ..data.columns import GUID, guid_rank
 from .answers import Answer, Page, bad_request, not_found, to_json
-from .columns import GUID, guid_rank
 from .options import Preferences, check_options
 from .paging import Cursor, SortKey, after_clause, parse_orderby, skip_token, sort_values
 from .shape import Read, Shape

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, field
 
-from .clock import Clock
+from ..data.clock import Clock
+from ..data.store import Store, StoredTable
+from ..data.tables import Table
 from .paging import Tokens
-from .store import Store, StoredTable
-from .tables import Table
 
 
 @dataclass(slots=True)

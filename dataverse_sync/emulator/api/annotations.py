@@ -9,10 +9,10 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from .columns import TO_JSON, Column, Member, SqlValue, Storage, guid_rank
+from ..data.columns import TO_JSON, Column, Member, SqlValue, Storage, guid_rank
+from ..data.store import StoredTable
 from .environment import Environment
 from .options import Preferences
-from .store import StoredTable
 
 _FORMATTED = "OData.Community.Display.V1.FormattedValue"
 _TARGET = "Microsoft.Dynamics.CRM.lookuplogicalname"

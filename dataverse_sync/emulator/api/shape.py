@@ -8,15 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..data.columns import SqlValue
+from ..data.store import StoredTable
 from .annotations import Annotator
 from .answers import Answer, Page, ServiceError, missing_privilege, unknown_property
-from .columns import SqlValue
 from .environment import Environment, privilege_id
 from .expand import parse_expand
 from .filters import Condition, compile_filter
 from .options import Preferences, Query, resolve_aliases
 from .paging import Cursor, SortKey
-from .store import StoredTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import format_datetime
 
-from .answers import Answer, ServiceError
+from ..api.answers import Answer, ServiceError
+from ..api.options import MAX_URL
+from ..api.service import Service
 from .faults import IN_PAGE, INSTEAD, Fault, Faults, answer_instead, change_page
 from .limits import Limiter
-from .options import MAX_URL
 from .request_log import API_PATH, Headers, LoggedRequest, classify
-from .service import Service
 
 _WORTH_COMPRESSING = 256
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..data.columns import LOOKUPS, guid_rank
+from ..data.store import StoredTable
 from .annotations import navigation_name
 from .answers import bad_request, unknown_property
-from .columns import LOOKUPS, guid_rank
 from .environment import Environment
-from .store import StoredTable
 
 _AT_ONCE = 500
 

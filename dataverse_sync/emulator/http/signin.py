@@ -11,8 +11,8 @@ import threading
 import uuid
 from urllib.parse import parse_qsl
 
-from .answers import Answer, to_json
-from .clock import Clock
+from ..api.answers import Answer, to_json
+from ..data.clock import Clock
 
 _ENTRA_JSON = "application/json; charset=utf-8"
 _TOKEN_PATH = re.compile(r"/([^/]+)/oauth2/(v2\.0/)?token")

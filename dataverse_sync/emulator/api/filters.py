@@ -21,9 +21,9 @@ from odata_query import ast
 from odata_query.exceptions import ODataException
 from odata_query.grammar import ODataLexer, ODataParser
 
+from ..data.columns import GUID, Member, Storage, guid_rank, moment_text
+from ..data.store import StoredTable
 from .answers import ServiceError, bad_request, unknown_property
-from .columns import GUID, Member, Storage, guid_rank, moment_text
-from .store import StoredTable
 
 MAX_CONDITIONS = 500
 

@@ -13,8 +13,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..data.columns import moment_text
+from ..emulator import Emulator
 from . import demo_words as words
-from .columns import moment_text
 from .demo_tables import (
     CATEGORIES,
     INDUSTRIES,
@@ -24,7 +25,6 @@ from .demo_tables import (
     SOURCE_TYPES,
     TRIAL_STATUSES,
 )
-from .emulator import Emulator
 
 LATEST = dt.datetime(2025, 6, 30, 18, 0, tzinfo=dt.UTC)
 SEED = 20_250_630

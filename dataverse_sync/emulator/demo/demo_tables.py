@@ -5,8 +5,8 @@ Set and column names are those of the entity list that ships with the project.
 
 from __future__ import annotations
 
-from .columns import Column
-from .tables import Table
+from ..data.columns import Column
+from ..data.tables import Table
 
 PHASES = {1: "Phase 1", 2: "Phase 1/2", 3: "Phase 2", 4: "Phase 2/3", 5: "Phase 3", 6: "Phase 4"}
 TRIAL_STATUSES = {

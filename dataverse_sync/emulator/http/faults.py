@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .answers import Answer, Page, ServiceError
+from ..api.answers import Answer, Page, ServiceError
 
 HTML = (
     b"<!DOCTYPE html>\r\n<html><head><title>Service Unavailable</title></head>\r\n"

@@ -6,6 +6,9 @@ import json
 import re
 from collections.abc import Sequence
 
+from ..data.store import StoredTable
+from ..http.request_log import API_PATH, LoggedRequest
+from ..http.signin import SignIn
 from .answers import (
     Answer,
     ServiceError,
@@ -18,10 +21,7 @@ from .environment import Environment
 from .metadata import answer_metadata
 from .options import Preferences, Query, parse_prefer, resolve_aliases, split_target
 from .reading import count_set, read_record, read_set, same_place
-from .request_log import API_PATH, LoggedRequest
 from .shape import Read
-from .signin import SignIn
-from .store import StoredTable
 from .tracking import count_changes, is_tracked, read_tracked
 
 _RECORD = re.compile(r"(\w+)\(([^()]*)\)")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from xml.sax.saxutils import quoteattr
 
+from ..data.columns import LOOKUPS, Column
+from ..data.tables import Table
 from .annotations import navigation_name
-from .columns import LOOKUPS, Column
-from .tables import Table
 
 _HEAD = (
     '<?xml version="1.0" encoding="utf-8"?>'

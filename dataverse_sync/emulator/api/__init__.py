@@ -1,0 +1,1 @@
+"""What the Web API answers, without the network."""

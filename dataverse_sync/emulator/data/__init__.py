@@ -1,0 +1,1 @@
+"""What an environment holds: tables, columns, records, the clock."""

@@ -1,0 +1,1 @@
+"""The environment of ``demo`` and ``emulator``: made-up data."""
