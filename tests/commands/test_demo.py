@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,13 +19,19 @@ from dataverse_sync.redaction import Redactor
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def played(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[bool, list[SyncReport], list[str]]:
-    """The demo with a fiftieth of its data, in an empty folder: its verdict, reports and words."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "fill_demo", partial(fill_demo, scale=0.02))
+class Played(NamedTuple):
+    """One run of the demo."""
+
+    folder: Path
+    ok: bool
+    reports: list[SyncReport]
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    """The demo with a tenth of its data, in an empty folder."""
+    folder = tmp_path_factory.mktemp("played")
     reports: list[SyncReport] = []
     lines: list[str] = []
 
@@ -32,16 +39,17 @@ def played(
         reports.append(run_sync(config, entities))
         return reports[-1]
 
-    verdict = demo.run_demo(ROOT / "entities_config.json", 8, sync, lines.append)
-    return verdict, reports, lines
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(demo, "fill_demo", partial(fill_demo, scale=0.1))
+        ok = demo.run_demo(ROOT / "entities_config.json", 8, sync, lines.append)
+        yield Played(folder, ok, reports, lines)
 
 
-def test_the_second_sync_fetches_only_what_changed(
-    played: tuple[bool, list[SyncReport], list[str]],
-) -> None:
-    verdict, (first, second), _ = played
+def test_second_sync_fetches_only_changes(played: Played) -> None:
+    first, second = played.reports
 
-    assert verdict
+    assert played.ok
     assert first.totals.added == first.totals.fetched > 0
     changed = second.totals.added + second.totals.updated
     assert 0 < changed < first.totals.added / 4
@@ -50,18 +58,16 @@ def test_the_second_sync_fetches_only_what_changed(
     assert sum(entity.counts.unchanged for entity in others) == 0
 
 
-def test_every_shipped_entity_has_its_table(
-    played: tuple[bool, list[SyncReport], list[str]],
-) -> None:
-    with closing(sqlite3.connect("demo/dataverse.db")) as connection:
+def test_every_shipped_entity_has_table(played: Played) -> None:
+    with closing(sqlite3.connect(played.folder / "demo" / "dataverse.db")) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
 
-    assert len(played[1][0].entities) == 26
-    assert {entity.name for entity in played[1][0].entities} <= names
+    assert len(played.reports[0].entities) == 26
+    assert {entity.name for entity in played.reports[0].entities} <= names
 
 
-def test_it_answers_three_questions(played: tuple[bool, list[SyncReport], list[str]]) -> None:
-    text = "\n".join(played[2])
+def test_demo_answers_three_questions(played: Played) -> None:
+    text = "\n".join(played.lines)
 
     assert len(demo.EXAMPLES) == 3
     for example in demo.EXAMPLES:
@@ -69,7 +75,7 @@ def test_it_answers_three_questions(played: tuple[bool, list[SyncReport], list[s
         assert example.sql in text
 
 
-def test_without_a_configuration_the_emulators_own_tables_are_copied() -> None:
+def test_own_tables_copied_without_configuration() -> None:
     entities = demo.find_entities(Path("missing.json"))
 
     assert [entity.name for entity in entities] == [t.entity_set for t in demo_tables()]
