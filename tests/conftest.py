@@ -103,7 +103,7 @@ class World:
 
     def sync(self, entities: Sequence[EntityConfig] = ENTITIES, **options: Any) -> SyncReport:
         """One run, with an empty log before it."""
-        self.emulator.clear_log()
+        self.emulator.log.clear()
         return run_sync(self.config(), entities, **options)
 
     def wait(self, minutes: float = 10) -> None:
@@ -157,11 +157,13 @@ class World:
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> Iterator[Any]:
-    """Start an emulator with these tables; it stops when the test ends."""
+    """Start an emulator with these tables, its levers set; it stops when the test ends."""
     with ExitStack() as stack:
 
-        def make(tables: Sequence[Table] = TABLES, **options: Any) -> World:
-            emulator = stack.enter_context(Emulator(tables, **options))
+        def make(tables: Sequence[Table] = TABLES, **levers: Any) -> World:
+            emulator = stack.enter_context(Emulator(tables))
+            for name, value in levers.items():
+                setattr(emulator.control, name, value)
             return World(emulator, tmp_path, tables)
 
         yield make

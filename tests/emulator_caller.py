@@ -8,6 +8,7 @@ from urllib.parse import quote
 import requests
 
 from dataverse_sync.emulator import Clock, Column, Emulator, Table
+from dataverse_sync.emulator.http.signin import TENANT_ID
 
 MORNING = dt.datetime(2025, 3, 3, 8, 0, tzinfo=dt.UTC)
 
@@ -35,8 +36,6 @@ ACCOUNTS = Table(
         Column("ownerid", "Owner", targets=("systemuser", "team")),
         Column("transactioncurrencyid", "Lookup", targets=("transactioncurrency",)),
         Column("contract", "File"),
-        Column("entityimage", "Image"),
-        Column("iscustomizable", "ManagedProperty"),
         Column("participants", "PartyList"),
     ),
     change_tracking=True,
@@ -78,7 +77,7 @@ class Caller:
             "client_secret": self.emulator.client_secret,
             "scope": f"{self.emulator.origin}/.default",
         } | form
-        tenant = fields.pop("tenant", self.emulator.tenant_id)
+        tenant = fields.pop("tenant", TENANT_ID)
         return self.session.post(f"{self.emulator.origin}/{tenant}{path}", data=fields, timeout=10)
 
     def get(self, path: str, prefer: str | None = None, **headers: str) -> requests.Response:
@@ -110,13 +109,14 @@ class Caller:
 
 
 @contextmanager
-def running(*tables: Table, **options: object) -> Iterator[tuple[Emulator, Caller]]:
-    """An emulator with these tables, and a caller that has signed in."""
-    options.setdefault("clock", Clock(MORNING))
-    emulator = Emulator(tables or (ACCOUNTS, CONTACTS, LINKS), **options)
+def running(*tables: Table, **levers: object) -> Iterator[tuple[Emulator, Caller]]:
+    """An emulator with these tables, its levers set, and a caller that has signed in."""
+    emulator = Emulator(tables or (ACCOUNTS, CONTACTS, LINKS), clock=Clock(MORNING))
+    for name, value in levers.items():
+        setattr(emulator.control, name, value)
     with emulator:
         caller = Caller(emulator)
         with caller.session:
             caller.sign_in()
-            emulator.clear_log()
+            emulator.log.clear()
             yield emulator, caller

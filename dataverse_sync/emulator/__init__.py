@@ -1,7 +1,8 @@
 """An emulator of the Dataverse Web API on loopback, over real HTTP.
 
 It shares no code with the client: both would agree on the same mistake. It is strict where
-the service is strict, and what it refuses it refuses in the service's words.
+the service is strict, and what it refuses it refuses in the service's words. ``data`` holds
+tables and records, ``api`` answers requests, ``http`` brings them in, ``demo`` fills it.
 
     with Emulator([Table("account", "accounts", "accountid", [Column("name", "String")])]) as it:
         it.insert("accounts", {"name": "Litware, Inc. (sample)"})

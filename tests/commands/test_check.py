@@ -17,7 +17,7 @@ from dataverse_sync.store.run_lock import hold
 
 
 def check(world: World, *only: str, entities: Any = ENTITIES, **options: Any) -> dict[str, Finding]:
-    world.emulator.clear_log()
+    world.emulator.log.clear()
     findings = run_check(world.config(), entities, only, Redactor(), **options)
     return {finding.what: finding for finding in findings}
 
@@ -114,7 +114,7 @@ def test_the_rows_of_all_tables_are_counted_in_one_request(world: World) -> None
 
 
 def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
-    world.emulator.fault(Fault("status", match="RetrieveTotal", status=403, times=9))
+    world.emulator.control.fault(Fault("status", match="RetrieveTotal", status=403, times=9))
 
     found = check(world)
 
@@ -124,7 +124,7 @@ def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
 
 
 def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(world: World) -> None:
-    world.emulator.clear_log()
+    world.emulator.log.clear()
     (size,) = {len(world.emulator.record_bytes("vin_products", key)) for key in products(world)}
     needed = 8 * size * 2  # of the database, for so many bytes of JSON
 
@@ -237,7 +237,7 @@ def test_a_table_without_metadata_and_records_is_a_warning(make_world: Any) -> N
 
 
 def test_metadata_that_may_not_be_read_is_a_warning(world: World) -> None:
-    world.emulator.fault(Fault("status", match="EntityDefinitions", status=403, times=9))
+    world.emulator.control.fault(Fault("status", match="EntityDefinitions", status=403, times=9))
 
     found = check(world)
 

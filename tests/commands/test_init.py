@@ -33,7 +33,7 @@ from dataverse_sync.commands.init import (
 from dataverse_sync.config import load_entities, load_settings
 from dataverse_sync.dataverse import throttle
 from dataverse_sync.emulator import Column, Emulator, Fault, Table, demo_tables, fill_demo
-from dataverse_sync.emulator.emulator import CLIENT_ID, CLIENT_SECRET
+from dataverse_sync.emulator.http.signin import CLIENT_ID, CLIENT_SECRET
 from dataverse_sync.errors import (
     AuthError,
     ConfigError,
@@ -86,7 +86,7 @@ def demo() -> Iterator[Emulator]:
 def _faultless(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "demo" in request.fixturenames:
-        request.getfixturevalue("demo").clear_faults()
+        request.getfixturevalue("demo").control.faults.clear()
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_an_unknown_app_is_asked_for_again_with_its_secret(
 
 
 def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitChoices) -> None:
-    demo.fault(Fault("body", "GET /api/data/v9.2/ ?$", body=b"<h1>A web site</h1>"))
+    demo.control.fault(Fault("body", "GET /api/data/v9.2/ ?$", body=b"<h1>A web site</h1>"))
     talk = Talk("ftp://x", demo.origin, CLIENT_ID, demo.origin, "vin_regions", "", "")
 
     talk.run(asked)
@@ -446,7 +446,7 @@ def test_what_was_named_and_cannot_be_read_is_left_out_and_told(
 def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
     demo: Emulator, given_all: InitChoices
 ) -> None:
-    demo.fault(Fault("status", "RetrieveTotal.*vin_regions?%22", status=400, times=99))
+    demo.control.fault(Fault("status", "RetrieveTotal.*vin_regions?%22", status=400, times=99))
     talk = Talk(secrets=())
 
     talk.run(given_all)
@@ -457,7 +457,7 @@ def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
 
 
 def test_without_counts_the_list_says_so(demo: Emulator, asked: InitChoices) -> None:
-    demo.fault(Fault("status", "RetrieveTotal", status=403, times=99))
+    demo.control.fault(Fault("status", "RetrieveTotal", status=403, times=99))
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "")
 
     talk.run(asked)
@@ -470,7 +470,7 @@ def test_without_counts_the_list_says_so(demo: Emulator, asked: InitChoices) -> 
 def test_where_tables_cannot_be_listed_the_way_out_is_told(
     demo: Emulator, given_all: InitChoices
 ) -> None:
-    demo.fault(Fault("status", "EntityDefinitions", status=403, times=9))
+    demo.control.fault(Fault("status", "EntityDefinitions", status=403, times=9))
 
     with pytest.raises(RequestError, match=r"cannot be listed.*403.*by hand"):
         Talk().run(given_all)
@@ -480,7 +480,7 @@ def test_a_definition_that_cannot_be_used_has_no_links(
     demo: Emulator, given_all: InitChoices
 ) -> None:
     answer = json.dumps({"value": [{"EntitySetName": "vin_regions"}]}).encode()
-    demo.fault(Fault("body", "Attributes\\(", body=answer))
+    demo.control.fault(Fault("body", "Attributes\\(", body=answer))
 
     Talk().run(replace(given_all, entities=("vin_regions",)))
 

@@ -94,7 +94,7 @@ def trials(make_world: Any) -> World:
 
 
 def labels(world: World, *only: str, **options: Any) -> LabelsReport:
-    world.emulator.clear_log()
+    world.emulator.log.clear()
     entities = options.pop("entities", ENTITIES)
     told: list[str] = []
     return run_labels(world.config(), entities, only, Redactor(), told.append, **options)
@@ -198,7 +198,7 @@ def test_a_column_that_stringmaps_does_not_know_is_asked_of_the_metadata(trials:
 
 def test_without_stringmaps_the_metadata_says_the_same(trials: World) -> None:
     trials.sync(ENTITIES)
-    trials.emulator.fault(Fault("status", "stringmaps", **REFUSED))
+    trials.emulator.control.fault(Fault("status", "stringmaps", **REFUSED))
 
     report = labels(trials)
 
@@ -238,7 +238,7 @@ def test_rows_that_do_not_change_stay_and_the_others_follow(trials: World) -> No
 def test_a_failed_column_keeps_its_labels_and_fails_its_entity_alone(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
-    trials.emulator.fault(Fault("status", "BooleanAttributeMetadata", status=404, times=9))
+    trials.emulator.control.fault(Fault("status", "BooleanAttributeMetadata", status=404, times=9))
 
     report = labels(trials)
 
@@ -254,7 +254,7 @@ def test_without_metadata_yes_no_columns_have_no_label_and_names_are_guessed(
     trials: World,
 ) -> None:
     trials.sync(ENTITIES)
-    trials.emulator.fault(Fault("status", "EntityDefinitions", **REFUSED))
+    trials.emulator.control.fault(Fault("status", "EntityDefinitions", **REFUSED))
 
     report = labels(trials)
 
@@ -285,7 +285,7 @@ def test_a_copy_made_from_samples_has_no_logical_names(make_world: Any) -> None:
 @pytest.mark.parametrize("status", [403, 404])
 def test_where_neither_may_be_read_nothing_is_written(trials: World, status: int) -> None:
     trials.sync(ENTITIES)
-    trials.emulator.fault(Fault("status", "stringmaps|EntityDef", status=status, times=99))
+    trials.emulator.control.fault(Fault("status", "stringmaps|EntityDef", status=status, times=99))
     before = trials.db_path.read_bytes()
 
     with pytest.raises(RequestError, match=f"stringmaps, page 1: the service answered {status}"):
@@ -297,7 +297,7 @@ def test_where_neither_may_be_read_nothing_is_written(trials: World, status: int
 @pytest.mark.parametrize("part", ["stringmaps", "EntityDefinitions\\?"])
 def test_a_refused_token_is_no_reason_to_go_another_way(trials: World, part: str) -> None:
     trials.sync(ENTITIES)
-    trials.emulator.fault(Fault("status", part, status=401, times=99))
+    trials.emulator.control.fault(Fault("status", part, status=401, times=99))
 
     with pytest.raises(RequestError, match="401"):
         labels(trials)
@@ -306,7 +306,7 @@ def test_a_refused_token_is_no_reason_to_go_another_way(trials: World, part: str
 def test_a_record_that_is_no_json_ends_the_command(trials: World) -> None:
     trials.sync(ENTITIES)
     body = '{"value": [{"value": ' + "9" * 5000 + "}]}"
-    trials.emulator.fault(Fault("body", "stringmaps", body=body.encode()))
+    trials.emulator.control.fault(Fault("body", "stringmaps", body=body.encode()))
 
     with pytest.raises(PageError, match="stringmaps, page 1: a record cannot be read"):
         labels(trials)
@@ -315,7 +315,9 @@ def test_a_record_that_is_no_json_ends_the_command(trials: World) -> None:
 def test_entries_of_the_metadata_that_cannot_be_used_are_passed_over(trials: World) -> None:
     trials.sync(ENTITIES)
     answer = {"value": [{"EntitySetName": "vin_trials"}, "what?"]}
-    trials.emulator.fault(Fault("body", "EntityDefinitions\\?", body=json.dumps(answer).encode()))
+    trials.emulator.control.fault(
+        Fault("body", "EntityDefinitions\\?", body=json.dumps(answer).encode())
+    )
 
     report = labels(trials)
 
@@ -330,7 +332,7 @@ def test_a_logical_name_that_would_change_the_query_is_not_sent(trials: World) -
         lock.replace('"logical_name": "vin_trial",', '"logical_name": "x\' or a eq \'a",'),
         encoding="utf-8",
     )
-    trials.emulator.fault(Fault("status", "EntityDefinitions", **REFUSED))
+    trials.emulator.control.fault(Fault("status", "EntityDefinitions", **REFUSED))
 
     report = labels(trials)
 

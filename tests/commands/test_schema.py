@@ -80,7 +80,7 @@ def test_accept_fills_a_new_column_from_the_json_without_a_download(world: World
     assert report.ok
     assert "vin_new" not in columns(world, "vin_candidates")
     before = world.query("SELECT vin_candidateid, sync_time FROM vin_candidates ORDER BY 1")
-    world.emulator.clear_log()
+    world.emulator.log.clear()
 
     accept(world)
 
@@ -227,7 +227,7 @@ def test_a_table_that_lacks_a_locked_column_stops_a_sync_and_is_mended_by_accept
     world.sync()
     world.execute("ALTER TABLE vin_products DROP COLUMN vin_name")
     before = world.schema_path.read_bytes()
-    world.emulator.clear_log()
+    world.emulator.log.clear()
 
     with pytest.raises(ConfigError, match=r"table vin_products lacks vin_name.*schema accept"):
         world.sync()

@@ -79,7 +79,7 @@ def test_newest_run_is_last_run(world: World) -> None:
 
 
 def test_failure_shown(world: World) -> None:
-    world.emulator.fault(Fault("status", match="vin_products", status=403, times=99))
+    world.emulator.control.fault(Fault("status", match="vin_products", status=403, times=99))
     world.sync()
 
     status = load_status(world.db_path, datetime.now(UTC))
@@ -121,7 +121,7 @@ def test_entity_without_recent_success_too_old(world: World) -> None:
 
 
 def test_entity_without_success_too_old(world: World) -> None:
-    world.emulator.fault(Fault("status", match="vin_products", status=403, times=99))
+    world.emulator.control.fault(Fault("status", match="vin_products", status=403, times=99))
     world.sync()
 
     status = load_status(world.db_path, datetime.now(UTC))

@@ -28,7 +28,7 @@ KEYS = {
 
 
 def verify(world: World, *only: str, repair: bool = False, **options: Any) -> Verification:
-    world.emulator.clear_log()
+    world.emulator.log.clear()
     entities = options.pop("entities", ENTITIES)
     return run_verify(
         world.config(),
@@ -190,12 +190,12 @@ def test_what_changes_while_it_checks_is_no_difference(world: World) -> None:
 
     def change(request: LoggedRequest) -> None:
         if request.kind == "thin" and request.entity_set == "vin_candidates":
-            emulator.on_request = None
+            emulator.control.on_request = None
             emulator.clock.advance(2)
             emulator.update("vin_candidates", emulator.ids("vin_candidates")[-1], {"vin_name": "!"})
             emulator.insert("vin_candidates", {"vin_name": "New"})
 
-    emulator.on_request = change
+    emulator.control.on_request = change
     found = verify(world)
 
     assert found.ok
@@ -207,9 +207,9 @@ def test_what_changes_while_it_checks_is_no_difference(world: World) -> None:
 def test_a_page_that_the_service_spoils_turns_the_check_red(
     world: World, kind: str, page: int
 ) -> None:
-    world.emulator.fault(Fault(kind, match=r"GET .*/vin_candidates\?", skip=page))
+    world.emulator.control.fault(Fault(kind, match=r"GET .*/vin_candidates\?", skip=page))
     world.sync()
-    world.emulator.clear_faults()
+    world.emulator.control.faults.clear()
 
     assert not verify(world, "vin_candidates").ok
 
@@ -221,10 +221,10 @@ def test_two_pages_that_the_service_swaps_turn_the_check_red(world: World) -> No
     caller.session.close()
     for number, page in ((2, pages[2]), (3, pages[1])):
         match = rf"/vin_candidates\?.*pagenumber=%22{number}%22"
-        world.emulator.fault(Fault("body", match=match, body=json.dumps(page), status=200))
+        world.emulator.control.fault(Fault("body", match=match, body=json.dumps(page), status=200))
 
     world.sync()
-    world.emulator.clear_faults()
+    world.emulator.control.faults.clear()
 
     assert [len(page["value"]) for page in pages] == [5, 5, 2]
     assert len(check_of(verify(world, "vin_candidates"), "vin_candidates").missing) == 5
@@ -232,7 +232,9 @@ def test_two_pages_that_the_service_swaps_turn_the_check_red(world: World) -> No
 
 def test_a_page_of_the_check_that_is_spoilt_is_asked_for_again(world: World) -> None:
     world.sync()
-    world.emulator.fault(Fault("drop_last_record", match=r"GET .*/vin_candidates\?", times=1))
+    world.emulator.control.fault(
+        Fault("drop_last_record", match=r"GET .*/vin_candidates\?", times=1)
+    )
 
     assert verify(world, "vin_candidates").ok
 

@@ -32,9 +32,6 @@ EVERYTHING = {
     "_ownerid_value": uuid.UUID(OWNER),
     "contract": "33333333-0000-4000-8000-000000000003",
     "contract_name": "contract.pdf",
-    "entityimage": b"\x89PNG",
-    "entityimage_timestamp": 5,
-    "iscustomizable": True,
 }
 
 
@@ -44,7 +41,7 @@ def served():
         yield emulator, caller
 
 
-def test_a_record_is_sent_as_the_service_writes_it(served):
+def test_record_written_as_service_does(served):
     emulator, caller = served
     id_ = emulator.insert("accounts", EVERYTHING)
 
@@ -67,8 +64,6 @@ def test_a_record_is_sent_as_the_service_writes_it(served):
     assert record["lastcall"] == "2025-01-02T03:04:05Z"
     assert record["createdon"] == record["modifiedon"] == "2025-03-03T08:00:00Z"
     assert record["contract_name"] == "contract.pdf"
-    assert record["entityimage"] == "iVBORw=="
-    assert record["iscustomizable"]["CanBeChanged"] is True
     assert b'"revenue":20000.0000,' in text
     assert b'"exchangerate":1.0000000000,' in text
     assert b'"externalid":9007199254740993,' in text
@@ -76,7 +71,7 @@ def test_a_record_is_sent_as_the_service_writes_it(served):
     assert "participants" not in record
 
 
-def test_nulls_are_sent_and_come_after_what_is_filled(served):
+def test_nulls_come_after_filled_members(served):
     emulator, caller = served
     emulator.insert("accounts", {"name": "Adatum", "statuscode": 1})
 
@@ -87,7 +82,7 @@ def test_nulls_are_sent_and_come_after_what_is_filled(served):
     assert set(record) - set(filled) >= {"description", "revenue", "_primarycontactid_value"}
 
 
-def test_select_brings_the_key_and_the_etag_and_moneys_currency(served):
+def test_select_adds_key_and_currency(served):
     emulator, caller = served
     emulator.insert("accounts", {"name": "Adatum", "revenue": 5})
 
@@ -99,34 +94,13 @@ def test_select_brings_the_key_and_the_etag_and_moneys_currency(served):
     ]  # fmt: skip
 
 
-def test_money_without_a_currency_column_comes_alone(served):
+def test_money_without_currency_comes_alone(served):
     emulator, caller = served
     emulator.insert("contacts", {"annualincome": "1.50"})
 
     record = caller.value("contacts?$select=annualincome")[0]
 
     assert list(record) == ["@odata.etag", "annualincome", "contactid"]
-
-
-def test_one_record_is_read_by_its_id(served):
-    emulator, caller = served
-    id_ = emulator.insert("accounts", {"name": "Adatum"})
-
-    record = caller.get(f"accounts({id_.upper()})?$select=name").json()
-
-    assert record["@odata.context"].endswith("$metadata#accounts(name)/$entity")
-    assert (record["name"], record["accountid"]) == ("Adatum", id_)
-    assert caller.get(f"accounts(accountid={id_})").json()["name"] == "Adatum"
-
-
-def test_a_missing_record_is_404(served):
-    _, caller = served
-    id_ = str(uuid.uuid4())
-
-    assert caller.refusal(f"accounts({id_})") == (
-        404, "0x80040217", f"account With Id = {id_} Does Not Exist",
-    )  # fmt: skip
-    assert caller.refusal("accounts(5)")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -144,15 +118,14 @@ def test_a_missing_record_is_404(served):
         ("accounts?nonsense=x", 400, "0x80060888", "nonsense is not supported"),
         ("accounts?$top=-1", 400, "0x0", "requires a non-negative integer"),
         ("accounts?$top=1&$top=2", 400, "0x80060888", "more than once"),
-        ("accounts?$expand=nothing", 400, "0x0", "Could not find a property named 'nothing'"),
-        ("accounts?$expand=a(b", 400, "0x80060888", "Syntax error"),
+        ("accounts?$expand=primarycontactid", 400, "0x80060888", "$expand is not supported"),
         ("acounts", 404, "0x8006088a", "Resource not found for the segment 'acounts'."),
         ("acounts/$count", 404, "0x8006088a", "Resource not found for the segment"),
         ("acounts(1)", 404, "0x8006088a", "Resource not found for the segment 'acounts'."),
         ("accounts/nothing", 404, "0x8006088a", "segment 'nothing'."),
     ],
 )  # fmt: skip
-def test_what_the_service_refuses_is_refused_in_its_words(served, path, status, code, message):
+def test_refusals_use_the_services_words(served, path, status, code, message):
     _, caller = served
 
     refusal = caller.refusal(path)
@@ -161,7 +134,7 @@ def test_what_the_service_refuses_is_refused_in_its_words(served, path, status, 
     assert message in refusal[2]
 
 
-def test_pages_are_joined_by_links_that_look_like_the_services(served):
+def test_next_link_is_quoted_cookie(served):
     emulator, caller = served
     ids = emulator.insert_many("contacts", [{"fullname": f"C{i}"} for i in range(5)])
 
@@ -178,7 +151,7 @@ def test_pages_are_joined_by_links_that_look_like_the_services(served):
     )
 
 
-def test_records_come_in_sql_servers_order_of_guids(served):
+def test_records_sorted_like_sql_server(served):
     emulator, caller = served
     recorded = ["cdcfa450-cb0c-ea11-a813-000d3a1b1223", "9fd4a450-cb0c-ea11-a813-000d3a1b1223"]
     for id_ in reversed(recorded):
@@ -188,7 +161,7 @@ def test_records_come_in_sql_servers_order_of_guids(served):
     assert emulator.ids("contacts") == recorded
 
 
-def test_a_skip_token_changed_in_one_byte_is_refused(served):
+def test_changed_skip_token_refused(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{} for _ in range(3)])
     link = caller.get("contacts", "odata.maxpagesize=2").json()["@odata.nextLink"]
@@ -201,7 +174,7 @@ def test_a_skip_token_changed_in_one_byte_is_refused(served):
     assert caller.refusal(elsewhere)[:2] == (400, "0x80041129")
 
 
-def test_the_page_size_holds_for_its_own_request_only(served):
+def test_page_size_holds_for_one_request(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{} for _ in range(9)])
 
@@ -213,7 +186,7 @@ def test_the_page_size_holds_for_its_own_request_only(served):
     assert "@odata.nextLink" not in second
 
 
-def test_more_than_the_largest_page_is_not_to_be_had():
+def test_page_size_has_a_maximum():
     with running(CONTACTS, max_page_size=3) as (emulator, caller):
         emulator.insert_many("contacts", [{} for _ in range(4)])
 
@@ -224,7 +197,7 @@ def test_more_than_the_largest_page_is_not_to_be_had():
         assert len(caller.value("contacts", "odata.maxpagesize=0")) == 3
 
 
-def test_links_repeat_the_query_they_belong_to(served):
+def test_next_link_repeats_the_query(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{"fullname": f"C{i}"} for i in range(3)])
     query = "$select=fullname&$filter=contactid%20ne%20null&$orderby=fullname&$count=true"
@@ -236,7 +209,7 @@ def test_links_repeat_the_query_they_belong_to(served):
     assert caller.get(link).json()["@odata.count"] == 3
 
 
-def test_top_is_honoured_alone_and_dropped_beside_a_page_size(served):
+def test_top_dropped_beside_page_size(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{} for _ in range(4)])
 
@@ -254,7 +227,7 @@ def test_top_is_honoured_alone_and_dropped_beside_a_page_size(served):
     "column",
     ["name", "revenue", "numberofemployees", "_primarycontactid_value", "accountid", "lastcall"],
 )
-def test_every_order_pages_through_every_record_once(served, column, order):
+def test_every_order_reads_every_record_once(served, column, order):
     emulator, caller = served
     emulator.insert_many(
         "accounts",
@@ -281,7 +254,7 @@ def test_every_order_pages_through_every_record_once(served, column, order):
         assert nulls_first == sorted(nulls_first, reverse=not order)
 
 
-def test_a_record_changed_between_two_pages_moves(served):
+def test_record_changed_between_pages_moves(served):
     emulator, caller = served
     for minute in range(4):
         moment = f"2025-01-01T00:0{minute}:00Z"
@@ -306,14 +279,14 @@ def test_counts_stop_at_5000(served):
     assert caller.get("contacts/$count?$filter=fullname eq '0'").content.endswith(b"2501")
 
 
-def test_the_total_record_count_is_a_snapshot_of_up_to_a_day(served):
+def test_total_record_count_is_daily_snapshot(served):
     emulator, caller = served
     emulator.insert("accounts", {})
     emulator.insert("contacts", {})
     path = 'RetrieveTotalRecordCount(EntityNames=["account","contact"])'
     counted = caller.get(path).json()["EntityRecordCountCollection"]
     emulator.insert("accounts", {})
-    path = 'RetrieveTotalRecordCount(EntityNames=@p1)?@p1=["account"]'
+    path = 'RetrieveTotalRecordCount(EntityNames=["account"])'
 
     same_day = caller.get(path).json()["EntityRecordCountCollection"]
     emulator.clock.advance(86_401)
@@ -327,7 +300,7 @@ def test_the_total_record_count_is_a_snapshot_of_up_to_a_day(served):
     assert next_day["Values"] == [2]
 
 
-def test_the_total_record_count_wants_logical_names_in_json(served):
+def test_total_record_count_takes_logical_names(served):
     _, caller = served
 
     assert caller.refusal('RetrieveTotalRecordCount(EntityNames=["accounts"])')[0] == 400
@@ -335,7 +308,7 @@ def test_the_total_record_count_wants_logical_names_in_json(served):
     assert caller.refusal("RetrieveTotalRecordCount(EntityNames=@p1)")[0] == 400
 
 
-def test_who_am_i_names_the_user_and_the_organization(served):
+def test_who_am_i_names_the_user(served):
     _, caller = served
 
     answer = caller.get("WhoAmI").json()
@@ -344,7 +317,7 @@ def test_who_am_i_names_the_user_and_the_organization(served):
     assert caller.get("WhoAmI()").json() == answer
 
 
-def test_the_service_document_lists_every_set(served):
+def test_service_document_lists_entity_sets(served):
     _, caller = served
 
     value = caller.value("")
@@ -355,7 +328,7 @@ def test_the_service_document_lists_every_set(served):
     ]  # fmt: skip
 
 
-def test_a_table_without_privilege_is_403_and_names_it():
+def test_missing_privilege_is_named_403():
     secret = Table("vin_secret", "vin_secrets", "vin_secretid", (), privilege_missing=True)
     with running(secret) as (_, caller):
         status, code, message = caller.refusal("vin_secrets")
@@ -365,13 +338,13 @@ def test_a_table_without_privilege_is_403_and_names_it():
         assert caller.refusal("vin_secrets/$count")[0] == 403
 
 
-def test_a_table_that_cannot_be_read_plainly_is_refused():
+def test_unreadable_table_refused():
     table = Table("leads_link", "leadscollection", "leadlinkid", (), readable=False)
     with running(table) as (_, caller):
         assert caller.refusal("leadscollection")[:2] == (400, "0x80040800")
 
 
-def test_a_table_may_refuse_to_be_ordered_by_its_key_or_other_columns():
+def test_order_refused_by_table():
     table = Table("a", "aset", "aid", (Column("x", "Integer"),), orderable=False,
                   not_orderable=("createdon",))  # fmt: skip
     with running(table) as (emulator, caller):
@@ -383,7 +356,7 @@ def test_a_table_may_refuse_to_be_ordered_by_its_key_or_other_columns():
         assert len([r for page in caller.pages("aset") for r in page["value"]]) == 3
 
 
-def test_a_junction_table_has_two_plain_guids_and_no_moments(served):
+def test_junction_has_plain_guids_only(served):
     emulator, caller = served
     emulator.insert("account_contactset", {"accountid": CONTACT, "contactid": OWNER})
 
@@ -399,27 +372,7 @@ def test_a_junction_table_has_two_plain_guids_and_no_moments(served):
     )  # fmt: skip
 
 
-def test_a_lookup_can_be_expanded(served):
-    emulator, caller = served
-    contact = emulator.insert("contacts", {"fullname": "Susanna"})
-    emulator.insert("accounts", {"name": "Litware", "primarycontactid": contact})
-    emulator.insert("accounts", {"name": "Adatum", "parentcustomerid": contact})
-
-    page = caller.get(
-        "accounts?$select=name&$orderby=name&$expand=primarycontactid($select=fullname)"
-    ).json()
-    whole = caller.value("accounts?$expand=parentcustomerid_contact&$filter=name eq 'Adatum'")[0]
-
-    assert page["@odata.context"].endswith("#accounts(name,primarycontactid(fullname))")
-    assert page["value"][0]["primarycontactid"] is None
-    assert page["value"][1]["primarycontactid"] == {"fullname": "Susanna", "contactid": contact}
-    assert whole["parentcustomerid_contact"]["annualincome"] is None
-    assert caller.refusal("accounts?$expand=primarycontactid($select=nme)")[1] == "0x0"
-    assert caller.refusal("accounts?$expand=primarycontactid($top=1)")[0] == 400
-    assert caller.refusal("accounts?$expand=transactioncurrencyid")[1] == "0x0"
-
-
-def test_annotations_stand_before_what_they_annotate(served):
+def test_annotations_come_before_their_member(served):
     emulator, caller = served
     contact = emulator.insert("contacts", {"fullname": "Susanna"})
     emulator.insert(
@@ -436,7 +389,6 @@ def test_annotations_stand_before_what_they_annotate(served):
     }
 
     assert answer.headers["Preference-Applied"] == 'odata.include-annotations="*"'
-    assert answer.json()["@Microsoft.Dynamics.CRM.totalrecordcount"] == -1
     assert formatted["industrycode"] == "Health"
     assert formatted["markets"] == "EU; Asia"
     assert formatted["allowemail"] == "Yes"
@@ -457,7 +409,7 @@ def test_annotations_stand_before_what_they_annotate(served):
     assert record[names[at - 1]] == "contact"
 
 
-def test_only_the_annotations_asked_for_are_sent(served):
+def test_only_requested_annotations_sent(served):
     emulator, caller = served
     emulator.insert("accounts", {"industrycode": 1, "statecode": 7})
 
@@ -471,7 +423,7 @@ def test_only_the_annotations_asked_for_are_sent(served):
     assert not any("Microsoft" in name for name in one)
 
 
-def test_a_lookup_to_a_table_without_names_is_annotated_with_its_target():
+def test_lookup_without_name_shows_target():
     plain = Table("plain", "plains", "plainid", ())
     holder = Table("holder", "holders", "holderid", (
         Column("plainid", "Lookup", targets=("gone", "plain")),
@@ -490,7 +442,7 @@ def test_a_lookup_to_a_table_without_names_is_annotated_with_its_target():
         assert "_namelessid_value@OData.Community.Display.V1.FormattedValue" not in record
 
 
-def test_every_answer_carries_the_services_headers(served):
+def test_answers_carry_service_headers(served):
     emulator, caller = served
 
     answer = caller.get("accounts")
@@ -507,7 +459,7 @@ def test_every_answer_carries_the_services_headers(served):
     assert "ARRAffinity" in emulator.log[-1].headers["cookie"]
 
 
-def test_answers_are_compressed_only_when_asked(served):
+def test_compressed_only_when_asked(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{"fullname": "x" * 100} for _ in range(9)])
 
@@ -519,20 +471,13 @@ def test_answers_are_compressed_only_when_asked(served):
     assert zipped.content == plain.content
 
 
-def test_compression_can_be_switched_off():
-    with running(CONTACTS, gzip=False) as (emulator, caller):
-        emulator.insert_many("contacts", [{"fullname": "x" * 100} for _ in range(9)])
-
-        assert "Content-Encoding" not in caller.get("contacts").headers
-
-
-def test_a_url_over_32_kb_is_refused(served):
+def test_url_over_32_kb_refused(served):
     _, caller = served
 
     assert caller.get("accounts?$filter=name eq '" + "x" * 32_760 + "'").status_code == 414
 
 
-def test_only_get_is_answered(served):
+def test_only_get_answered(served):
     emulator, caller = served
 
     answer = caller.session.post(emulator.api_url + "accounts", json={"name": "x"}, timeout=10)
@@ -542,7 +487,7 @@ def test_only_get_is_answered(served):
     assert caller.get(emulator.origin + "/elsewhere").status_code == 404
 
 
-def test_links_name_the_host_that_was_asked(served):
+def test_links_name_the_requested_host(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{}, {}])
     port = emulator.origin.rpartition(":")[2]
@@ -552,7 +497,7 @@ def test_links_name_the_host_that_was_asked(served):
     assert page["@odata.nextLink"].startswith(f"http://localhost:{port}/api/data/v9.2/contacts?")
 
 
-def test_the_log_says_what_each_request_was_for(served):
+def test_log_classifies_requests(served):
     emulator, caller = served
     emulator.insert_many("accounts", [{} for _ in range(3)])
     caller.get("accounts", "odata.maxpagesize=2")
@@ -592,7 +537,7 @@ def test_the_log_says_what_each_request_was_for(served):
     assert emulator.most_in_flight == 1
 
 
-def test_repeated_headers_count_as_one(served):
+def test_repeated_headers_joined(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{} for _ in range(3)])
     caller.session.headers["Prefer"] = "odata.maxpagesize=2"
@@ -603,18 +548,20 @@ def test_repeated_headers_count_as_one(served):
     assert "include-annotations" in answer.headers["Preference-Applied"]
 
 
-def test_a_hook_can_change_data_between_two_requests(served):
+def test_hook_runs_before_each_answer(served):
     emulator, caller = served
     emulator.insert("contacts", {"fullname": "before"})
-    emulator.on_request = lambda request: emulator.insert("contacts", {"fullname": request.method})
+    emulator.control.on_request = lambda request: emulator.insert(
+        "contacts", {"fullname": request.method}
+    )
 
     found = {record["fullname"] for record in caller.value("contacts")}
 
-    assert emulator.on_request is not None
+    assert emulator.control.on_request is not None
     assert found == {"before", "GET"}
 
 
-def test_the_emulator_comes_back_on_the_same_port_with_the_same_data(served):
+def test_restart_keeps_port_and_data(served):
     emulator, caller = served
     emulator.insert("contacts", {})
     origin = emulator.origin
@@ -636,14 +583,14 @@ def _get(caller: Caller) -> list[dict]:
         raise ConnectionError from error
 
 
-def test_an_address_is_known_only_once_started():
+def test_address_unknown_before_start():
     emulator = Emulator([CONTACTS])
 
     with pytest.raises(RuntimeError, match="before it is started"):
         _ = emulator.api_url
 
 
-def test_env_lines_point_to_the_emulator(served):
+def test_env_lines_point_here(served):
     emulator, _ = served
 
     assert emulator.env_lines() == [
@@ -653,7 +600,7 @@ def test_env_lines_point_to_the_emulator(served):
     ]
 
 
-def test_a_clock_follows_real_time_until_it_is_moved():
+def test_clock_follows_real_time():
     clock = Clock()
     before = dt.datetime.now(dt.UTC)
     clock.advance(3600)
@@ -664,7 +611,7 @@ def test_a_clock_follows_real_time_until_it_is_moved():
     assert MORNING <= clock.now() < MORNING + dt.timedelta(seconds=5)
 
 
-def test_a_clock_with_a_start_stands_still():
+def test_clock_with_start_stands_still():
     clock = Clock(MORNING)
     clock.advance(60)
     later = clock.now()
@@ -674,12 +621,12 @@ def test_a_clock_with_a_start_stands_still():
     assert clock.now() == MORNING
 
 
-def test_tables_are_described_without_duplicates():
+def test_table_columns_without_duplicates():
     table = Table("a", "aset", "aid", (Column("modifiedon", "DateTime"), Column("t", "Memo")))
 
     assert list(table.members) == ["aid", "modifiedon", "t", "createdon", "versionnumber"]
     assert table.name_column is None
     assert ACCOUNTS.name_column == "name"
     assert LINKS.members["accountid"].edm == "Edm.Guid"
-    with pytest.raises(ValueError, match="no column type is called 'Text'"):
+    with pytest.raises(ValueError, match="not a column type: 'Text'"):
         Column("x", "Text")

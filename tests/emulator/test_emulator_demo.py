@@ -27,7 +27,7 @@ def filled():
 
 @pytest.fixture(scope="module")
 def everything(filled):
-    return {table.entity_set: filled.rows(table.entity_set) for table in filled.tables}
+    return {name: filled.rows(name) for name in filled.tables}
 
 
 def test_demo_has_shipped_entities():

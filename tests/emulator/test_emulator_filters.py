@@ -37,7 +37,6 @@ def _fill(emulator: Emulator) -> None:
         ("name eq 'Adatum'", "A"),
         ("name eq 'aDATUM'", "A"),
         ("name eq 'BLÄULER''S'", "B"),
-        ("'Adatum' eq name", "A"),
         ("name ne 'Adatum'", "BC"),
         ("name gt 'adatum' and name lt 'contoso'", "B"),
         ("description ne '[x]'", "A"),  # nulls are not unequal
@@ -46,28 +45,15 @@ def _fill(emulator: Emulator) -> None:
         ("industrycode gt null", ""),
         ("industrycode eq 1", "A"),
         ("industrycode ge 1", "AB"),
-        ("1 lt industrycode", "B"),
-        ("2 ge industrycode", "AB"),
         ("revenue gt 9", "A"),
         ("revenue gt 9.5 and revenue le 10.5", "A"),
         ("revenue lt 10", "B"),
         ("score eq 0.25", "A"),
         ("allowemail eq true", "A"),
         ("allowemail ne true", "B"),
-        ("allowemail", "A"),
         ("not(allowemail eq true)", "B"),
-        ("not contains(name,'dat')", "BC"),
         ("name eq 'Adatum' or name eq 'Contoso'", "AC"),
         ("name eq 'x' or (name ne 'Contoso' and allowemail eq false)", "B"),
-        ("contains(name,'TOS')", "C"),
-        ("startswith(name,'ad')", "A"),
-        ("endswith(name,'so')", "C"),
-        ("contains(description,'0% o')", "A"),
-        ("contains(name,'a%m')", "A"),  # the wildcards of LIKE act
-        ("startswith(name,'_on')", "C"),
-        ("startswith(name,'[a-b]')", "AB"),
-        ("startswith(name,'[^a-b]')", "C"),
-        ("startswith(description,'(')", ""),
         (f"accountid eq {CONTACT}", "A"),
         (f"accountid eq {CONTACT.upper()}", "A"),
         (f"accountid ne {CONTACT}", "BC"),
@@ -75,7 +61,6 @@ def _fill(emulator: Emulator) -> None:
         ("_primarycontactid_value eq null", "BC"),
         (f"_primarycontactid_value lt {OTHER}", "A"),
         (f"_primarycontactid_value eq {OTHER}", ""),
-        ("_primarycontactid_value eq accountid", "A"),
         ("modifiedon gt 2025-01-01T00:00:00Z", "BC"),
         ("modifiedon ge 2025-01-01T00:00:00Z and modifiedon lt 2025-01-02", "AB"),
         ("modifiedon gt 2025-01-01T00:00:00.500Z", "BC"),
@@ -85,18 +70,9 @@ def _fill(emulator: Emulator) -> None:
         ("founded eq 1999-12-31", "A"),
         ("founded gt 2000-01-01", "B"),
         ("markets eq '1,3'", "B"),
-        ('Microsoft.Dynamics.CRM.In(PropertyName=\'name\',PropertyValues=["contoso","x"])', "C"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='name',PropertyValues=[\"Bläuler's\"])", "B"),
-        ("Microsoft.Dynamics.CRM.NotIn(PropertyName='name',PropertyValues=[\"Contoso\"])", "AB"),
-        (
-            f"Microsoft.Dynamics.CRM.In(PropertyName='accountid',PropertyValues=[\"{CONTACT}\"])",
-            "A",
-        ),
-        ('Microsoft.Dynamics.CRM.In(PropertyName=\'industrycode\',PropertyValues=["1","9"])', "A"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='revenue',PropertyValues=[\"9\"])", "B"),
     ],
 )
-def test_a_filter_finds_what_the_service_finds(caller: Caller, text, found):
+def test_filter_finds_what_service_finds(caller: Caller, text, found):
     initials = "".join(name[0] for name in caller.names(text))
 
     assert initials == found
@@ -108,11 +84,9 @@ def test_a_filter_finds_what_the_service_finds(caller: Caller, text, found):
         (f"accountid eq '{CONTACT}'", "0x0", "'Edm.Guid' and 'Edm.String' for operator kind"),
         ("name eq 5", "0x0", "'Edm.String' and 'Edm.Int32'"),
         ("industrycode eq '1'", "0x0", "'Edm.Int32' and 'Edm.String'"),
-        ("name lt allowemail", "0x0", "'Edm.String' and 'Edm.Boolean'"),
         ("modifiedon gt 'yesterday'", "0x0", "'Edm.DateTimeOffset' and 'Edm.String'"),
         ("founded gt 2000-01-01T00:00:00Z", "0x0", "'Edm.Date' and 'Edm.DateTimeOffset'"),
         ("name eq duration'P1D'", "0x0", "Edm.Untyped"),
-        ("iscustomizable eq true", "0x80060888", "is complex"),
         ("nme eq 'x'", "0x0", "Could not find a property named 'nme'"),
         ("primarycontactid eq null", "0x0", "Could not find a property named 'primarycontactid'"),
         ("primarycontactid/fullname eq 'x'", "0x80060888", "not supported here"),
@@ -125,31 +99,21 @@ def test_a_filter_finds_what_the_service_finds(caller: Caller, text, found):
         ("", "0x80060888", "Syntax error"),
         ("tolower(name) eq 'x'", "0x80060888", "not supported"),
         ("length(name)", "0x80060888", "function 'length' is not supported"),
-        ("contains(industrycode,'1')", "0x0", "No function signature"),
-        ("contains(name,5)", "0x0", "No function signature"),
-        ("name in ('a','b')", "0x80060888", "use the In function"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='name')", "0x80060888", "takes PropertyName and"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='name',PropertyValues='x')", "0x80060888",
-         "not a list"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='name',PropertyValues=[1])", "0x80060888",
-         "not a list"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='name',PropertyValues=[])", "0x80060888",
-         "not a list"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='accountid',PropertyValues=[\"1\"])",
-         "0x80060888", "'1' is not a guid"),
-        ("Microsoft.Dynamics.CRM.In(PropertyName='industrycode',PropertyValues=[\"x\"])",
-         "0x80060888", "'x' is not a number"),
+        ("contains(name,'x')", "0x80060888", "function 'contains' is not supported"),
+        ("'Adatum' eq name", "0x80060888", "not supported here"),
+        ("allowemail", "0x0", "single boolean value"),
+        ("name in ('a','b')", "0x80060888", "not supported here"),
         ("not(" * 1500 + "name eq 'x'" + ")" * 1500, "0x80060888", "nested too deeply"),
     ],
 )  # fmt: skip
-def test_a_filter_the_service_does_not_understand_is_400(caller: Caller, text, code, message):
+def test_wrong_filter_is_400(caller: Caller, text, code, message):
     refusal = caller.refusal(f"accounts?$filter={text}")
 
     assert refusal[:2] == (400, code)
     assert message in refusal[2]
 
 
-def test_500_conditions_are_the_most(caller: Caller):
+def test_more_than_500_conditions_refused(caller: Caller):
     def conditions(count: int) -> str:
         return " or ".join(f"industrycode eq {i}" for i in range(count))
 
@@ -157,22 +121,7 @@ def test_500_conditions_are_the_most(caller: Caller):
     assert caller.refusal(f"accounts?$filter={conditions(501)}")[:2] == (400, "0x8004430C")
 
 
-def test_every_value_of_in_counts_as_a_condition(caller: Caller):
-    values = ",".join(f'"{i}"' for i in range(501))
-    text = f"Microsoft.Dynamics.CRM.In(PropertyName='industrycode',PropertyValues=[{values}])"
-
-    assert caller.refusal(f"accounts?$filter={text}")[:2] == (400, "0x8004430C")
-
-
-def test_a_parameter_alias_stands_for_its_value(caller: Caller):
-    found = caller.value(f"accounts?$filter=accountid eq @p1&@p1={CONTACT}")
-    kept = caller.value("accounts?$filter=name eq '@p1'&@p1=5")
-
-    assert [record["name"] for record in found] == ["Adatum"]
-    assert kept == []
-
-
-def test_fifty_ids_in_one_filter_bring_their_records(caller: Caller):
+def test_fifty_ids_in_one_filter(caller: Caller):
     ids = [str(uuid.uuid4()) for _ in range(49)] + [CONTACT]
 
     found = caller.value("accounts?$filter=" + " or ".join(f"accountid eq {id_}" for id_ in ids))
@@ -180,7 +129,7 @@ def test_fifty_ids_in_one_filter_bring_their_records(caller: Caller):
     assert [record["accountid"] for record in found] == [CONTACT]
 
 
-def test_columns_may_be_called_like_keywords_or_hold_quotes():
+def test_column_named_like_keyword_filtered():
     names = ["order", "group", "select", "allocation", "nullable", "trueness", "anything", "Order",
              'a"; drop table t1; --']  # fmt: skip
     table = Table("odd", "odds", "oddid", [Column(name, "String") for name in names])
@@ -194,10 +143,9 @@ def test_columns_may_be_called_like_keywords_or_hold_quotes():
         assert len(caller.value("odds?$filter=Order eq 'Order' and anything eq 'anything'")) == 1
 
 
-def test_text_with_wildcards_and_breaks_is_compared_as_it_is():
+def test_wildcards_compared_as_plain_text():
     with running(ACCOUNTS, CONTACTS) as (emulator, caller):
         emulator.insert("accounts", {"name": "a\r\nb", "description": "100%"})
 
-        assert caller.names("startswith(name,'a')") == ["a\r\nb"]
+        assert caller.names("description eq '100%'") == ["a\r\nb"]
         assert caller.names("description eq '100_'") == []
-        assert caller.names("contains(description,'100_')") == ["a\r\nb"]

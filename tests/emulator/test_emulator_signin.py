@@ -1,9 +1,9 @@
 """Sign-in: the challenge, both token endpoints, Entra's own errors, tokens that end."""
 
 import pytest
-from emulator_caller import ACCOUNTS, Caller, running
+from emulator_caller import ACCOUNTS, running
 
-from dataverse_sync.emulator import Clock, Emulator
+from dataverse_sync.emulator.http.signin import TENANT_ID
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def served():
         yield emulator, caller
 
 
-def test_without_a_token_the_answer_is_a_challenge_that_names_the_tenant(served):
+def test_challenge_names_the_tenant(served):
     emulator, caller = served
     del caller.session.headers["Authorization"]
 
@@ -20,20 +20,20 @@ def test_without_a_token_the_answer_is_a_challenge_that_names_the_tenant(served)
 
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == (
-        f"Bearer authorization_uri={emulator.origin}/{emulator.tenant_id}/oauth2/authorize,"
+        f"Bearer authorization_uri={emulator.origin}/{TENANT_ID}/oauth2/authorize,"
         f" resource_id={emulator.origin}/"
     )
     assert answer.content == b""
 
 
 @pytest.mark.parametrize("value", ["Bearer nonsense", "Basic abc", "", "Bearer"])
-def test_a_token_that_was_never_issued_is_challenged(served, value):
+def test_unknown_token_challenged(served, value):
     _, caller = served
 
     assert caller.get("accounts", Authorization=value).status_code == 401
 
 
-def test_the_new_endpoint_answers_with_numbers(served):
+def test_v2_endpoint_answers_with_numbers(served):
     _, caller = served
 
     grant = caller.token().json()
@@ -43,7 +43,7 @@ def test_the_new_endpoint_answers_with_numbers(served):
     assert caller.get("accounts", Authorization=f"Bearer {grant['access_token']}").ok
 
 
-def test_the_old_endpoint_wants_a_resource_and_answers_with_strings(served):
+def test_v1_endpoint_answers_with_strings(served):
     emulator, caller = served
 
     grant = caller.token("/oauth2/token", resource=f"{emulator.origin}/").json()
@@ -66,7 +66,7 @@ def test_the_old_endpoint_wants_a_resource_and_answers_with_strings(served):
         ({"path": "/oauth2/token"}, 400, "invalid_resource", 500011),
     ],
 )
-def test_a_refused_sign_in_reads_as_entra_writes_it(served, form, status, error, code):
+def test_refused_sign_in_worded_as_entra(served, form, status, error, code):
     _, caller = served
 
     answer = caller.token(**form)
@@ -80,17 +80,17 @@ def test_a_refused_sign_in_reads_as_entra_writes_it(served, form, status, error,
     assert {"trace_id", "correlation_id"} <= set(document)
 
 
-def test_a_sign_in_without_grant_type_says_what_is_missing(served):
+def test_missing_grant_type_named(served):
     emulator, caller = served
 
     answer = caller.session.post(
-        f"{emulator.origin}/{emulator.tenant_id}/oauth2/v2.0/token", data={}, timeout=10
+        f"{emulator.origin}/{TENANT_ID}/oauth2/v2.0/token", data={}, timeout=10
     )
 
     assert answer.json()["error_codes"] == [900144]
 
 
-def test_a_token_ends_by_the_emulators_clock(served):
+def test_token_ends_by_emulator_clock(served):
     emulator, caller = served
 
     emulator.clock.advance(3598)
@@ -102,10 +102,10 @@ def test_a_token_ends_by_the_emulators_clock(served):
     assert "WWW-Authenticate" in after.headers
 
 
-def test_all_tokens_can_be_ended_at_once(served):
+def test_expire_tokens_ends_all(served):
     emulator, caller = served
 
-    emulator.expire_tokens()
+    emulator.control.expire_tokens()
     refused = caller.get("accounts").status_code
     caller.sign_in()
 
@@ -113,23 +113,9 @@ def test_all_tokens_can_be_ended_at_once(served):
     assert caller.get("accounts").ok
 
 
-def test_the_secret_and_ids_may_be_chosen():
-    emulator = Emulator([ACCOUNTS], client_id="app", client_secret="s3cret", tenant_id="contoso",
-                        token_life_s=600, clock=Clock())  # fmt: skip
-    with emulator:
-        caller = Caller(emulator)
-        with caller.session:
-            assert caller.token().json()["expires_in"] == 600
-            assert emulator.env_lines()[2] == "DATAVERSE_CLIENT_SECRET=s3cret"
-
-
-def test_sign_in_libraries_find_the_endpoints(served):
+def test_other_sign_in_paths_are_404(served):
     emulator, caller = served
-    base = f"{emulator.origin}/{emulator.tenant_id}"
+    base = f"{emulator.origin}/{TENANT_ID}"
 
-    instance = caller.get(f"{emulator.origin}/common/discovery/instance").json()
-    configuration = caller.get(instance["tenant_discovery_endpoint"]).json()
-
-    assert configuration["token_endpoint"] == f"{base}/oauth2/v2.0/token"
     assert caller.get(f"{base}/elsewhere").status_code == 404
     assert caller.session.post(f"{base}/elsewhere", timeout=10).status_code == 404

@@ -463,7 +463,7 @@ def shape(line: str) -> str:
 
 def test_ctrl_c_restores_the_terminal(run, open_terminal, world):
     terminal = open_terminal()
-    world.emulator.fault(Fault("stall", match=r"/vin_candidates\?", seconds=60, times=9))
+    world.emulator.control.fault(Fault("stall", match=r"/vin_candidates\?", seconds=60, times=9))
 
     process = run(stdout=terminal.slave, stderr=terminal.slave)
     terminal.wait_for("\x1b[?25l")

@@ -29,9 +29,11 @@ def test_circular_link_fails_entity(candidates):
             pages.append(request.target)
         if len(pages) == 2:
             link = f"{candidates.emulator.origin}{pages[0]}"
-            candidates.emulator.fault(Fault("other_origin_link", match="skiptoken", location=link))
+            candidates.emulator.control.fault(
+                Fault("other_origin_link", match="skiptoken", location=link)
+            )
 
-    candidates.emulator.on_request = circle
+    candidates.emulator.control.on_request = circle
     report = candidates.sync(ONLY)
 
     assert "leads back to a page already read" in report.failed[0].error
@@ -41,7 +43,7 @@ def test_circular_link_fails_entity(candidates):
 def test_link_to_other_origin_not_followed(candidates):
     link = "https://evil.example/api/data/v9.2/vin_candidates?$skiptoken=x"
     pattern = r"/vin_candidates\?"
-    candidates.emulator.fault(Fault("other_origin_link", match=pattern, location=link))
+    candidates.emulator.control.fault(Fault("other_origin_link", match=pattern, location=link))
 
     report = candidates.sync(ONLY)
 
@@ -52,7 +54,9 @@ def test_link_to_other_origin_not_followed(candidates):
 
 def test_endless_empty_pages_fail_entity(candidates, monkeypatch):
     monkeypatch.setattr("dataverse_sync.sync.reading.EMPTY_PAGES", 20)
-    candidates.emulator.fault(Fault("empty_page_with_link", match=r"/vin_candidates\?", times=99))
+    candidates.emulator.control.fault(
+        Fault("empty_page_with_link", match=r"/vin_candidates\?", times=99)
+    )
 
     report = candidates.sync(ONLY)
 
@@ -62,7 +66,7 @@ def test_endless_empty_pages_fail_entity(candidates, monkeypatch):
 
 def test_empty_pages_are_followed(candidates):
     pattern = r"/vin_candidates\?"
-    candidates.emulator.fault(Fault("empty_page_with_link", match=pattern, times=3, skip=1))
+    candidates.emulator.control.fault(Fault("empty_page_with_link", match=pattern, times=3, skip=1))
 
     report = candidates.sync(ONLY)
 
@@ -71,7 +75,7 @@ def test_empty_pages_are_followed(candidates):
 
 
 def test_repeated_page_heals_next_run(candidates):
-    candidates.emulator.fault(Fault("repeat_page", match="skiptoken"))
+    candidates.emulator.control.fault(Fault("repeat_page", match="skiptoken"))
     candidates.sync(ONLY)
 
     report = candidates.sync(ONLY)
@@ -85,7 +89,7 @@ def test_entry_without_key_removes_nothing(candidates, entry):
     candidates.sync(ONLY)
     before = candidates.copy("vin_candidates")
     body = f'{{"value":[{entry}]}}'.encode()
-    candidates.emulator.fault(Fault("body", match=r"/vin_candidates\?.*select=", body=body))
+    candidates.emulator.control.fault(Fault("body", match=r"/vin_candidates\?.*select=", body=body))
 
     report = candidates.sync(ONLY)
 
@@ -96,7 +100,9 @@ def test_entry_without_key_removes_nothing(candidates, entry):
 def test_complete_read_stands_when_ids_refused(candidates):
     candidates.sync(ONLY)
     candidates.emulator.delete("vin_candidates", min(candidates.copy("vin_candidates")))
-    candidates.emulator.fault(Fault("status", match=r"filter=vin_candidateid", times=9, status=400))
+    candidates.emulator.control.fault(
+        Fault("status", match=r"filter=vin_candidateid", times=9, status=400)
+    )
 
     report = candidates.sync(ONLY)
 
@@ -108,7 +114,7 @@ def test_forbidden_ids_remove_nothing(candidates):
     candidates.sync(ONLY)
     before = candidates.copy("vin_candidates")
     candidates.emulator.delete("vin_candidates", min(before))
-    candidates.emulator.fault(Fault("status", match=r"filter=vin_candidateid", status=403))
+    candidates.emulator.control.fault(Fault("status", match=r"filter=vin_candidateid", status=403))
 
     report = candidates.sync(ONLY)
 
@@ -123,10 +129,10 @@ def test_record_deleted_before_fetch_is_removed(candidates):
 
     def delete(request):
         if request.kind == "data" and " eq " in request.query.get("$filter", ""):
-            candidates.emulator.on_request = None
+            candidates.emulator.control.on_request = None
             candidates.emulator.delete("vin_candidates", key)
 
-    candidates.emulator.on_request = delete
+    candidates.emulator.control.on_request = delete
     report = candidates.sync(ONLY)
 
     assert report.ok
@@ -140,7 +146,9 @@ def test_differing_plain_keys_read_in_full(make_world):
 
     def serve(rows, times):
         body = json.dumps({"value": rows}).encode()
-        world.emulator.fault(Fault("body", match=r"/vin_candidates\?", times=times, body=body))
+        world.emulator.control.fault(
+            Fault("body", match=r"/vin_candidates\?", times=times, body=body)
+        )
 
     serve(records, times=1)
     world.sync(ONLY)
@@ -172,7 +180,7 @@ def test_repeated_key_hides_no_missing_row(make_world, returned):
 
     def serve(rows):
         body = json.dumps({"value": rows}).encode()
-        world.emulator.fault(Fault("body", match=r"/vin_candidates\?", times=1, body=body))
+        world.emulator.control.fault(Fault("body", match=r"/vin_candidates\?", times=1, body=body))
 
     serve(records)
     world.sync(ONLY)
@@ -187,8 +195,10 @@ def test_repeated_key_hides_no_missing_row(make_world, returned):
 @pytest.mark.parametrize("status", [400, 501])
 def test_last_refusal_told_when_orders_refused(candidates, status):
     pattern = r"/vin_candidates\?|/vin_candidates "
-    candidates.emulator.fault(Fault("status", match=pattern, times=9, status=status))
-    candidates.emulator.fault(Fault("status", match="/vin_candidates$", times=9, status=status))
+    candidates.emulator.control.fault(Fault("status", match=pattern, times=9, status=status))
+    candidates.emulator.control.fault(
+        Fault("status", match="/vin_candidates$", times=9, status=status)
+    )
 
     report = candidates.sync(ONLY)
 

@@ -362,7 +362,7 @@ def pages(world: World) -> list[LoggedRequest]:
 
 
 def test_a_large_table_is_read_in_ranges_at_once(world: World) -> None:
-    world.emulator.latency_s = 0.02
+    world.emulator.control.latency_s = 0.02
 
     report = world.sync(ENTITIES)
 
@@ -402,9 +402,9 @@ def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
     def slow_down(request: LoggedRequest) -> None:
         if len(pages(world)) == 10:
             monkeypatch.setattr(ranges, "STORED_PER_S", 1e9)
-            world.emulator.latency_s = 0.02
+            world.emulator.control.latency_s = 0.02
 
-    world.emulator.on_request = slow_down
+    world.emulator.control.on_request = slow_down
     report = world.sync(ENTITIES)
 
     assert report.totals.added == report.totals.fetched == 200
@@ -455,7 +455,7 @@ def test_an_uneven_table_is_balanced_while_it_is_read(world: World) -> None:
         for n in range(300)
     ]
     world.emulator.insert_many("vin_things", records)
-    world.emulator.latency_s = 0.01
+    world.emulator.control.latency_s = 0.01
 
     report = world.sync(ENTITIES)
 
@@ -473,10 +473,10 @@ def test_records_without_createdon_and_records_created_meanwhile_come(world: Wor
 
     def create(request: LoggedRequest) -> None:
         if "skiptoken" in request.target:
-            world.emulator.on_request = None
+            world.emulator.control.on_request = None
             world.emulator.insert("vin_things", {"vin_name": "New"})
 
-    world.emulator.on_request = create
+    world.emulator.control.on_request = create
     world.sync(ENTITIES)
     world.sync(ENTITIES)
 
@@ -485,7 +485,7 @@ def test_records_without_createdon_and_records_created_meanwhile_come(world: Wor
 
 @pytest.mark.parametrize("status", [400, 501])
 def test_ranges_that_are_refused_become_one_chain(world: World, status: int) -> None:
-    world.emulator.fault(Fault("status", match="createdon%20ge", status=status, times=99))
+    world.emulator.control.fault(Fault("status", match="createdon%20ge", status=status, times=99))
 
     report = world.sync(ENTITIES)
 
@@ -494,7 +494,9 @@ def test_ranges_that_are_refused_become_one_chain(world: World, status: int) -> 
 
 
 def test_edges_that_are_refused_become_one_chain(world: World) -> None:
-    world.emulator.fault(Fault("status", match="createdon%20ne%20null", status=400, times=99))
+    world.emulator.control.fault(
+        Fault("status", match="createdon%20ne%20null", status=400, times=99)
+    )
 
     report = world.sync(ENTITIES)
 
@@ -522,7 +524,7 @@ def test_a_service_that_ignores_the_order_is_read_as_one_chain(
 @pytest.mark.parametrize("moment", ['"long ago"', "17", "null"])
 def test_edges_that_are_no_moments_are_read_as_one_chain(world: World, moment: str) -> None:
     body = f'{{"value":[{{"createdon":{moment}}}]}}'
-    world.emulator.fault(Fault("body", match="createdon%20ne%20null", body=body, times=2))
+    world.emulator.control.fault(Fault("body", match="createdon%20ne%20null", body=body, times=2))
 
     report = world.sync(ENTITIES)
 
@@ -532,7 +534,9 @@ def test_edges_that_are_no_moments_are_read_as_one_chain(world: World, moment: s
 
 
 def test_without_counts_it_is_one_chain(world: World) -> None:
-    world.emulator.fault(Fault("status", match="RetrieveTotalRecordCount", status=400, times=99))
+    world.emulator.control.fault(
+        Fault("status", match="RetrieveTotalRecordCount", status=400, times=99)
+    )
 
     report = world.sync(ENTITIES)
 
@@ -543,7 +547,7 @@ def test_without_counts_it_is_one_chain(world: World) -> None:
 
 @pytest.mark.parametrize("page", [3, 9, 17, 30])
 def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) -> None:
-    world.emulator.fault(
+    world.emulator.control.fault(
         Fault("status", match="GET .*vin_things.*(skiptoken|createdon%20ge)", status=403, skip=page)
     )
     first = world.sync(ENTITIES)
@@ -564,12 +568,12 @@ def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) 
 
 def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
     """A first run that ends in the middle; returns the ranges that its checkpoint keeps."""
-    world.emulator.latency_s = 0.005
-    world.emulator.fault(
+    world.emulator.control.latency_s = 0.005
+    world.emulator.control.fault(
         Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=page)
     )
     assert not world.sync(ENTITIES).ok
-    world.emulator.clear_faults()
+    world.emulator.control.faults.clear()
     kept: list[Any] = json.loads(world.state("vin_things", "checkpoint"))["segments"]
     return kept
 
@@ -584,7 +588,7 @@ def test_kept_links_that_are_refused_begin_the_read_again(
     for link in kept[:refused]:
         # Read anew, a range may come by the same link again; by then it is not refused.
         target = re.escape(link.partition("/api")[2])
-        world.emulator.fault(Fault("status", match=target, status=status))
+        world.emulator.control.fault(Fault("status", match=target, status=status))
 
     report = world.sync(ENTITIES)
 
@@ -600,7 +604,7 @@ def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
     with monkeypatch.context() as fast:
         fast.setattr(ranges, "STORED_PER_S", 1.0)
         break_off_in_ranges(world)
-    world.emulator.fault(Fault("status", match=refused, status=status, times=99))
+    world.emulator.control.fault(Fault("status", match=refused, status=status, times=99))
 
     report = world.sync(ENTITIES)
 
@@ -617,9 +621,9 @@ def test_empty_pages_without_end_fail_a_read_in_ranges(
     def lead_on(request: LoggedRequest) -> None:
         link = f"{world.emulator.api_url}vin_things?$skiptoken={next(answered)}"
         body = json.dumps({"value": [], "@odata.nextLink": link})
-        world.emulator.fault(Fault("body", match="GET .*vin_things.*skiptoken", body=body))
+        world.emulator.control.fault(Fault("body", match="GET .*vin_things.*skiptoken", body=body))
 
-    world.emulator.on_request = lead_on
+    world.emulator.control.on_request = lead_on
     report = world.sync(ENTITIES)
 
     assert "20 pages in a row held no record" in str(report.failed[0].error)
@@ -629,12 +633,12 @@ def test_disorder_in_a_read_that_is_taken_up_means_one_chain(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_ranges = "GET .*vin_things.*(skiptoken|createdon%20ge)"
-    world.emulator.fault(Fault("status", match=in_ranges, status=403, skip=9))
+    world.emulator.control.fault(Fault("status", match=in_ranges, status=403, skip=9))
     first = world.sync(ENTITIES)
-    world.emulator.clear_faults()
+    world.emulator.control.faults.clear()
     key = world.emulator.ids("vin_things")[0]
     body = f'{{"value":[{{"vin_thingid":"{key}","createdon":null,"modifiedon":"{OLD}"}}]}}'
-    world.emulator.fault(Fault("body", match=in_ranges, body=body))
+    world.emulator.control.fault(Fault("body", match=in_ranges, body=body))
 
     second = world.sync(ENTITIES)
 

@@ -101,7 +101,7 @@ def test_what_changed_is_asked_for_before_whole_tables_and_of_those_the_longest_
     entities = [EntityConfig(name) for name in (JUNCTION, "vin_candidates", "vin_products")]
 
     def order() -> list[str]:
-        world.emulator.clear_log()
+        world.emulator.log.clear()
         run_sync(world.config(workers=1, page_size=50), entities)
         asked = [
             request.entity_set for request in world.asked() if request.query.get("$top") != "1"
@@ -317,7 +317,7 @@ def test_a_bug_keeps_its_traceback_and_is_noted(world, monkeypatch):
 
 def test_the_secret_is_in_no_error_that_is_kept(world):
     body = f'{{"error": {{"code": "", "message": "{world.emulator.client_secret}"}}}}'.encode()
-    world.emulator.fault(Fault("status", match=r"/vin_candidates\?", status=403, body=body))
+    world.emulator.control.fault(Fault("status", match=r"/vin_candidates\?", status=403, body=body))
 
     report = world.sync(ONLY)
 
@@ -369,7 +369,7 @@ def test_a_damaged_lock_file_is_named_and_nothing_is_asked_or_written(world):
     world.sync()
     before = world.db_path.read_bytes()
     world.schema_path.write_text('{"version": 1, "entities": {"vin_candidates": 7}}')
-    world.emulator.clear_log()
+    world.emulator.log.clear()
 
     with pytest.raises(ConfigError, match=r"schema\.json: damaged"):
         run_sync(world.config(), ENTITIES)
@@ -443,8 +443,8 @@ def test_drift_is_reported_and_written_once_and_the_run_is_well(world, caplog):
 def test_a_sign_in_that_is_refused_to_the_metadata_alone_fails_nothing(world, caplog):
     world.sync()
     insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
-    world.emulator.fault(Fault("status", "GET .*EntityDefinitions", times=1, status=401))
-    world.emulator.fault(Fault("status", "POST .*token", times=99, skip=1, status=400))
+    world.emulator.control.fault(Fault("status", "GET .*EntityDefinitions", times=1, status=401))
+    world.emulator.control.fault(Fault("status", "POST .*token", times=99, skip=1, status=400))
 
     report = world.sync()
 

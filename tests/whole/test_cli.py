@@ -185,7 +185,7 @@ def test_a_refused_secret_is_3_and_writes_nothing(
 
 def test_a_failed_entity_is_1_and_the_others_complete(shell: Shell) -> None:
     fault = Fault("status", match="vin_products", status=403, code="0x80040220", times=99)
-    shell.world.emulator.fault(fault)
+    shell.world.emulator.control.fault(fault)
 
     status, out, err = shell.run()
 

@@ -108,11 +108,9 @@ def change(emulator: Emulator) -> None:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene]]:
     """A first sync, and an incremental one, each of an environment of its own."""
     made = {}
-    with (
-        Emulator(TABLES, max_page_size=PAGE) as first,
-        Emulator(TABLES, max_page_size=PAGE) as later,
-    ):
+    with Emulator(TABLES) as first, Emulator(TABLES) as later:
         for name, emulator in (("first", first), ("incremental", later)):
+            emulator.control.max_page_size = PAGE
             fill(emulator)
             start = tmp_path_factory.mktemp(f"{name}-start")
             if emulator is later:
@@ -145,7 +143,7 @@ def run_command(world: World, *options: str) -> subprocess.Popen[str]:
 def kill_at(world: World, number: int, delay_s: float, *options: str) -> None:
     """Start a sync, and kill it when its request of this number arrives, or a little later."""
     emulator = world.emulator
-    emulator.clear_log()
+    emulator.log.clear()
     process: subprocess.Popen[str] | None = None
     started, arrived = threading.Event(), []
 
@@ -159,13 +157,13 @@ def kill_at(world: World, number: int, delay_s: float, *options: str) -> None:
             else:
                 process.kill()
 
-    emulator.on_request = strike
+    emulator.control.on_request = strike
     try:
         process = run_command(world, *options)
         started.set()
         _, errors = process.communicate(timeout=60)
     finally:
-        emulator.on_request = None
+        emulator.control.on_request = None
     assert process.returncode in (0, KILLED), errors  # not dead of anything else
     assert len(arrived) >= number or process.returncode == 0
 
@@ -282,7 +280,7 @@ def test_a_run_of_everything_again_survives_too(scenes, tmp_path):
 
 def stop_at(world: World, place: str, number: int = 1) -> Any:
     """A sync as a process that stands still there, its log empty before it."""
-    world.emulator.clear_log()
+    world.emulator.log.clear()
     settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
     return halted(place, number, "sync", folder=world.folder, settings=settings)
 
@@ -382,8 +380,8 @@ def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
             held.set()
             release.wait(60)
 
-    scene.emulator.clear_log()
-    scene.emulator.on_request = hold
+    scene.emulator.log.clear()
+    scene.emulator.control.on_request = hold
     try:
         process = run_command(world)
         assert held.wait(60), process.poll()
@@ -393,7 +391,7 @@ def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
         _, errors = process.communicate(timeout=15)
         took_s = time.monotonic() - began
     finally:
-        scene.emulator.on_request = None
+        scene.emulator.control.on_request = None
         release.set()
 
     committed = committed_pages(world, "first")
@@ -420,14 +418,14 @@ def test_two_runs_at_once_do_not_meet(scenes, tmp_path):
         arrived.set()
         release.wait(60)
 
-    scene.emulator.on_request = hold
+    scene.emulator.control.on_request = hold
     try:
         first = run_command(world)
         assert arrived.wait(60), first.poll()
         second = run_command(world)
         _, errors = second.communicate(timeout=20)
     finally:
-        scene.emulator.on_request = None
+        scene.emulator.control.on_request = None
         release.set()
     first.communicate(timeout=30)
 

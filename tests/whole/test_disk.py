@@ -104,7 +104,7 @@ def test_a_database_that_cannot_be_written_is_2_and_nothing_is_asked(
     ready.db_path = folder / "dataverse.db"
     assert ready.sync().ok
     before = ready.db_path.read_bytes()
-    ready.emulator.clear_log()
+    ready.emulator.log.clear()
     closed(folder / name)  # the file; or the folder, where no log can be written beside it
 
     done = sync_plain(ready, "--db", "closed/dataverse.db")

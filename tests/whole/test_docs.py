@@ -139,8 +139,8 @@ EVENTS: Mapping[str, Callable[[Emulator], object]] = {
         "vin_candidates", "vin_modality", "String"
     ),
     "70 candidates are deleted": lambda it: delete_candidates(it, range(50, 120)),
-    "the delta token expires": lambda it: it.expire_delta_tokens(),
-    "the regions may not be read": lambda it: it.fault(
+    "the delta token expires": lambda it: it.control.expire_delta_tokens(),
+    "the regions may not be read": lambda it: it.control.fault(
         Fault("status", match="/vin_regions", status=403, code="0x80040220", times=99)
     ),
 }

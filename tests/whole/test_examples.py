@@ -51,7 +51,7 @@ def test_the_script_copies_the_tables(world: World) -> None:
 
 
 def test_the_script_tells_what_failed(world: World) -> None:
-    world.emulator.fault(Fault("status", match="/vin_candidates", status=403, times=99))
+    world.emulator.control.fault(Fault("status", match="/vin_candidates", status=403, times=99))
 
     done = run_script(world)
 

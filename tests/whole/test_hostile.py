@@ -107,7 +107,9 @@ def test_empty_pages_without_end_fail_their_entity(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "EMPTY_PAGES", 1000 if SIZE >= 2**30 else 50)
-    world.emulator.fault(Fault("empty_page_with_link", match=r"/vin_candidates\?", times=10**6))
+    world.emulator.control.fault(
+        Fault("empty_page_with_link", match=r"/vin_candidates\?", times=10**6)
+    )
 
     report = world.sync([*ONLY, EntityConfig("vin_products")])
 
@@ -124,8 +126,8 @@ HOSTILE_NAME = 'a"; DROP TABLE vin_candidates; --'
 def sync_record(world: World, record: str) -> SyncReport:
     """A sync of a set whose columns nothing is known of but this record, however often asked."""
     body = f'{{"@odata.context":"#vin_candidates","value":[{record}]}}'.encode()
-    world.emulator.fault(Fault("status", match="EntityDefinitions", status=403, times=99))
-    world.emulator.fault(
+    world.emulator.control.fault(Fault("status", match="EntityDefinitions", status=403, times=99))
+    world.emulator.control.fault(
         Fault("body", match=r"/vin_candidates\?", body=body, headers=dict([JSON_TYPE]), times=99)
     )
     return world.sync(ONLY)
@@ -181,7 +183,7 @@ def test_an_id_that_is_no_guid_is_a_key_like_any_other_and_never_in_a_filter(
     record = json.dumps({"vin_candidateid": key, "vin_name": "a"}, separators=(",", ":"))
 
     report = sync_record(world, record)
-    world.emulator.clear_faults()
+    world.emulator.control.faults.clear()
     later = world.sync(ONLY)
 
     assert report.ok, report.failed
@@ -194,7 +196,7 @@ def test_an_id_that_is_no_guid_is_a_key_like_any_other_and_never_in_a_filter(
 def test_a_record_nested_ten_thousand_deep_fails_its_entity_alone(world: World) -> None:
     deep = '{"a":' * 10_000 + "1" + "}" * 10_000
     body = f'{{"value":[{{"vin_candidateid":"{KEY}","vin_name":{deep}}}]}}'.encode()
-    world.emulator.fault(
+    world.emulator.control.fault(
         Fault("body", match=r"/vin_candidates\?", body=body, headers=dict([JSON_TYPE]), times=99)
     )
 

@@ -305,7 +305,7 @@ def test_a_missing_privilege_is_named(make_world):
 
 
 def test_an_answer_that_is_not_a_page_fails_that_entity(world):
-    world.emulator.fault(
+    world.emulator.control.fault(
         Fault("body", match=r"/vin_products\?", times=9, body=b'{"answer": 42}', status=200)
     )
 
@@ -320,7 +320,7 @@ def test_a_record_without_its_key_fails_the_page_and_leaves_nothing_of_it(make_w
     world = make_world([CANDIDATES])
     good = [{"vin_candidateid": f"{n}", "vin_name": str(n)} for n in range(600)]
     body = json.dumps({"value": [*good, {"vin_name": "keyless"}]}).encode()
-    world.emulator.fault(Fault("body", match=r"/vin_candidates\?", body=body, status=200))
+    world.emulator.control.fault(Fault("body", match=r"/vin_candidates\?", body=body, status=200))
 
     report = world.sync(CANDIDATES_ONLY)
 

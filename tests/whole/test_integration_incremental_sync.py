@@ -135,9 +135,9 @@ def test_a_record_changed_while_the_table_is_paged_comes_with_the_next_sync(sync
             changed.append(request)
             synced.emulator.update("vin_candidates", first, {"vin_name": "while paging"})
 
-    synced.emulator.on_request = change
+    synced.emulator.control.on_request = change
     synced.sync()
-    synced.emulator.on_request = None
+    synced.emulator.control.on_request = None
 
     synced.sync()
 
@@ -215,7 +215,9 @@ def test_nothing_is_removed_where_deletions_are_ignored(synced, name):
 
 
 def test_a_page_that_was_left_out_removes_nothing(synced):
-    synced.emulator.fault(Fault("drop_last_record", match=r"select=vin_candidateid", times=1))
+    synced.emulator.control.fault(
+        Fault("drop_last_record", match=r"select=vin_candidateid", times=1)
+    )
 
     report = synced.sync()
 
@@ -227,7 +229,9 @@ def test_a_page_that_was_left_out_removes_nothing(synced):
 def test_a_comparison_that_breaks_off_removes_nothing(synced):
     synced.emulator.delete("vin_candidates", any_of(synced, "vin_candidates"))
     before = synced.copy("vin_candidates")
-    synced.emulator.fault(Fault("status", match=r"select=vin_candidateid.*skiptoken", status=403))
+    synced.emulator.control.fault(
+        Fault("status", match=r"select=vin_candidateid.*skiptoken", status=403)
+    )
 
     report = synced.sync()
 
@@ -397,7 +401,7 @@ def test_an_entity_whose_read_failed_still_counts_with_the_rows_it_has(synced):
     before = synced.copy("accounts")
     for key in synced.emulator.rows("vin_candidates"):
         synced.emulator.update("vin_candidates", key, {"vin_developerid": None})
-    synced.emulator.fault(Fault("status", match=r"/vin_candidates\?", status=403))
+    synced.emulator.control.fault(Fault("status", match=r"/vin_candidates\?", status=403))
 
     report = synced.sync()
 
@@ -407,7 +411,7 @@ def test_an_entity_whose_read_failed_still_counts_with_the_rows_it_has(synced):
 
 def test_a_filtered_entity_that_fails_keeps_its_rows_and_they_link(synced):
     before = synced.copy("accounts"), synced.copy("contacts")
-    synced.emulator.fault(Fault("status", match=r"/accounts\?", times=9, status=403))
+    synced.emulator.control.fault(Fault("status", match=r"/accounts\?", times=9, status=403))
 
     report = synced.sync()
 
@@ -455,10 +459,10 @@ def test_a_linked_record_that_goes_between_its_version_and_its_fetch_is_gone(syn
         if request.kind == "thin" and request.entity_set == "accounts":
             asked.append(request)
         elif request.kind == "data" and request.entity_set == "accounts" and asked:
-            synced.emulator.on_request = None
+            synced.emulator.control.on_request = None
             synced.emulator.delete("accounts", litware)
 
-    synced.emulator.on_request = after_the_versions
+    synced.emulator.control.on_request = after_the_versions
     report = synced.sync()
 
     assert report.ok
@@ -499,7 +503,7 @@ def test_full_removes_what_is_gone_too(synced):
 def break_after(world, name: str, pages: int) -> None:
     """Refuse the page after so many of a table, once."""
     pattern = rf"/{name}\?(?!.*select=)"
-    world.emulator.fault(Fault("status", match=pattern, skip=pages, status=403))
+    world.emulator.control.fault(Fault("status", match=pattern, skip=pages, status=403))
 
 
 @pytest.mark.parametrize("name", ["vin_candidates", "vin_products"])
@@ -599,7 +603,7 @@ def test_a_stored_link_that_is_refused_means_reading_from_the_start(make_world, 
     gone = any_of(world, "vin_candidates")
     world.emulator.delete("vin_candidates", gone)
     pattern = r"/vin_candidates\?(?!.*select=).*skiptoken"
-    world.emulator.fault(Fault("status", match=pattern, status=status))
+    world.emulator.control.fault(Fault("status", match=pattern, status=status))
 
     report = world.sync()
 
@@ -629,7 +633,7 @@ def test_a_later_page_that_is_refused_does_not_start_the_read_again(make_world):
     break_after(world, "vin_candidates", pages=1)
     world.sync()
     pattern = r"/vin_candidates\?(?!.*select=)"
-    world.emulator.fault(Fault("status", match=pattern, skip=1, status=400))
+    world.emulator.control.fault(Fault("status", match=pattern, skip=1, status=400))
 
     report = world.sync()
 
@@ -659,7 +663,7 @@ def test_a_tracked_table_is_asked_once_for_what_changed(synced):
 def test_an_expired_token_means_comparing_all_keys_once(synced, caplog):
     gone = any_of(synced, "vin_products")
     synced.emulator.delete("vin_products", gone)
-    synced.emulator.expire_delta_tokens()
+    synced.emulator.control.expire_delta_tokens()
 
     report = synced.sync()
     removed = synced.removed("vin_products")
@@ -675,7 +679,7 @@ def test_an_expired_token_means_comparing_all_keys_once(synced, caplog):
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_a_delta_read_that_is_refused_means_comparing_all_keys(synced, status):
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
-    synced.emulator.fault(Fault("status", match="deltatoken", status=status))
+    synced.emulator.control.fault(Fault("status", match="deltatoken", status=status))
 
     report = synced.sync()
 
@@ -688,7 +692,7 @@ def test_a_service_in_trouble_is_not_taken_for_an_expired_token(synced, monkeypa
         "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
     )
     before = delta_link(synced)
-    synced.emulator.fault(Fault("status", match="deltatoken", times=9, status=503))
+    synced.emulator.control.fault(Fault("status", match="deltatoken", times=9, status=503))
 
     report = synced.sync()
 
@@ -700,7 +704,7 @@ def test_the_whole_table_in_place_of_changes_removes_what_is_missing(make_world,
     world = make_world(TABLES, full_read_on_expiry=True)
     fill(world.emulator)
     world.sync()
-    world.emulator.expire_delta_tokens()
+    world.emulator.control.expire_delta_tokens()
     gone = any_of(world, "vin_products")
     world.emulator.delete("vin_products", gone)
 
@@ -713,7 +717,7 @@ def test_the_whole_table_in_place_of_changes_removes_what_is_missing(make_world,
 
 
 def test_where_tracked_reads_are_forbidden_keys_are_compared(synced):
-    synced.emulator.revoke_change_tracking_read("vin_products")
+    synced.emulator.control.tracking_denied.add("vin_products")
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
 
     report = synced.sync()
@@ -728,7 +732,7 @@ def test_where_tracked_reads_are_forbidden_keys_are_compared(synced):
 def test_where_tracked_reads_were_never_allowed_the_first_sync_completes_too(make_world):
     world = make_world()
     fill(world.emulator)
-    world.emulator.revoke_change_tracking_read("vin_products")
+    world.emulator.control.tracking_denied.add("vin_products")
 
     first = world.sync()
     world.emulator.delete("vin_products", any_of(world, "vin_products"))

@@ -247,7 +247,7 @@ def test_pagination_finds_keys_that_come_twice(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
-    world.emulator.fault(Fault("repeat_page", match="skiptoken", times=1))
+    world.emulator.control.fault(Fault("repeat_page", match="skiptoken", times=1))
     script = load_script("test_pagination")
 
     assert script("--sizes", "5", "--pages", "3") == 1
@@ -259,7 +259,7 @@ def test_pagination_finds_that_two_sizes_read_different_records(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
-    world.emulator.fault(Fault("drop_last_record", match=r"v9\.2/vin_candidates", skip=1))
+    world.emulator.control.fault(Fault("drop_last_record", match=r"v9\.2/vin_candidates", skip=1))
     script = load_script("test_pagination")
 
     assert script("--sizes", "5,6", "--all") == 1
@@ -343,7 +343,7 @@ def test_access_without_metadata_guesses_the_key_and_counts(
 def test_access_tells_that_tracking_is_refused(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
-    world.emulator.revoke_change_tracking_read("vin_products")
+    world.emulator.control.tracking_denied.add("vin_products")
     configure_all(world)
     script = load_script("test_entity_access")
 
@@ -578,7 +578,7 @@ def test_filtering_finds_records_that_nobody_asked_for_or_that_come_twice(
     configure_all(world)
     records = [{"accountid": other}, {"accountid": asked}, {"accountid": asked.upper()}]
     body = json.dumps({"value": records}).encode()
-    world.emulator.fault(Fault("body", match=r"accounts\?.*\$filter", body=body))
+    world.emulator.control.fault(Fault("body", match=r"accounts\?.*\$filter", body=body))
     script = load_script("verify_filtering")
 
     assert script("--count", "1") == 1

@@ -10,9 +10,9 @@ from decimal import Decimal
 import sqlalchemy as sa
 
 from ..data.columns import TO_JSON, Column, Member, SqlValue, Storage, guid_rank
-from ..data.store import StoredTable
-from .environment import Environment
-from .options import Preferences
+from ..data.records import StoredTable
+from ..data.store import Store
+from .query import Preferences
 
 _FORMATTED = "OData.Community.Display.V1.FormattedValue"
 _TARGET = "Microsoft.Dynamics.CRM.lookuplogicalname"
@@ -30,17 +30,16 @@ def navigation_name(column: Column, target: str) -> str:
 class Annotator:
     """Writes one table's records; looks up the names of what they point to."""
 
-    def __init__(self, env: Environment, table: StoredTable, preferences: Preferences) -> None:
-        self._env = env
+    def __init__(self, store: Store, table: StoredTable, preferences: Preferences) -> None:
+        self._store = store
         self._members = table.spec.members
         self._wanted = {
             name for name in (_FORMATTED, _TARGET, _NAVIGATION) if preferences.wants(name)
         }
         self._targets: dict[str, tuple[str, str | None] | None] = {}
 
-    def written(
-        self, names: Sequence[str], values: Sequence[SqlValue], version: int, extra: str = ""
-    ) -> bytes:
+    def to_json(self, names: Sequence[str], values: Sequence[SqlValue], version: int) -> bytes:
+        """These members of a record, each after its annotations."""
         parts = [f'{{"@odata.etag":"W/\\"{version}\\""']
         for name, value in zip(names, values, strict=True):
             member = self._members[name]
@@ -52,7 +51,7 @@ class Annotator:
                     key = json.dumps(f"{name}@{annotation}")
                     parts.append(f"{key}:{json.dumps(text, ensure_ascii=False)}")
             parts.append(f"{json.dumps(name)}:{TO_JSON[member.storage](value)}")
-        return (",".join(parts) + extra + "}").encode()
+        return (",".join(parts) + "}").encode()
 
     def _annotations(self, member: Member, value: SqlValue) -> Iterator[tuple[str, str]]:
         if member.name != f"_{member.column.name}_value":
@@ -78,11 +77,11 @@ class Annotator:
 
     def _found(self, column: Column, id_: str) -> Iterator[tuple[str, str | None]]:
         for target in column.targets:
-            table = self._env.find_table(target)
+            table = self._store.find_table(target)
             if table is None or table.spec.name_column is None:
                 continue
             query = sa.select(table.sql.c[table.spec.name_column])
-            for row in self._env.store.read(query.where(table.rank == guid_rank(id_))):
+            for row in self._store.read(query.where(table.rank == guid_rank(id_))):
                 yield target, row[0]
 
 

@@ -1,13 +1,15 @@
-"""What goes back: an answer, a page that can still be changed, an error as the service words it."""
+"""Answers: a body, a page that faults can still change, an error in the service's words."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 JSON_TYPE = "application/json; odata.metadata=minimal; odata.streaming=true"
+USER_ID = "4026be43-6b69-e111-8f65-78e7d1620f5e"
 
 
 def to_json(value: object) -> bytes:
@@ -20,9 +22,9 @@ class Page:
 
     head: dict[str, Any]  # the members before ``value``, the context first
     records: list[bytes]
+    entity_set: str
     next_link: str | None = None
     delta_link: str | None = None
-    entity_set: str = ""
 
     def to_bytes(self) -> bytes:
         head = dict(self.head)
@@ -44,14 +46,13 @@ class Answer:
     content_type: str | None = JSON_TYPE
     headers: list[tuple[str, str]] = field(default_factory=list)
     page: Page | None = None  # its bytes are the body, once the faults are done with it
-    records: int = 0
 
     def payload(self) -> bytes:
         return self.body if self.page is None else self.page.to_bytes()
 
 
 class ServiceError(Exception):
-    """What the service refuses, with its own status, code and words."""
+    """A refusal, with the service's own status, code and words."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Sequence[tuple[str, str]] = ()
@@ -69,8 +70,8 @@ class ServiceError(Exception):
         )
 
 
-def json_answer(value: object, records: int = 0) -> Answer:
-    return Answer(body=to_json(value), records=records)
+def json_answer(value: object) -> Answer:
+    return Answer(body=to_json(value))
 
 
 def bad_request(message: str, code: str = "0x80060888") -> ServiceError:
@@ -89,14 +90,11 @@ def unknown_segment(segment: str) -> ServiceError:
     return ServiceError(404, "0x8006088a", f"Resource not found for the segment '{segment}'.")
 
 
-def not_found(logical_name: str, id_: str) -> ServiceError:
-    return ServiceError(404, "0x80040217", f"{logical_name} With Id = {id_} Does Not Exist")
-
-
-def missing_privilege(logical_name: str, user_id: str, privilege_id: str) -> ServiceError:
+def missing_privilege(logical_name: str) -> ServiceError:
+    privilege_id = uuid.uuid5(uuid.NAMESPACE_OID, f"prvRead{logical_name}")
     return ServiceError(
         403,
         "0x80040220",
-        f"Principal user (Id={user_id}, type=8) is missing prvRead{logical_name} privilege"
+        f"Principal user (Id={USER_ID}, type=8) is missing prvRead{logical_name} privilege"
         f" (Id={privilege_id})",
     )

@@ -16,11 +16,6 @@ _HEAD = (
     '<Schema Namespace="Microsoft.Dynamics.CRM" Alias="mscrm"'
     ' xmlns="http://docs.oasis-open.org/odata/ns/edm">'
     '<EntityType Name="crmbaseentity" Abstract="true" />'
-    '<ComplexType Name="BooleanManagedProperty">'
-    '<Property Name="Value" Type="Edm.Boolean" Nullable="false" />'
-    '<Property Name="CanBeChanged" Type="Edm.Boolean" Nullable="false" />'
-    '<Property Name="ManagedPropertyLogicalName" Type="Edm.String" Unicode="false" />'
-    "</ComplexType>"
 )
 _TAIL = "</Schema></edmx:DataServices></edmx:Edmx>"
 

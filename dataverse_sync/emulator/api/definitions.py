@@ -7,14 +7,22 @@ real environment: the ``...name`` companions of lookups and choices, party lists
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
-from ..data.columns import CHOICES, LOOKUPS, Column, Member, Storage
+from ..data.columns import CHOICES, LOOKUPS, Column
 from ..data.tables import Table
 from .annotations import navigation_name
 
 Definition = dict[str, Any]
+
+# What metadata calls a type, if not by the type's own name.
+_VIRTUAL = ("MultiSelectPicklist", "File")
+_CLASSES = {
+    **dict.fromkeys(("Owner", "Customer", "PartyList"), "Lookup"),
+    "Uniqueidentifier": "UniqueIdentifier",
+    "Virtual": "",
+}
 
 
 def entity_definition(table: Table) -> Definition:
@@ -39,8 +47,6 @@ def entity_definition(table: Table) -> Definition:
         "DataSourceId": None,
         "OwnershipType": "None" if table.intersect else "UserOwned",
         "ChangeTrackingEnabled": table.change_tracking,
-        "CanChangeTrackingBeEnabled": _managed(True, "canchangetrackingbeenabled"),
-        "IsCustomizable": _managed(True, "iscustomizable"),
         "DisplayName": label(_words(name)),
         "DisplayCollectionName": label(_words(table.entity_set)),
         "Description": label(None),
@@ -57,75 +63,50 @@ def attribute_definitions(table: Table) -> list[Definition]:
 
 
 def _column_definition(table: Table, column: Column) -> Definition:
-    kind = column.kind
-    definition = _attribute(
-        table, column.name, kind.attribute_type, kind.type_name, kind.metadata_type
-    )
+    name, type_ = column.name, column.type
+    definition = _attribute(table, name, "Virtual" if type_ in _VIRTUAL else type_, type_)
     definition |= {
         "IsValidForRead": column.readable,
         "IsValidODataAttribute": column.readable and bool(column.members),
-        "IsPrimaryId": column.name == table.key,
-        "IsPrimaryName": column.name == table.name_column,
+        "IsPrimaryId": name == table.key,
+        "IsPrimaryName": name == table.name_column,
     }
-    if kind.metadata_type == "LookupAttributeMetadata":
-        definition["Targets"] = (
-            ["systemuser", "team"] if column.type == "Owner" else list(column.targets)
-        )
-    if column.type in CHOICES:
+    if type_ in LOOKUPS or type_ == "PartyList":
+        definition["Targets"] = list(column.targets)
+    if type_ in CHOICES:
         definition["OptionSet"] = _option_set(table, column)
-    if column.type == "DateTime":
+    if type_ == "DateTime":
         definition["Format"] = "DateOnly" if column.date_only else "DateAndTime"
         definition["DateTimeBehavior"] = {"Value": "DateOnly" if column.date_only else "UserLocal"}
     return definition
 
 
-def _companions(table: Table, column: Column) -> Iterable[Definition]:
+def _companions(table: Table, column: Column) -> Iterator[Definition]:
     """Attributes that exist because another does: ``primarycontactidname``."""
+    of = {"AttributeOf": column.name}
     for member in column.members[1:]:
-        yield _companion(table, column, member.name, *_member_type(member), valid=True)
+        yield _attribute(table, member.name, "String", "String") | of
+    hidden = of | {"IsValidODataAttribute": False}
     if column.type in LOOKUPS:
-        yield _companion(table, column, f"{column.name}name", "String", "String")
+        yield _attribute(table, f"{column.name}name", "String", "String") | hidden
         if column.type != "Lookup":
-            yield _companion(table, column, f"{column.name}type", "EntityName", "EntityName")
+            yield _attribute(table, f"{column.name}type", "EntityName", "EntityName") | hidden
     elif column.type in CHOICES:
-        yield _companion(table, column, f"{column.name}name", "Virtual", "Virtual")
+        yield _attribute(table, f"{column.name}name", "Virtual", "Virtual") | hidden
 
 
-def _member_type(member: Member) -> tuple[str, str]:
+def _attribute(table: Table, name: str, attribute_type: str, type_: str) -> Definition:
+    class_name = f"{_CLASSES.get(type_, type_)}AttributeMetadata"
     return {
-        Storage.WHOLE: ("BigInt", "BigInt"),
-        Storage.GUID: ("Uniqueidentifier", "Uniqueidentifier"),
-    }.get(member.storage, ("String", "String"))
-
-
-def _companion(
-    table: Table, column: Column, name: str, type_: str, stem: str, *, valid: bool = False
-) -> Definition:
-    metadata_type = {"Virtual": "AttributeMetadata", "Uniqueidentifier": "UniqueIdentifier"}.get(
-        stem, stem
-    )
-    metadata_type = metadata_type.removesuffix("AttributeMetadata") + "AttributeMetadata"
-    return _attribute(table, name, type_, f"{stem}Type", metadata_type) | {
-        "AttributeOf": column.name,
-        "IsValidODataAttribute": valid,
-    }
-
-
-def _attribute(
-    table: Table, name: str, type_: str, type_name: str, metadata_type: str
-) -> Definition:
-    return {
-        "@odata.type": f"#Microsoft.Dynamics.CRM.{metadata_type}",
+        "@odata.type": f"#Microsoft.Dynamics.CRM.{class_name}",
         "MetadataId": _id(table.logical_name, name),
         "LogicalName": name,
         "SchemaName": schema_name(name),
         "EntityLogicalName": table.logical_name,
-        "AttributeType": type_,
-        "AttributeTypeName": {"Value": type_name},
+        "AttributeType": attribute_type,
+        "AttributeTypeName": {"Value": f"{type_}Type"},
         "AttributeOf": None,
         "IsValidForRead": True,
-        "IsValidForCreate": True,
-        "IsValidForUpdate": True,
         "IsValidODataAttribute": True,
         "IsRetrievable": True,
         "IsLogical": False,
@@ -148,8 +129,7 @@ def relationship_definitions(table: Table, keys: dict[str, str]) -> list[Definit
     for column in table.all_columns:
         if column.type not in LOOKUPS:
             continue
-        targets = ("owner",) if column.type == "Owner" else column.targets
-        for target in targets:
+        for target in ("owner",) if column.type == "Owner" else column.targets:
             name = f"{target}_{table.logical_name}_{column.name}"
             found.append(
                 {
@@ -168,44 +148,7 @@ def relationship_definitions(table: Table, keys: dict[str, str]) -> list[Definit
     return found
 
 
-def option_list(column: Column) -> list[Definition]:
-    return [
-        {
-            "Value": value,
-            "Color": None,
-            "IsManaged": False,
-            "ExternalValue": None,
-            "ParentValues": [],
-            "Tag": None,
-            "IsHidden": False,
-            "MetadataId": None,
-            "HasChanged": None,
-            **_option_extras(column, value, text),
-            "Label": label(text),
-            "Description": label(None),
-        }
-        for value, text in (column.options or {}).items()
-    ]
-
-
-def _option_extras(column: Column, value: int, text: str) -> Definition:
-    if column.type == "State":
-        return {
-            "@odata.type": "#Microsoft.Dynamics.CRM.StateOptionMetadata",
-            "DefaultStatus": value + 1,
-            "InvariantName": text,
-        }
-    if column.type == "Status":
-        return {
-            "@odata.type": "#Microsoft.Dynamics.CRM.StatusOptionMetadata",
-            "State": 0 if value == 1 else 1,
-            "TransitionData": None,
-        }
-    return {}
-
-
 def _option_set(table: Table, column: Column) -> Definition:
-    options = option_list(column)
     name = f"{table.logical_name}_{column.name}"
     common: Definition = {
         "MetadataId": _id("options", name),
@@ -214,10 +157,23 @@ def _option_set(table: Table, column: Column) -> Definition:
         "OptionSetType": column.type.removeprefix("MultiSelect"),
         "DisplayName": label(_words(column.name)),
     }
+    options = {
+        value: _option(column, value, text) for value, text in (column.options or {}).items()
+    }
     if column.type == "Boolean":
-        by_value = {option["Value"]: option for option in options}
-        return common | {"TrueOption": by_value.get(1), "FalseOption": by_value.get(0)}
-    return common | {"Options": options}
+        return common | {"TrueOption": options.get(1), "FalseOption": options.get(0)}
+    return common | {"Options": list(options.values())}
+
+
+def _option(column: Column, value: int, text: str) -> Definition:
+    option: Definition = {"Value": value, "Color": None, "IsManaged": False, "ExternalValue": None}
+    if column.type == "State":
+        option["@odata.type"] = "#Microsoft.Dynamics.CRM.StateOptionMetadata"
+        option |= {"DefaultStatus": value + 1, "InvariantName": text}
+    elif column.type == "Status":
+        option["@odata.type"] = "#Microsoft.Dynamics.CRM.StatusOptionMetadata"
+        option |= {"State": 0 if value == 1 else 1, "TransitionData": None}
+    return option | {"Label": label(text), "Description": label(None)}
 
 
 def label(text: str | None) -> Definition:
@@ -241,10 +197,6 @@ def schema_name(name: str) -> str:
 
 def _words(name: str) -> str:
     return name.removeprefix("vin_").replace("_", " ").capitalize()
-
-
-def _managed(value: bool, name: str) -> Definition:
-    return {"Value": value, "CanBeChanged": True, "ManagedPropertyLogicalName": name}
 
 
 def _id(*names: str) -> str:

@@ -2,7 +2,7 @@
 
 The service puts the page's first and last sort values into a cookie, the cookie into a
 ``$skiptoken``, and takes the token back only as it sent it. So the emulator remembers the
-tokens it sent, and a token that comes back changed in any byte is none of them.
+tokens it sent, and refuses a token that comes back changed in any byte.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query/page-results
 """
@@ -20,7 +20,7 @@ from xml.sax.saxutils import quoteattr
 import sqlalchemy as sa
 
 from ..data.columns import Storage, guid_rank
-from ..data.store import StoredTable
+from ..data.records import StoredTable
 from .answers import bad_request, unknown_property
 from .filters import comparable
 
@@ -42,13 +42,22 @@ class SortKey:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a read goes on."""
+    """The place where the next page of a read begins."""
 
     page: int
     after: tuple[Any, ...]  # the last record's sort values
     safe_version: int = 0  # of a tracked read: the version its delta link will name
     since: int | None = None  # of a delta read: the version it began at
     deletions: bool = False  # of a delta read: the changed records are through
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaToken:
+    """A delta token that was sent: the version it names, and what it depends on."""
+
+    version: int
+    schema_version: int
+    sent_at: float
 
 
 def parse_orderby(text: str | None, table: StoredTable) -> list[SortKey]:

@@ -1,105 +1,75 @@
-"""Send each request to what answers it: sign-in, metadata, functions, records."""
+"""Route each request to its answer: metadata, functions, records."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 
-from ..data.store import StoredTable
-from ..http.request_log import API_PATH, LoggedRequest
-from ..http.signin import SignIn
-from .answers import (
-    Answer,
-    ServiceError,
-    bad_request,
-    json_answer,
-    unknown_segment,
-)
+from ..data.records import StoredTable
+from .answers import USER_ID, Answer, ServiceError, bad_request, json_answer, unknown_segment
 from .csdl import csdl
-from .environment import Environment
 from .metadata import answer_metadata
-from .options import Preferences, Query, parse_prefer, resolve_aliases, split_target
-from .reading import count_set, read_record, read_set, same_place
-from .shape import Read
-from .tracking import count_changes, is_tracked, read_tracked
+from .query import API_PATH, MAX_URL, Query, parse_prefer, split_target
+from .reading import count_set, link_to_same_page, read_set
+from .request import Backend, SetRequest
+from .tracking import is_tracked, read_tracked
 
-_RECORD = re.compile(r"(\w+)\(([^()]*)\)")
+BUSINESS_UNIT_ID = "38e0dbe4-131b-e111-ba7e-78e7d1620f5e"
+ORGANIZATION_ID = "883278f5-07af-45eb-a0bc-3fea67caa544"
+
 _TOTALS = re.compile(r"RetrieveTotalRecordCount\(EntityNames=(.+)\)")
 _DAY_S = 86_400
 
 
 class Service:
-    """The Web API and the sign-in service of one environment, without the network."""
+    """The Web API of one environment, without the network."""
 
-    def __init__(self, env: Environment, signin: SignIn) -> None:
-        self.env = env
-        self.signin = signin
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
 
-    def answer(self, request: LoggedRequest, body: bytes, origin: str) -> Answer:
-        """Answer one request; what is refused is an answer too."""
+    def answer(self, method: str, target: str, prefer: str, origin: str) -> Answer:
+        """Answer one request that has signed in; a refusal is an answer too."""
+        if len(target) > MAX_URL:
+            return Answer(414, b"<h2>URI Too Long</h2>", "text/html; charset=us-ascii")
         try:
-            return self._answer(request, body, origin)
+            if method != "GET":
+                raise ServiceError(
+                    405,
+                    "0x80060888",
+                    f"The requested resource does not support http method '{method}'.",
+                )
+            path, query, base = _split(target, origin)
+            return self._read(path, query, prefer, base)
         except ServiceError as error:
             return error.answer()
         except RecursionError:
             return bad_request("The query is nested too deeply.").answer()
 
-    def _answer(self, request: LoggedRequest, body: bytes, origin: str) -> Answer:
-        below = API_PATH.fullmatch(request.path)
-        if below is None:
-            return self._beside_the_api(request, body, origin)
-        if not self.signin.accepts(request.headers.get("Authorization", "")):
-            return self.signin.challenge(origin)
-        if request.method != "GET":
-            raise ServiceError(
-                405,
-                "0x80060888",
-                f"The requested resource does not support http method '{request.method}'.",
-            )
-        base = origin + request.path[: below.start(1)]
-        path, query = split_target(request.target)
-        preferences = parse_prefer(request.prefer, self.env.max_page_size)
-        return self._read(path[below.start(1) :], query, preferences, base)
-
-    def _beside_the_api(self, request: LoggedRequest, body: bytes, origin: str) -> Answer:
-        found = (
-            self.signin.answer_post(request.path, body, origin)
-            if request.method == "POST"
-            else self.signin.answer_get(request.path, origin)
-        )
-        if found is None:
-            return Answer(404, b"<h1>404 Not Found</h1>", "text/html; charset=utf-8")
-        return found
-
-    def _read(self, path: str, query: Query, preferences: Preferences, base: str) -> Answer:
-        env = self.env
+    def _read(self, path: str, query: Query, prefer: str, base: str) -> Answer:
+        store = self.backend.store
         if path == "":
             return self._service_document(base)
         if path == "$metadata":
-            return Answer(body=csdl(self.env.specs), content_type="application/xml")
+            return Answer(body=csdl(store.specs), content_type="application/xml")
         if path in {"WhoAmI", "WhoAmI()"}:
             return self._who_am_i(base)
         if path.startswith("EntityDefinitions"):
-            return answer_metadata(env, path, query, base)
+            return answer_metadata(self.backend, path, query, base)
         totals = _TOTALS.fullmatch(path)
         if totals:
-            return self._totals(resolve_aliases(totals[1], query), base)
+            return self._totals(totals[1], base)
         name, _, rest = path.partition("/")
-        table = env.find_set(name)
-        if table is not None and rest in {"", "$count"}:
-            read = Read(env, table, query, preferences, base)
-            if rest:
-                return (count_changes if "$deltatoken" in query.options else count_set)(read)
-            return (read_tracked if is_tracked(query, preferences) else read_set)(read)
-        record = _RECORD.fullmatch(path)
-        table = env.find_set(record[1]) if record else None
-        if record is None or table is None:
+        table = store.tables.get(name)
+        if table is None or rest not in {"", "$count"}:
             raise unknown_segment(rest or re.split(r"[/(]", path)[0])
-        return read_record(Read(env, table, query, preferences, base), record[2])
+        preferences = parse_prefer(prefer, self.backend.control.max_page_size)
+        request = SetRequest(self.backend, table, query, preferences, base)
+        if rest:
+            return count_set(request)
+        return (read_tracked if is_tracked(query, preferences) else read_set)(request)
 
     def _service_document(self, base: str) -> Answer:
-        names: Sequence[str] = sorted(table.entity_set for table in self.env.specs)
+        names = sorted(table.entity_set for table in self.backend.store.specs)
         value = [{"name": name, "kind": "EntitySet", "url": name} for name in names]
         return json_answer({"@odata.context": f"{base}$metadata", "value": value})
 
@@ -107,9 +77,9 @@ class Service:
         return json_answer(
             {
                 "@odata.context": f"{base}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse",
-                "BusinessUnitId": self.env.business_unit_id,
-                "UserId": self.env.user_id,
-                "OrganizationId": self.env.organization_id,
+                "BusinessUnitId": BUSINESS_UNIT_ID,
+                "UserId": USER_ID,
+                "OrganizationId": ORGANIZATION_ID,
             }
         )
 
@@ -121,34 +91,39 @@ class Service:
             raise bad_request(f"Syntax error in '{text}'.") from error
         if not isinstance(names, list):
             raise bad_request("EntityNames is a collection of names.")
-        keys, values = [], []
-        now = self.env.clock.now().timestamp()
+        values = []
         for name in names:
-            table = self.env.find_table(name)
+            table = self.backend.store.find_table(name)
             if table is None:
                 raise bad_request(f"The entity with a name = '{name}' was not found.", "0x80041102")
-            keys.append(name)
-            values.append(self._snapshot(table, now))
+            values.append(self._snapshot(table))
         kind = "Microsoft.Dynamics.CRM.RetrieveTotalRecordCountResponse"
-        counts = {"Count": len(keys), "IsReadOnly": False, "Keys": keys, "Values": values}
+        counts = {"Count": len(names), "IsReadOnly": False, "Keys": names, "Values": values}
         return json_answer(
             {"@odata.context": f"{base}$metadata#{kind}", "EntityRecordCountCollection": counts}
         )
 
-    def _snapshot(self, table: StoredTable, now: float) -> int:
-        name = table.spec.logical_name
-        taken_at, count = self.env.totals.get(name, (now - _DAY_S - 1, 0))
+    def _snapshot(self, table: StoredTable) -> int:
+        name, now = table.spec.logical_name, self.backend.store.clock.now().timestamp()
+        taken_at, count = self.backend.totals.get(name, (now - _DAY_S - 1, 0))
         if now - taken_at > _DAY_S:
-            count = self.env.store.count(table)
-            self.env.totals[name] = (now, count)
+            count = self.backend.store.count(table)
+            self.backend.totals[name] = (now, count)
         return count
 
-    def same_place(self, request: LoggedRequest, origin: str) -> str:
-        """A new link to where this request's page begins; its own, for a tracked read."""
-        path, query = split_target(request.target)
-        preferences = parse_prefer(request.prefer, self.env.max_page_size)
-        table = self.env.find_set(request.entity_set or "")
-        if table is None or is_tracked(query, preferences):
-            return origin + request.target
-        base = origin + path.removesuffix(table.spec.entity_set)
-        return same_place(Read(self.env, table, query, preferences, base))
+    def same_page(self, target: str, prefer: str, origin: str) -> str:
+        """A new link to the page that a request asks for; for a tracked read, its own link."""
+        name, query, base = _split(target, origin)
+        preferences = parse_prefer(prefer, self.backend.control.max_page_size)
+        if is_tracked(query, preferences):
+            return origin + target
+        table = self.backend.store.tables[name]
+        return link_to_same_page(SetRequest(self.backend, table, query, preferences, base))
+
+
+def _split(target: str, origin: str) -> tuple[str, Query, str]:
+    """The path below the API root, the query, and the root's own URL."""
+    path, query = split_target(target)
+    match = API_PATH.fullmatch(path)
+    below = match[1] if match else ""
+    return below, query, origin + path.removesuffix(below)

@@ -1,137 +1,70 @@
-"""What is asked of a table, and what of each record is sent back."""
+"""Shape records for one answer: all members or the selected ones, annotated if asked for.
+
+The place to hide a column, or to show it otherwise than it is stored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from ..data.columns import SqlValue
-from ..data.store import StoredTable
+from ..data.records import StoredTable
 from .annotations import Annotator
-from .answers import Answer, Page, ServiceError, missing_privilege, unknown_property
-from .environment import Environment, privilege_id
-from .expand import parse_expand
-from .filters import Condition, compile_filter
-from .options import Preferences, Query, resolve_aliases
-from .paging import Cursor, SortKey
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One request for records of one table."""
-
-    env: Environment
-    table: StoredTable
-    query: Query
-    preferences: Preferences
-    base: str  # the API root, as links begin with it
-
-    @property
-    def link(self) -> str:
-        """How the links to this read's other pages begin."""
-        return f"{self.base}{self.table.spec.entity_set}?{self.query.link_options()}"
-
-    @property
-    def page_size(self) -> int:
-        return self.preferences.max_page_size or self.env.max_page_size
-
-    def find_cursor(self) -> Cursor | None:
-        token = self.query.raw.get("$skiptoken")
-        return None if token is None else self.env.cursors.find(self._identity, token)
-
-    def next_link(self, token: str, cursor: Cursor) -> str:
-        self.env.cursors.remember(self._identity, token, cursor)
-        return f"{self.link}$skiptoken={token}"
-
-    @property
-    def _identity(self) -> tuple[Any, ...]:
-        return (self.table.spec.entity_set, self.query.same_read)
-
-    def conditions(self) -> list[Condition]:
-        text = self.query.get("$filter")
-        if text is None:
-            return []
-        return [compile_filter(resolve_aliases(text, self.query), self.table)]
-
-    def refuse_access(self) -> None:
-        name = self.table.spec.logical_name
-        if self.table.spec.privilege_missing:
-            raise missing_privilege(name, self.env.user_id, privilege_id(name))
-        if not self.table.spec.readable:
-            raise ServiceError(
-                400,
-                "0x80040800",
-                f"The 'RetrieveMultiple' method does not support entities of type '{name}'.",
-            )
-
-    def answer(self, page: Page) -> Answer:
-        applied = self.preferences.applied
-        headers = [("Preference-Applied", applied)] if applied else []
-        return Answer(page=page, headers=headers, records=len(page.records))
+from .answers import unknown_property
+from .filters import Condition
+from .paging import SortKey
+from .query import Query
+from .request import SetRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record as it is sent, and what it was sorted by, as a cookie shows it."""
+    """A record as it is sent, and the values it was sorted by, as a cookie shows them."""
 
     text: bytes
+    version: int
     shown: tuple[SqlValue, ...]
 
 
 class Shape:
-    """All of each record, or some members; with annotations; with lookups expanded."""
+    """Reads records as one request wants them."""
 
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._table = read.table
-        self._names = _selected(read.query, read.table)
+    def __init__(self, request: SetRequest) -> None:
+        self._request = request
+        self._table = request.table
+        self._names = _selected(request.query, request.table)
+        preferences = request.preferences
         self._annotator = (
-            Annotator(read.env, read.table, read.preferences)
-            if read.preferences.annotations
+            Annotator(request.backend.store, request.table, preferences)
+            if preferences.annotations
             else None
         )
-        self._expansions = parse_expand(read.query.get("$expand"), read.table, read.env)
 
     @property
     def context(self) -> str:
-        parts = [*(self._read.query.select or ()), *(part.context for part in self._expansions)]
-        listed = f"({','.join(parts)})" if parts else ""
-        return f"{self._read.base}$metadata#{self._table.spec.entity_set}{listed}"
+        select = self._request.query.select
+        listed = f"({','.join(select)})" if select else ""
+        return f"{self._request.base}$metadata#{self._table.spec.entity_set}{listed}"
 
     def rows(self, where: Sequence[Condition], keys: Sequence[SortKey], limit: int) -> list[Row]:
-        table = self._table
+        table, count = self._table, len(keys)
         shown = [table.sql.c[key.name] for key in keys]
-        if self._names is None and self._annotator is None and not self._expansions:
-            columns: list[sa.ColumnElement[Any]] = [table.json, *shown]
-            names: Sequence[str] = ()
-        else:
-            names = tuple(table.spec.members) if self._names is None else self._names
-            expanded = [table.sql.c[part.member] for part in self._expansions]
-            columns = [*shown, *expanded, table.version, *(table.sql.c[name] for name in names)]
-        query = sa.select(*columns).where(*where).order_by(*(key.clause for key in keys))
-        found = self._read.env.store.read(query.limit(limit))
-        if not names:
-            return [Row(row[0], tuple(row[1:])) for row in found]
-        return self._written(found, names, len(keys))
-
-    def _written(self, rows: Sequence[Sequence[Any]], names: Sequence[str], keys: int) -> list[Row]:
-        first = keys + len(self._expansions)
-        related = [
-            part.fetch([row[keys + i] for row in rows]) for i, part in enumerate(self._expansions)
+        whole = self._names is None and self._annotator is None
+        names = tuple(table.spec.members) if self._names is None else self._names
+        wanted = [table.json] if whole else [table.sql.c[name] for name in names]
+        query = sa.select(table.version, *shown, *wanted).where(*where)
+        query = query.order_by(*(key.clause for key in keys)).limit(limit)
+        found = self._request.backend.store.read(query)
+        if whole:
+            return [Row(row[-1], row[0], tuple(row[1:-1])) for row in found]
+        write = self._annotator.to_json if self._annotator else table.to_partial_json
+        return [
+            Row(write(names, row[1 + count :], row[0]), row[0], tuple(row[1 : 1 + count]))
+            for row in found
         ]
-        write = self._annotator.written if self._annotator else self._table.codec.projected
-        result = []
-        for row in rows:
-            extra = "".join(
-                f',"{part.navigation}":{found.get(row[keys + i], "null")}'
-                for i, (part, found) in enumerate(zip(self._expansions, related, strict=True))
-            )
-            text = write(names, row[first + 1 :], row[first], extra)
-            result.append(Row(text, tuple(row[:keys])))
-        return result
 
 
 def _selected(query: Query, table: StoredTable) -> tuple[str, ...] | None:

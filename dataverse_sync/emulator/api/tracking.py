@@ -15,17 +15,17 @@ from typing import Any
 from urllib.parse import quote
 
 from .answers import Answer, Page, ServiceError, bad_request, missing_privilege, to_json
-from .environment import DeltaToken, privilege_id
-from .options import Preferences, Query, check_options, refuse_with_tracking
-from .paging import Cursor, SortKey, after_clause, skip_token, sort_values
-from .reading import MAX_COUNT, count_answer
-from .shape import Read, Row, Shape
+from .paging import Cursor, DeltaToken, SortKey, after_clause, skip_token, sort_values
+from .query import Preferences, Query, check_options
+from .request import SetRequest
+from .shape import Row, Shape
 
 _TOKEN = re.compile(r"\d+!\d\d/\d\d/\d{4} \d\d:\d\d:\d\d")
+_TOKEN_LIFE_S = 7 * 86_400
 
 
 def is_tracked(query: Query, preferences: Preferences) -> bool:
-    """A tracked read or its next link, a delta read or its next link."""
+    """Whether this is a tracked read, a delta read, or a later page of one."""
     token = query.get("$skiptoken") or ""
     return (
         preferences.track_changes
@@ -34,52 +34,45 @@ def is_tracked(query: Query, preferences: Preferences) -> bool:
     )
 
 
-def read_tracked(read: Read) -> Answer:
-    _refuse(read)
-    cursor = read.find_cursor()
-    with read.env.store.lock:
+def read_tracked(request: SetRequest) -> Answer:
+    _refuse(request)
+    cursor = request.find_cursor()
+    store, spec = request.backend.store, request.table.spec
+    with store.lock:
         if cursor is None:
-            cursor = Cursor(1, (), safe_version=read.env.store.safe_version, since=_since(read))
-        shape = Shape(read)
+            cursor = Cursor(1, (), safe_version=store.safe_version, since=_since(request))
+        shape = Shape(request)
         finder = _everything if cursor.since is None else _changes
-        found = finder(read, shape, cursor)
+        found = finder(request, shape, cursor)
     ending = "" if cursor.since is None else "/$delta"
-    page = Page(
-        {"@odata.context": shape.context + ending},
-        [text for _, text in found.entries],
-        entity_set=read.table.spec.entity_set,
-    )
+    head = {"@odata.context": shape.context + ending}
+    page = Page(head, [text for _, text in found.entries], spec.entity_set)
     if found.following is None:
-        page.delta_link = f"{read.link}$deltatoken={_new_token(read, cursor.safe_version)}"
+        page.delta_link = f"{request.link}$deltatoken={_new_token(request, cursor.safe_version)}"
     else:
         since = "" if cursor.since is None else f' since="{cursor.since}"'
         about = f' version="{cursor.safe_version}"{since}'
         ids = [id_ for id_, _ in found.entries] or [None]
-        names = [read.table.spec.key]
-        token = skip_token(found.following.page, names, ids[:1], ids[-1:], about)
-        page.next_link = read.next_link(token, found.following)
-    return read.answer(page)
+        token = skip_token(found.following.page, [spec.key], ids[:1], ids[-1:], about)
+        page.next_link = request.next_link(token, found.following)
+    return request.answer(page)
 
 
-def count_changes(read: Read) -> Answer:
-    """``/$count`` on a delta link."""
-    _refuse(read)
-    since = _since(read) or 0
-    changed = read.env.store.count(read.table, read.table.version > since)
-    deleted = read.env.store.deleted_since(read.table.spec.entity_set, since, MAX_COUNT)
-    return count_answer(changed + len(deleted))
-
-
-def _refuse(read: Read) -> None:
-    refuse_with_tracking(read.query)
-    check_options(read.query, ("$select", "$skiptoken", "$deltatoken"))
-    read.refuse_access()
-    spec = read.table.spec
-    name = spec.logical_name
+def _refuse(request: SetRequest) -> None:
+    for name in ("$filter", "$orderby", "$top", "$expand"):
+        if name in request.query.options:
+            raise bad_request(
+                f'The "{name}" query parameter isn\'t supported when Change Tracking is enabled.'
+            )
+    check_options(request.query, ("$select", "$skiptoken", "$deltatoken"))
+    request.refuse_access()
+    spec = request.table.spec
     if not spec.change_tracking:
-        raise bad_request(f"Change tracking is not enabled for entity '{name}'.", "0x80072491")
-    if spec.entity_set in read.env.tracking_denied:
-        raise missing_privilege(name, read.env.user_id, privilege_id(name))
+        raise bad_request(
+            f"Change tracking is not enabled for entity '{spec.logical_name}'.", "0x80072491"
+        )
+    if spec.entity_set in request.backend.control.tracking_denied:
+        raise missing_privilege(spec.logical_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +81,21 @@ class _Found:
     following: Cursor | None
 
 
-def _everything(read: Read, shape: Shape, cursor: Cursor) -> _Found:
-    keys = [SortKey(read.table.spec.key, read.table.rank)]
+def _everything(request: SetRequest, shape: Shape, cursor: Cursor) -> _Found:
+    keys = [SortKey(request.table.spec.key, request.table.rank)]
     where = [after_clause(keys, cursor.after)] if cursor.after else []
-    size = read.page_size
+    size = request.page_size
     rows = shape.rows(where, keys, size + 1)
     following = None
     if len(rows) > size:
-        after = sort_values(keys, rows[size - 1].shown, read.table)
+        after = sort_values(keys, rows[size - 1].shown, request.table)
         following = replace(cursor, page=cursor.page + 1, after=after)
     return _Found([(row.shown[0], row.text) for row in rows[:size]], following)
 
 
-def _changes(read: Read, shape: Shape, cursor: Cursor) -> _Found:
+def _changes(request: SetRequest, shape: Shape, cursor: Cursor) -> _Found:
     """Changed records in the order of their versions, then the deleted ones."""
-    table, store, size = read.table, read.env.store, read.page_size
+    table, size = request.table, request.page_size
     since = cursor.since or 0
     above: int = cursor.after[0] if cursor.after else since
     rows: list[Row] = []
@@ -113,11 +106,10 @@ def _changes(read: Read, shape: Shape, cursor: Cursor) -> _Found:
     entries = [(row.shown[0], row.text) for row in rows[:size]]
     following = replace(cursor, page=cursor.page + 1)
     if len(rows) > size:
-        version = store.version_of(table, str(entries[-1][0]))
-        return _Found(entries, replace(following, after=(version,)))
+        return _Found(entries, replace(following, after=(rows[size - 1].version,)))
     room = size - len(rows)
-    gone = store.deleted_since(table.spec.entity_set, above, room + 1)
-    context = f"{read.base}$metadata#{table.spec.entity_set}/$deletedEntity"
+    gone = request.backend.store.deleted_since(table.spec.entity_set, above, room + 1)
+    context = f"{request.base}$metadata#{table.spec.entity_set}/$deletedEntity"
     entries += [
         (id_, to_json({"@odata.context": context, "id": id_, "reason": "deleted"}))
         for id_, _ in gone[:room]
@@ -128,22 +120,22 @@ def _changes(read: Read, shape: Shape, cursor: Cursor) -> _Found:
     return _Found(entries, replace(following, after=(sent,), deletions=True))
 
 
-def _since(read: Read) -> int | None:
-    """The version that a delta token names; None where everything is to be read."""
-    text = read.query.get("$deltatoken")
+def _since(request: SetRequest) -> int | None:
+    """The version that a delta token names; None if everything is to be read."""
+    text = request.query.get("$deltatoken")
     if text is None:
         return None
     if not _TOKEN.fullmatch(text):
         raise bad_request("The delta token is not valid.")
-    env, table = read.env, read.table
-    token = env.delta_tokens.get((table.spec.entity_set, read.query.get("$select"), text))
-    age_s = env.clock.now().timestamp() - (token.sent_at if token else 0)
+    control, table = request.backend.control, request.table
+    token = control.delta_tokens.get((table.spec.entity_set, request.query.get("$select"), text))
+    now = request.backend.store.clock.now().timestamp()
     if (
         token is None
         or token.schema_version != table.schema_version
-        or age_s > env.delta_token_life_s
+        or now - token.sent_at > _TOKEN_LIFE_S
     ):
-        if env.full_read_on_expiry:
+        if control.full_read_on_expiry:
             return None
         raise ServiceError(
             400,
@@ -153,10 +145,10 @@ def _since(read: Read) -> int | None:
     return token.version
 
 
-def _new_token(read: Read, version: int) -> str:
-    now = read.env.clock.now()
+def _new_token(request: SetRequest, version: int) -> str:
+    now = request.backend.store.clock.now()
     text = f"{version}!{now:%m/%d/%Y %H:%M:%S}"
-    token = DeltaToken(version, read.table.schema_version, now.timestamp())
-    key = (read.table.spec.entity_set, read.query.get("$select"), text)
-    read.env.delta_tokens[key] = token
+    token = DeltaToken(version, request.table.schema_version, now.timestamp())
+    key = (request.table.spec.entity_set, request.query.get("$select"), text)
+    request.backend.control.delta_tokens[key] = token
     return re.sub(r"%[0-9A-F]{2}", lambda m: m[0].lower(), quote(text, safe=""))

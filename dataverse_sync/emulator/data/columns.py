@@ -1,19 +1,16 @@
-"""What a column can be: its type in metadata, its members in JSON, its value in SQLite.
+"""Columns: their type in metadata, their members in JSON, their value in SQLite.
 
 A column is named as Dataverse names attributes (``primarycontactid``); its members are
 named as the Web API names properties (``_primarycontactid_value``). One column has one
-member as a rule, a file two, an image four, a party list none.
+member as a rule, a file two, a party list none.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/web-api-types-operations
 """
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import json
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -24,7 +21,6 @@ from typing import cast
 SqlValue = str | int | None
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Storage(Enum):
@@ -36,69 +32,21 @@ class Storage(Enum):
     WHOLE = "whole"
     NUMBER = "number"  # the JSON literal as text: 20000.0000 keeps its zeros
     BOOLEAN = "boolean"
-    COMPLEX = "complex"  # JSON text
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """The names one type goes by."""
-
-    attribute_type: str
-    type_name: str
-    metadata_type: str
-    edm: str
-    storage: Storage
-
-
-KINDS: dict[str, Kind] = {
-    name: Kind(attribute_type, f"{stem}Type", f"{metadata}AttributeMetadata", edm, storage)
-    for name, attribute_type, stem, metadata, edm, storage in (
-        ("String", "String", "String", "String", "Edm.String", Storage.TEXT),
-        ("Memo", "Memo", "Memo", "Memo", "Edm.String", Storage.TEXT),
-        ("EntityName", "EntityName", "EntityName", "EntityName", "Edm.String", Storage.TEXT),
-        ("Integer", "Integer", "Integer", "Integer", "Edm.Int32", Storage.WHOLE),
-        ("BigInt", "BigInt", "BigInt", "BigInt", "Edm.Int64", Storage.WHOLE),
-        ("Picklist", "Picklist", "Picklist", "Picklist", "Edm.Int32", Storage.WHOLE),
-        ("State", "State", "State", "State", "Edm.Int32", Storage.WHOLE),
-        ("Status", "Status", "Status", "Status", "Edm.Int32", Storage.WHOLE),
-        ("Decimal", "Decimal", "Decimal", "Decimal", "Edm.Decimal", Storage.NUMBER),
-        ("Money", "Money", "Money", "Money", "Edm.Decimal", Storage.NUMBER),
-        ("Double", "Double", "Double", "Double", "Edm.Double", Storage.NUMBER),
-        ("Boolean", "Boolean", "Boolean", "Boolean", "Edm.Boolean", Storage.BOOLEAN),
-        ("DateTime", "DateTime", "DateTime", "DateTime", "Edm.DateTimeOffset", Storage.MOMENT),
-        ("Lookup", "Lookup", "Lookup", "Lookup", "Edm.Guid", Storage.GUID),
-        ("Owner", "Owner", "Owner", "Lookup", "Edm.Guid", Storage.GUID),
-        ("Customer", "Customer", "Customer", "Lookup", "Edm.Guid", Storage.GUID),
-        (
-            "Uniqueidentifier",
-            "Uniqueidentifier",
-            "Uniqueidentifier",
-            "UniqueIdentifier",
-            "Edm.Guid",
-            Storage.GUID,
-        ),
-        (
-            "MultiSelectPicklist",
-            "Virtual",
-            "MultiSelectPicklist",
-            "MultiSelectPicklist",
-            "Edm.String",
-            Storage.TEXT,
-        ),
-        ("File", "Virtual", "File", "File", "Edm.Guid", Storage.GUID),
-        ("Image", "Virtual", "Image", "Image", "Edm.Binary", Storage.TEXT),
-        ("PartyList", "PartyList", "PartyList", "Lookup", "", Storage.TEXT),
-        (
-            "ManagedProperty",
-            "ManagedProperty",
-            "ManagedProperty",
-            "ManagedProperty",
-            "mscrm.BooleanManagedProperty",
-            Storage.COMPLEX,
-        ),
-    )
+TYPES: dict[str, tuple[Storage, str]] = {  # and the name in OData's type system
+    **dict.fromkeys(("String", "Memo", "EntityName"), (Storage.TEXT, "Edm.String")),
+    "MultiSelectPicklist": (Storage.TEXT, "Edm.String"),
+    **dict.fromkeys(("Integer", "Picklist", "State", "Status"), (Storage.WHOLE, "Edm.Int32")),
+    "BigInt": (Storage.WHOLE, "Edm.Int64"),
+    **dict.fromkeys(("Decimal", "Money"), (Storage.NUMBER, "Edm.Decimal")),
+    "Double": (Storage.NUMBER, "Edm.Double"),
+    "Boolean": (Storage.BOOLEAN, "Edm.Boolean"),
+    "DateTime": (Storage.MOMENT, "Edm.DateTimeOffset"),
+    **dict.fromkeys(("Lookup", "Owner", "Customer"), (Storage.GUID, "Edm.Guid")),
+    **dict.fromkeys(("Uniqueidentifier", "File"), (Storage.GUID, "Edm.Guid")),
+    "PartyList": (Storage.TEXT, ""),
 }
-
 LOOKUPS = ("Lookup", "Owner", "Customer")
 CHOICES = ("Picklist", "State", "Status", "Boolean", "MultiSelectPicklist")
 
@@ -113,48 +61,34 @@ _DEFAULT_OPTIONS: dict[str, dict[int, str]] = {
 class Column:
     """One attribute of a table; ``type`` is its ``AttributeType`` in metadata.
 
-    Choices, files and images, which metadata calls ``Virtual``, go by the name of their own.
+    Choices and files, which metadata calls ``Virtual``, go by the name of their own.
     """
 
     name: str
     type: str
     targets: tuple[str, ...] = ()  # logical names, of a lookup
     options: Mapping[int, str] | None = None  # value to label, of a choice
-    nullable: bool = True
     date_only: bool = False
     readable: bool = True  # IsValidForRead
 
     def __post_init__(self) -> None:
-        if self.type not in KINDS:
-            raise ValueError(f"{self.name}: no column type is called {self.type!r}")
+        if self.type not in TYPES:
+            raise ValueError(f"{self.name}: not a column type: {self.type!r}")
         object.__setattr__(self, "targets", tuple(self.targets))
         if self.options is None and self.type in _DEFAULT_OPTIONS:
             object.__setattr__(self, "options", _DEFAULT_OPTIONS[self.type])
 
     @property
-    def kind(self) -> Kind:
-        return KINDS[self.type]
-
-    @property
     def members(self) -> tuple[Member, ...]:
-        """What a record's JSON holds of this column."""
-        storage, edm = self.kind.storage, self.kind.edm
+        """The properties that a record's JSON has for this column."""
+        storage, edm = TYPES[self.type]
         if self.type in LOOKUPS:
             return (Member(f"_{self.name}_value", storage, edm, self),)
         if self.type == "PartyList":
             return ()
         if self.type == "File":
-            return (
-                Member(self.name, storage, edm, self),
-                Member(f"{self.name}_name", Storage.TEXT, "Edm.String", self),
-            )
-        if self.type == "Image":
-            return (
-                Member(self.name, storage, edm, self),
-                Member(f"{self.name}_timestamp", Storage.WHOLE, "Edm.Int64", self),
-                Member(f"{self.name}_url", Storage.TEXT, "Edm.String", self),
-                Member(f"{self.name}id", Storage.GUID, "Edm.Guid", self),
-            )
+            name = Member(f"{self.name}_name", Storage.TEXT, "Edm.String", self)
+            return (Member(self.name, storage, edm, self), name)
         return (Member(self.name, storage, "Edm.Date" if self.date_only else edm, self),)
 
 
@@ -172,7 +106,7 @@ def guid_rank(guid: str) -> str:
     """Text that sorts as SQL Server sorts this guid: its last group first, its first last.
 
     Recorded pages (samples/webapi-recorded/contacts-page1-annotated.json) come in this order.
-    An id that is no guid sorts after all that are.
+    An id that is not a guid sorts after all that are.
     """
     g = guid.lower()
     if len(g) != 36 or g[23] != "-":
@@ -186,15 +120,7 @@ def moment_text(moment: dt.datetime) -> str:
     return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _guid(value: object) -> str:
-    return str(value).lower()
-
-
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
     if isinstance(value, (list, tuple)):
         return ",".join(str(part) for part in value)
     return str(value)
@@ -207,7 +133,7 @@ def _moment(value: object) -> str:
         return moment_text(value)
     if isinstance(value, dt.date):
         return value.isoformat()
-    raise TypeError(f"{value!r} is no moment")
+    raise TypeError(f"{value!r} is not a moment")
 
 
 def _whole(value: object) -> int:
@@ -232,22 +158,14 @@ def _boolean(value: object) -> int:
     return int(value)
 
 
-def _complex(value: object) -> str:
-    if isinstance(value, bool):
-        value = {"Value": value, "CanBeChanged": True, "ManagedPropertyLogicalName": "canmodify"}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 TO_SQL: dict[Storage, Callable[[object], SqlValue]] = {
-    Storage.GUID: _guid,
+    Storage.GUID: lambda value: str(value).lower(),
     Storage.TEXT: _text,
     Storage.MOMENT: _moment,
     Storage.WHOLE: _whole,
     Storage.NUMBER: _number,
     Storage.BOOLEAN: _boolean,
-    Storage.COMPLEX: _complex,
 }
-
 
 # What json.dumps uses for text, without its detours: a million values are written at once.
 _quoted = cast(Callable[[SqlValue], str], encode_basestring)
@@ -259,9 +177,4 @@ TO_JSON: dict[Storage, Callable[[SqlValue], str]] = {
     Storage.WHOLE: str,
     Storage.NUMBER: str,
     Storage.BOOLEAN: lambda value: "true" if value else "false",
-    Storage.COMPLEX: str,
 }
-
-
-def new_id() -> str:
-    return str(uuid.uuid4())

@@ -1,4 +1,4 @@
-"""What a table is: its names, its columns, what the service allows on it.
+"""Tables: their names, their columns, what the service allows on them.
 
 ``Table`` is a description and never changes; a column added to a running emulator makes a
 new ``Table``.
@@ -38,18 +38,15 @@ class Table:
     def all_columns(self) -> tuple[Column, ...]:
         """The key, the table's own columns, and the system's."""
         named = {column.name for column in self.columns}
-        before = [Column(self.key, "Uniqueidentifier", nullable=False)]
-        after = [
-            Column(name, type_)
-            for name, type_, wanted in (
-                ("createdon", "DateTime", self.createdon),
-                ("modifiedon", "DateTime", self.modifiedon),
-                ("versionnumber", "BigInt", self.versionnumber),
-            )
-            if wanted
+        system = [
+            (self.key, "Uniqueidentifier", True),
+            ("createdon", "DateTime", self.createdon),
+            ("modifiedon", "DateTime", self.modifiedon),
+            ("versionnumber", "BigInt", self.versionnumber),
         ]
-        system = (column for column in (*before, *after) if column.name not in named)
-        key, *rest = system
+        key, *rest = (
+            Column(name, type_) for name, type_, wanted in system if wanted and name not in named
+        )
         return (key, *self.columns, *rest)
 
     @cached_property
@@ -72,23 +69,21 @@ class Table:
 
     def with_type(self, name: str, type_: str) -> Table:
         columns = (
-            Column(c.name, type_, targets=c.targets, nullable=c.nullable) if c.name == name else c
-            for c in self.columns
+            Column(name, type_, targets=column.targets) if column.name == name else column
+            for column in self.columns
         )
         return replace(self, columns=tuple(columns))
 
 
+# The labels of every choice, as rows.
 STRINGMAPS = Table(
     "stringmap",
     "stringmaps",
     "stringmapid",
     (
         Column("objecttypecode", "EntityName"),
-        Column("attributename", "String"),
-        Column("attributevalue", "Integer"),
-        Column("value", "String"),
-        Column("langid", "Integer"),
-        Column("displayorder", "Integer"),
+        *(Column(name, "String") for name in ("attributename", "value")),
+        *(Column(name, "Integer") for name in ("attributevalue", "langid", "displayorder")),
     ),
     createdon=False,
     modifiedon=False,

@@ -105,14 +105,14 @@ _COMPOUND = (words.SYLLABLES, words.SYLLABLES, words.ENDINGS)
 _FILLED = {
     **dict.fromkeys(("vin_name", "name", "fullname", "accountnumber", "statecode"), 1.0),
     **dict.fromkeys(("ownerid", "createdby", "modifiedby", "transactioncurrencyid"), 1.0),
-    **dict.fromkeys(("importsequencenumber", "vin_reviewers"), 0.0),
+    **dict.fromkeys(("importsequencenumber", "vin_reviewers", "statuscode"), 0.0),
     **{"primarycontactid": 0.5, "parentaccountid": 0.2, "parentcustomerid": 0.6},
     **{"vin_sponsorid": 0.2, "vin_principalinvestigatorid": 0.1, "vin_dossier": 0.05},
 }
 
 
 class DemoWriter:
-    """Makes records up, each set's ids known before its records are."""
+    """Makes up records; the ids of every set are known before its first record."""
 
     def __init__(
         self, seed: int = SEED, scale: float = 1.0, ids: dict[str, list[str]] | None = None
@@ -135,7 +135,6 @@ class DemoWriter:
             "Money": lambda _: f"{self._chance() * 9_000_000:.2f}00",
             "Boolean": lambda _: self._chance() < 0.2,
             "State": lambda _: int(self._chance() < 0.07),
-            "Status": lambda _: 1,
             "Picklist": lambda column: self._pick(tuple(column.options or ())),
             "MultiSelectPicklist": lambda column: self._random.sample(
                 list(column.options or ()), 2

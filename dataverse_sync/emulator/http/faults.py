@@ -1,4 +1,4 @@
-"""Faults on order: what a network, a gateway or a service in trouble does to an answer.
+"""Faults that tests order: failures of a network, a gateway or a service in trouble.
 
 A fault is aimed at requests by a pattern over method and target as they came, percent signs
 included (``GET /api/data/v9.2/accounts?$select=name``); it strikes ``times`` times
@@ -8,36 +8,19 @@ after letting ``skip`` matching requests pass.
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..api.answers import Answer, Page, ServiceError
+from ..api.answers import JSON_TYPE, Answer, Page, ServiceError
 
 HTML = (
     b"<!DOCTYPE html>\r\n<html><head><title>Service Unavailable</title></head>\r\n"
     b"<body><h2>Our services aren't available right now</h2></body></html>\r\n"
 )
 
-INSTEAD = ("status", "html", "not_json", "redirect", "body")  # the service is never asked
-IN_PAGE = (
-    "other_origin_link",
-    "repeat_link",
-    "drop_last_record",
-    "repeat_page",
-    "empty_page_with_link",
-)
-IN_TRANSFER = (
-    "reset",
-    "reset_in_body",
-    "truncate",
-    "truncate_chunked",
-    "truncate_close",
-    "stall",
-    "stall_in_body",
-    "slow_body",
-    "bad_gzip",
-)
+INSTEAD = ("status", "body")  # the service is never asked
+IN_PAGE = ("other_origin_link", "drop_last_record", "repeat_page", "empty_page_with_link")
+IN_TRANSFER = ("reset", "truncate", "stall")
 
 _CODES = {
     400: ("0x80040265", "An error occurred in the ISV code."),
@@ -52,18 +35,18 @@ _CODES = {
 
 
 class Fault:
-    """One thing that goes wrong; ``details`` are those its kind reads.
+    """One fault; ``details`` are the keywords that its kind reads.
 
-    ``status``: ``status``, ``retry_after``, ``code``, ``message``, ``body``. ``redirect`` and
-    ``other_origin_link``: ``location``. ``body``: ``body``, ``status``, ``headers``. ``stall``,
-    ``stall_in_body`` and ``slow_body``: ``seconds`` in all.
+    ``status``: ``status``, ``retry_after``, ``code``, ``message``, ``body``.
+    ``other_origin_link``: ``location``. ``body``: ``body``, ``status``, ``headers``.
+    ``stall``: ``seconds``.
     """
 
     def __init__(
         self, kind: str, match: str = ".*", times: int = 1, skip: int = 0, **details: Any
     ) -> None:
         if kind not in {*INSTEAD, *IN_PAGE, *IN_TRANSFER}:
-            raise ValueError(f"no fault is called {kind!r}")
+            raise ValueError(f"not a fault: {kind!r}")
         self.kind = kind
         self.match = re.compile(match)
         self.times = times
@@ -74,54 +57,26 @@ class Fault:
         return f"Fault({self.kind!r}, match={self.match.pattern!r}, times={self.times})"
 
 
-class Faults:
-    """The faults on order, first come first served."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[Fault] = []
-
-    def add(self, fault: Fault) -> None:
-        with self._lock:
-            self._waiting.append(fault)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._waiting.clear()
-
-    def take(self, method: str, target: str) -> Fault | None:
-        with self._lock:
-            for fault in self._waiting:
-                if fault.times > 0 and fault.match.search(f"{method} {target}"):
-                    if fault.skip > 0:
-                        fault.skip -= 1
-                        continue
-                    fault.times -= 1
-                    return fault
-        return None
+def take_fault(faults: Iterable[Fault], method: str, target: str) -> Fault | None:
+    """Find the first fault that strikes this request, and count the strike."""
+    for fault in faults:
+        if fault.times > 0 and fault.match.search(f"{method} {target}"):
+            if fault.skip == 0:
+                fault.times -= 1
+                return fault
+            fault.skip -= 1
+    return None
 
 
 def answer_instead(fault: Fault) -> Answer:
-    """The answer of a fault that keeps the service out of it."""
+    """Answer for a fault of ``INSTEAD``: the service is not asked."""
     details = fault.details
     if fault.kind == "status":
         return _status(details)
-    if fault.kind == "redirect":
-        return Answer(
-            details.get("status", 302), b"", None, [("Location", str(details["location"]))]
-        )
-    if fault.kind == "html":
-        return Answer(200, HTML, "text/html; charset=utf-8")
-    if fault.kind == "not_json":
-        return Answer(200, b'{"@odata.context":"#accounts","value":[{"name":"Litware\x00"}}')
     headers = dict(details.get("headers", {}))
-    content_type = headers.pop("Content-Type", Answer().content_type)
-    return Answer(
-        details.get("status", 200),
-        _bytes(details.get("body", b"")),
-        content_type,
-        [*headers.items()],
-    )
+    content_type = headers.pop("Content-Type", JSON_TYPE)
+    body = _bytes(details.get("body", b""))
+    return Answer(details.get("status", 200), body, content_type, [*headers.items()])
 
 
 def _status(details: dict[str, Any]) -> Answer:
@@ -145,21 +100,19 @@ def _bytes(body: bytes | str) -> bytes:
 
 
 def change_page(
-    fault: Fault, page: Page, asked: str, before: list[bytes], same_place: Callable[[], str]
+    fault: Fault, page: Page, before: list[bytes], same_page: Callable[[], str]
 ) -> None:
-    """Make a page lie.
+    """Change a page of records as the fault says.
 
-    ``asked`` is the link it answers, ``before`` the records of the page sent before it, and
-    ``same_place`` makes a new link to where this page begins.
+    ``before`` are the records of the page sent before it, and ``same_page`` makes a new link
+    to where this page begins.
     """
     if fault.kind == "other_origin_link":
         page.next_link = str(fault.details["location"])
-    elif fault.kind == "repeat_link":
-        page.next_link = asked
     elif fault.kind == "drop_last_record":
         page.records = page.records[:-1]
     elif fault.kind == "repeat_page":
         page.records = before
     elif fault.kind == "empty_page_with_link":
         page.records, page.delta_link = [], None
-        page.next_link = same_place()
+        page.next_link = same_page()

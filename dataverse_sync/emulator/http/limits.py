@@ -8,57 +8,49 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..api.answers import ServiceError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
-    """The documented limits for one user on one web server."""
+    """The limits of one user on one web server; requests over them are refused with 429."""
 
     in_flight: int = 52
     requests: int = 6000
     execution_s: float = 1200.0
     window_s: float = 300.0
-
-
-class Limiter:
-    """Counts requests and their time; refuses with 429 what is over the limits."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self._lock = threading.Lock()
-        self._began: deque[float] = deque()
-        self._spent: deque[tuple[float, float]] = deque()
-        self._running = 0
+    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+    _began: deque[float] = field(init=False, repr=False, default_factory=deque)
+    _spent: deque[tuple[float, float]] = field(init=False, repr=False, default_factory=deque)
+    _running: int = field(init=False, repr=False, default=0)
 
     def admit(self, now: float) -> None:
         """Let a request in, to be ended by ``finish``; or raise the 429 it gets at once."""
-        limits = self.limits
         with self._lock:
             self._forget(now)
             self._began.append(now)
-            if self._running >= limits.in_flight:
+            if self._running >= self.in_flight:
                 raise _refused(
                     "0x80072326",
-                    f"Number of concurrent requests exceeded the limit of {limits.in_flight}.",
+                    f"Number of concurrent requests exceeded the limit of {self.in_flight}.",
                     1,
                 )
-            excess = len(self._began) - limits.requests
+            excess = len(self._began) - self.requests
             if excess > 0:
                 raise _refused(
                     "0x80072322",
-                    f"Number of requests exceeded the limit of {limits.requests} over time window"
-                    f" of {limits.window_s:g} seconds.",
-                    self._began[excess - 1] + limits.window_s - now,
+                    f"Number of requests exceeded the limit of {self.requests} over time window"
+                    f" of {self.window_s:g} seconds.",
+                    self._began[excess - 1] + self.window_s - now,
                 )
-            if self._execution_s > limits.execution_s:
+            if self._execution_s > self.execution_s:
                 raise _refused(
                     "0x80072321",
                     "Combined execution time of incoming requests exceeded limit of"
-                    f" {limits.execution_s * 1000:g} milliseconds over time window of"
-                    f" {limits.window_s:g} seconds. Decrease number of concurrent requests or"
+                    f" {self.execution_s * 1000:g} milliseconds over time window of"
+                    f" {self.window_s:g} seconds. Decrease number of concurrent requests or"
                     " reduce the duration of requests and try again later.",
                     self._wait_for_execution(now),
                 )
@@ -72,8 +64,8 @@ class Limiter:
     def headers(self, now: float) -> list[tuple[str, str]]:
         with self._lock:
             self._forget(now)
-            requests = max(0, self.limits.requests - len(self._began))
-            time_s = max(0.0, self.limits.execution_s - self._execution_s)
+            requests = max(0, self.requests - len(self._began))
+            time_s = max(0.0, self.execution_s - self._execution_s)
         return [
             ("x-ms-ratelimit-burst-remaining-xrm-requests", str(requests)),
             ("x-ms-ratelimit-time-remaining-xrm-requests", f"{time_s:,.2f}"),
@@ -84,16 +76,16 @@ class Limiter:
         return sum(spent for _, spent in self._spent)
 
     def _wait_for_execution(self, now: float) -> float:
-        over, wait = self._execution_s - self.limits.execution_s, 0.0
+        over, wait = self._execution_s - self.execution_s, 0.0
         for ended_at, spent in self._spent:
             if over <= 0:
                 break
             over -= spent
-            wait = ended_at + self.limits.window_s - now
+            wait = ended_at + self.window_s - now
         return wait
 
     def _forget(self, now: float) -> None:
-        start = now - self.limits.window_s
+        start = now - self.window_s
         while self._began and self._began[0] <= start:
             self._began.popleft()
         while self._spent and self._spent[0][0] <= start:

@@ -1,14 +1,15 @@
-"""What the emulator was asked: one entry a request, for tests to look at."""
+"""The log of requests, one entry each, for tests to look at."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from urllib.parse import unquote, unquote_plus
 
-API_PATH = re.compile(r"/api/data/v9\.[0-2]/(.*)", re.DOTALL)
+from ..api.query import API_PATH
 
 
 class Headers(Mapping[str, str]):
@@ -35,7 +36,7 @@ class Headers(Mapping[str, str]):
 
 @dataclass(slots=True)
 class LoggedRequest:
-    """One request, and what became of it; the last five are filled in as it is answered."""
+    """One request and its outcome; the last six fields are set while it is answered."""
 
     method: str
     target: str  # path and query exactly as received
@@ -45,6 +46,7 @@ class LoggedRequest:
     kind: str = "other"
     prefer: str = ""
     began_at: float = field(default_factory=time.monotonic)
+    admitted: bool = False  # counted by the limits
     ended_at: float | None = None
     status: int | None = None
     records: int = 0
@@ -53,7 +55,7 @@ class LoggedRequest:
 
     @classmethod
     def of(cls, method: str, target: str, headers: Headers) -> LoggedRequest:
-        """Decoded for looking at only: a query that is wrong is refused when it is answered."""
+        """Decode for the log only: a wrong query is refused when it is answered."""
         path, _, text = target.partition("?")
         pairs = (pair.partition("=") for pair in text.split("&") if pair)
         query = {unquote(name): unquote_plus(value) for name, _, value in pairs}
@@ -66,8 +68,15 @@ class LoggedRequest:
         return re.split(r"[/(]", match[1])[0] or None if match else None
 
 
+def most_in_flight(log: Iterable[LoggedRequest]) -> int:
+    """How many requests were being answered at once, at most."""
+    steps = [(request.began_at, 1) for request in log]
+    steps += [(request.ended_at, -1) for request in log if request.ended_at is not None]
+    return max(accumulate(step for _, step in sorted(steps)), default=0)
+
+
 def classify(request: LoggedRequest, thin: set[str] | None) -> str:
-    """What a request asks for; ``thin`` is the set's key, ``modifiedon`` and ``versionnumber``."""
+    """The kind of a request; ``thin`` is the set's key, ``modifiedon`` and ``versionnumber``."""
     if request.method == "POST":
         return "token" if "/oauth2/" in request.path else "other"
     below = API_PATH.fullmatch(request.path)
@@ -76,7 +85,7 @@ def classify(request: LoggedRequest, thin: set[str] | None) -> str:
     if "authorization" not in request.headers:
         return "challenge"
     path, query = below[1], request.query
-    if path in {"", "$metadata"} or path.startswith(("EntityDefinitions", "RelationshipDef")):
+    if path in {"", "$metadata"} or path.startswith("EntityDefinitions"):
         return "metadata"
     if path.endswith("/$count") or path.startswith("RetrieveTotalRecordCount"):
         return "count"

@@ -1,24 +1,19 @@
-"""HTTP on loopback: read a request, send its reply, or let a fault befall it on the way."""
+"""Serve HTTP on loopback; connections are reset and bodies truncated here."""
 
 from __future__ import annotations
 
 import os
 import socket
 import socketserver
-import ssl
 import struct
 import sys
 import threading
-from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from .exchange import Exchange, Reply
-from .faults import Fault
 from .request_log import Headers, LoggedRequest
-
-_SLICES = 20
 
 
 class Server(ThreadingHTTPServer):
@@ -29,19 +24,11 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 256  # fifty clients connect at once
     allow_reuse_address = os.name == "posix"  # on Windows it would share a port in use
 
-    def __init__(
-        self, port: int, exchange: Exchange, ssl_context: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, port: int, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.scheme = "https" if ssl_context else "http"
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
-        if ssl_context:
-            # The handshake is the connection's thread's business, not the listener's.
-            self.socket = ssl_context.wrap_socket(
-                self.socket, server_side=True, do_handshake_on_connect=False
-            )
 
     def server_bind(self) -> None:
         # The base class asks DNS for this machine's name, which can take seconds.
@@ -59,8 +46,8 @@ class Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news; anything else is a bug and is shown."""
-        if not isinstance(sys.exception(), (ConnectionError, TimeoutError, ssl.SSLError)):
+        """Ignore a client that went away; anything else is a bug and is shown."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
     def drop_connections(self) -> None:
@@ -95,68 +82,35 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(headers.get("Content-Length", "0")))
         request = exchange.begin(self.command, self.path, headers)
         try:
-            reply = exchange.reply(request, body, self._origin(headers))
-            self._send(request, reply)
+            self._send(request, exchange.reply(request, body, self._origin(headers)))
         finally:
             exchange.end(request)
 
     def _origin(self, headers: Headers) -> str:
         port = self.server.server_port
         name = "localhost" if headers.get("Host") == f"localhost:{port}" else "127.0.0.1"
-        return f"{self.server.scheme}://{name}:{port}"
+        return f"http://{name}:{port}"
 
     def _send(self, request: LoggedRequest, reply: Reply) -> None:
         kind = reply.fault.kind if reply.fault else None
-        whole = self._head(reply, kind) + self._framed(reply.body, kind)
-        half = len(whole) - len(reply.body) // 2 - 1
-        if kind == "reset":
-            self._finish(request, b"")
-            self._reset()
-        elif kind == "reset_in_body":
-            self.wfile.write(whole[:half])
-            self._finish(request, b"")
-            self._reset()
-        elif kind in {"truncate", "truncate_chunked", "truncate_close"}:
-            self._finish(request, whole[:half])
-            self.close_connection = True
-        elif reply.fault and kind in {"stall_in_body", "slow_body"}:
-            self._send_slowly(request, reply.fault, whole, half)
-        else:
-            self._finish(request, whole)
-
-    def _send_slowly(self, request: LoggedRequest, fault: Fault, whole: bytes, half: int) -> None:
-        seconds = fault.details.get("seconds", 1.0)
-        parts = [whole[:half], whole[half:]]
-        if fault.kind == "slow_body":
-            parts = list(_sliced(whole))
-        for part in parts[:-1]:
-            self.wfile.write(part)
-            self.server.exchange.stopping.wait(seconds / (len(parts) - 1))
-        self._finish(request, parts[-1])
-
-    def _finish(self, request: LoggedRequest, rest: bytes) -> None:
+        whole = self._head(reply) + reply.body
         self.server.exchange.end(request)
-        self.wfile.write(rest)
-
-    def _head(self, reply: Reply, kind: str | None) -> bytes:
-        headers = list(reply.headers)
-        if kind == "truncate_chunked":
-            headers.append(("Transfer-Encoding", "chunked"))
-        elif kind == "truncate_close":
-            headers.append(("Connection", "close"))
+        if kind == "reset":
+            self._reset()
+        elif kind == "truncate":
+            self.wfile.write(whole[: len(whole) - len(reply.body) // 2 - 1])
+            self.close_connection = True
         else:
-            headers.append(("Content-Length", str(len(reply.body))))
+            self.wfile.write(whole)
+
+    def _head(self, reply: Reply) -> bytes:
         try:
             phrase = HTTPStatus(reply.status).phrase
         except ValueError:
             phrase = "Unknown"
+        headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
         lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{n}: {v}" for n, v in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1", "replace")
-
-    def _framed(self, body: bytes, kind: str | None) -> bytes:
-        if kind != "truncate_chunked":
-            return body
-        return b"%x\r\n" % len(body) + body + b"\r\n"
 
     def _reset(self) -> None:
         """Close so that the peer gets a reset; the base class must find nothing to shut down."""
@@ -165,9 +119,3 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.close()  # it holds the socket open too
         self.connection.close()
         self.close_connection = True
-
-
-def _sliced(whole: bytes) -> Iterator[bytes]:
-    size = -(-len(whole) // _SLICES)
-    for start in range(0, len(whole), size):
-        yield whole[start : start + size]

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import unquote, unquote_plus
 
-from .answers import ServiceError, bad_request
+from .answers import bad_request
 
-_KNOWN = ("$select", "$filter", "$orderby", "$top", "$count", "$expand")
-_TOKENS = ("$skiptoken", "$deltatoken")
-_ALIAS = re.compile(r"'(?:[^']|'')*'|@(\w+)")
+API_PATH = re.compile(r"/api/data/v9\.[0-2]/(.*)", re.DOTALL)
 MAX_URL = 32 * 1024
+
+_KNOWN = ("$select", "$filter", "$orderby", "$top", "$count")
+_TOKENS = ("$skiptoken", "$deltatoken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Query:
 
     @property
     def same_read(self) -> tuple[tuple[str, str | None], ...]:
-        """What must not differ between the pages of one read."""
+        """The options that are the same on all pages of one read."""
         return tuple((name, self.options.get(name)) for name in _KNOWN if name != "$top")
 
     def link_options(self) -> str:
@@ -77,22 +78,11 @@ def split_target(target: str) -> tuple[str, Query]:
 
 
 def check_options(query: Query, allowed: Iterable[str] = (*_KNOWN, *_TOKENS)) -> None:
-    allowed = set(allowed)
     for name in query.options:
         if name == "$skip":
             raise bad_request("Skip Clause is not supported in CRM")
-        if name not in allowed and not name.startswith("@"):
+        if name not in allowed:
             raise bad_request(f"The query parameter {name} is not supported")
-
-
-def resolve_aliases(text: str, query: Query) -> str:
-    """``accountid eq @p1`` with ``@p1=...`` put in."""
-
-    def value(match: re.Match[str]) -> str:
-        name = match.group(1)
-        return match.group(0) if name is None else query.options.get(f"@{name}", "null")
-
-    return _ALIAS.sub(value, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +126,25 @@ def parse_prefer(header: str, largest: int) -> Preferences:
     return Preferences(size, annotations, track)
 
 
-def refuse_with_tracking(query: Query) -> None:
-    """Change tracking knows ``$select`` only."""
-    for name in ("$filter", "$orderby", "$top", "$expand"):
-        if name in query.options:
-            raise ServiceError(
-                400,
-                "0x80060888",
-                f'The "{name}" query parameter isn\'t supported when Change Tracking is enabled.',
-            )
+def split_call(text: str) -> tuple[str, dict[str, str]]:
+    """``Attributes($select=a,b;$filter=c)`` as its name and its options."""
+    match = re.fullmatch(r"\s*([^()]+?)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    if match is None:
+        raise bad_request(f"Syntax error in '{text}'.")
+    options = {}
+    for part in split_outside(match[2] or "", ";"):
+        name, _, value = part.partition("=")
+        options[name.strip()] = value
+    return match[1], options
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Split at a separator outside parentheses."""
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if letter == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    parts.append(text[start:])
+    return [part for part in parts if part.strip()]
