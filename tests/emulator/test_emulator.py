@@ -306,6 +306,7 @@ def test_total_record_count_takes_logical_names(served):
     assert caller.refusal('RetrieveTotalRecordCount(EntityNames=["accounts"])')[0] == 400
     assert caller.refusal("RetrieveTotalRecordCount(EntityNames=accounts)")[0] == 400
     assert caller.refusal("RetrieveTotalRecordCount(EntityNames=@p1)")[0] == 400
+    assert caller.refusal('RetrieveTotalRecordCount(EntityNames="account")')[0] == 400
 
 
 def test_who_am_i_names_the_user(served):

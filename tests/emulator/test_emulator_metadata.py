@@ -178,6 +178,7 @@ def test_attributes_filtered_by_property(caller):
         ("EntityDefinitions?$filter=Nme eq 'a'", 400, "0x0"),
         ("EntityDefinitions?$select=Nme", 400, "0x0"),
         ("EntityDefinitions?$expand=Nme", 400, "0x0"),
+        ("EntityDefinitions?$expand=Attributes($select=", 400, "0x80060888"),
         ("EntityDefinitions?$expand=Attributes($select=Nme)", 400, "0x0"),
         ("EntityDefinitions?$expand=Attributes($top=1)", 400, "0x80060888"),
         ("EntityDefinitions?$top=1", 400, "0x80060888"),
