@@ -14,7 +14,7 @@ from .data.clock import Clock
 from .data.store import Store
 from .data.tables import STRINGMAPS, Table
 from .http.exchange import Exchange
-from .http.request_log import LoggedRequest, most_in_flight
+from .http.request_log import LoggedRequest
 from .http.server import Server
 from .http.signin import CLIENT_ID, CLIENT_SECRET, SignIn
 
@@ -48,7 +48,7 @@ class Emulator(Store):
     @property
     def most_in_flight(self) -> int:
         """The most requests that were being answered at once, of those in the log."""
-        return most_in_flight(self.log)
+        return max((request.in_flight for request in self.log), default=0)
 
     def start(self) -> Self:
         self._exchange.stopping.clear()

@@ -41,6 +41,7 @@ class Exchange:
         self._control = service.backend.control
         self._log = log
         self._lock = threading.Lock()
+        self._in_flight = 0
         self._last_page: dict[str, list[bytes]] = {}
         self._affinity = secrets.token_hex(32)
 
@@ -49,7 +50,10 @@ class Exchange:
         table = self._store.tables.get(request.entity_set or "")
         thin = {table.spec.key, "modifiedon", "versionnumber"} if table else None
         request.kind = classify(request, thin)
-        self._log.append(request)
+        with self._lock:
+            self._in_flight += 1
+            request.in_flight = self._in_flight
+            self._log.append(request)
         return request
 
     def end(self, request: LoggedRequest) -> None:
@@ -58,6 +62,7 @@ class Exchange:
             if request.ended_at is not None:
                 return
             request.ended_at = time.monotonic()
+            self._in_flight -= 1
         if self._control.limits and request.admitted:
             self._control.limits.finish(request.began_at, request.ended_at)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from urllib.parse import unquote, unquote_plus
 
 from ..api.query import API_PATH
@@ -46,6 +45,7 @@ class LoggedRequest:
     kind: str = "other"
     prefer: str = ""
     began_at: float = field(default_factory=time.monotonic)
+    in_flight: int = 1  # requests that were being answered when it began, itself among them
     admitted: bool = False  # counted by the limits
     ended_at: float | None = None
     status: int | None = None
@@ -66,13 +66,6 @@ class LoggedRequest:
         """The first segment of the path below the API root."""
         match = API_PATH.fullmatch(self.path)
         return re.split(r"[/(]", match[1])[0] or None if match else None
-
-
-def most_in_flight(log: Iterable[LoggedRequest]) -> int:
-    """How many requests were being answered at once, at most."""
-    steps = [(request.began_at, 1) for request in log]
-    steps += [(request.ended_at, -1) for request in log if request.ended_at is not None]
-    return max(accumulate(step for _, step in sorted(steps)), default=0)
 
 
 def classify(request: LoggedRequest, thin: set[str] | None) -> str:
