@@ -3,14 +3,10 @@
 The program takes a moment to be imported; a stop meanwhile ends it as one later does.
 """
 
-import gc
 import os
-import signal
-from collections.abc import Callable
 from types import FrameType
 
-_ROWS_BETWEEN_LOOKS = 10_000  # of the garbage collector: rows are tuples, and never garbage
-_STOPS = ("SIGINT", "SIGTERM", "SIGBREAK")
+from dataverse_sync.interrupts import handle_stops
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
@@ -19,23 +15,11 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
     os._exit(1)
 
 
-def _listen(handler: Callable[[int, FrameType | None], object]) -> None:
-    for name in _STOPS:
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
 def main() -> None:
     """Import the program, and run it."""
-    _listen(_stop)
-    gc.disable()  # nothing that an import makes is garbage: looking at it again and again is slow
+    handle_stops(_stop)  # until the command is imported
     from dataverse_sync.cli import entry_point
 
-    gc.freeze()
-    gc.enable()
-    gc.set_threshold(_ROWS_BETWEEN_LOOKS, 10, 10)
-    _listen(signal.default_int_handler)
     try:
         entry_point()
     except KeyboardInterrupt:

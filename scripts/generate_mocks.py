@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataverse_sync import Config
 from dataverse_sync import config as settings
-from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.commands.options import add_selection, add_settings, add_verbosity
+from dataverse_sync.cli import guard
+from dataverse_sync.commands.console import FAILED, OK, load
+from dataverse_sync.commands.options import Options, add_selection, add_settings, add_verbosity
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.auth import describe
 from dataverse_sync.dataverse.session import Environment, open_environment
@@ -205,12 +206,12 @@ def _letter(char: str, byte: int, at: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_args(argv, Options())
     redactor = Redactor()
     return guard(lambda: _run(options, redactor), redactor)
 
 
-def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+def _run(options: Options, redactor: Redactor) -> int:
     config, entities = load(options, redactor, workers=1)
     names = [entity.name for entity in settings.select_entities(entities, options.entity)]
     _check_output(options.output)

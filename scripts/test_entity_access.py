@@ -22,8 +22,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataverse_sync import Config
 from dataverse_sync import config as settings
-from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.commands.options import add_selection, add_settings, add_verbosity, add_workers
+from dataverse_sync.cli import guard
+from dataverse_sync.commands.console import FAILED, OK, load
+from dataverse_sync.commands.options import (
+    Options,
+    add_selection,
+    add_settings,
+    add_verbosity,
+    add_workers,
+)
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Environment, open_environment
 from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Transport
@@ -124,13 +131,13 @@ def _parse_total(body: bytes) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_args(argv, Options())
     redactor = Redactor()
     return guard(lambda: _run(options, redactor), redactor)
 
 
-def _run(options: argparse.Namespace, redactor: Redactor) -> int:
-    config, entities = load(options, redactor)
+def _run(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers)
     names = [entity.name for entity in settings.select_entities(entities, options.entity)]
     return _look(config, names, redactor)
 

@@ -21,18 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync import config as settings
-from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.commands.options import add_settings, add_verbosity, add_workers
-from dataverse_sync.commands.verify import format_verification, run_verify
+from dataverse_sync.cli import guard
+from dataverse_sync.commands.console import FAILED, OK, load
+from dataverse_sync.commands.options import Options, add_settings, add_verbosity, add_workers
+from dataverse_sync.commands.verify import format_verification
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.progress import PlainDisplay
 from dataverse_sync.show.text import format_summary
+from dataverse_sync.sync.verification import run_verify
 
 __test__ = False  # for pytest: this is a program, not a test
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_args(argv, Options())
     redactor = Redactor()
     folder = Path(tempfile.mkdtemp(prefix="dataverse_sync_"))
     try:
@@ -44,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(options: argparse.Namespace, folder: Path, redactor: Redactor) -> int:
-    config, entities = load(options, redactor)
+def _start(options: Options, folder: Path, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers)
     config = replace(
         config, sqlite_db_path=folder / "dataverse.db", schema_path=folder / "schema.json"
     )

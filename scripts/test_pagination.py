@@ -21,8 +21,9 @@ import msgspec
 
 from dataverse_sync import Config
 from dataverse_sync import config as settings
-from dataverse_sync.cli import FAILED, OK, guard, load
-from dataverse_sync.commands.options import add_settings, add_verbosity, positive
+from dataverse_sync.cli import guard
+from dataverse_sync.commands.console import FAILED, OK, load
+from dataverse_sync.commands.options import Options, add_settings, add_verbosity, positive
 from dataverse_sync.dataverse.session import Environment, open_environment
 from dataverse_sync.errors import EntityError, PageError
 from dataverse_sync.model import Entity, Page, PageRequest
@@ -67,12 +68,12 @@ class Reading:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = build_parser().parse_args(argv)
+    options = build_parser().parse_args(argv, Options())
     redactor = Redactor()
     return guard(lambda: _run(options, redactor), redactor)
 
 
-def _run(options: argparse.Namespace, redactor: Redactor) -> int:
+def _run(options: Options, redactor: Redactor) -> int:
     config, entities = load(options, redactor, workers=1)
     chosen = settings.select_entities(entities, [options.entity] if options.entity else [])
     pages = None if options.all else options.pages

@@ -119,9 +119,9 @@ def main(pattern: str, number: str, *arguments: str) -> None:
 
     Path.replace = replace_watched  # type: ignore[method-assign]
     from dataverse_sync import cli
-    from dataverse_sync.commands import schema as schema_drift
+    from dataverse_sync.store import migrate
 
-    schema_drift.ROWS_AT_ONCE = 20
+    migrate.ROWS_AT_ONCE = 20
     sys.exit(cli.main(arguments))
 
 

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "dataverse_sync"
 # From the ground up. A module imports from its own wing and from the lines above it here.
 # The emulator stands apart: see the tests at the end.
 WINGS = (
-    {"errors", "model", "version", "redaction", "moments", "files"},
+    {"errors", "model", "version", "redaction", "moments", "files", "interrupts"},
     {"config"},
     {"dataverse"},
     {"schema"},
@@ -150,7 +150,11 @@ def test_only_commands_print():
 
 
 def test_only_cli_exits():
-    assert users("input", "sys.exit", "os._exit", "exit", "quit") <= {"cli", "__main__"}
+    assert users("sys.exit", "os._exit", "exit", "quit") <= {"cli", "__main__"}
+
+
+def test_only_init_asks():
+    assert users("input") == {"commands.init"}
 
 
 def test_only_logs_configures_logging():
@@ -211,4 +215,4 @@ def test_only_commands_import_the_emulator():
         if "emulator" in {wing_of(module) for module in imported_modules(name)}
     }
 
-    assert {wing_of(name) for name in found} <= {"cli", "commands"}
+    assert found == {"commands.demo", "commands.emulator"}

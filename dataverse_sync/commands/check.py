@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, load, show
+from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Environment, open_environment
@@ -33,12 +36,23 @@ DISK_MARGIN = 1.5  # of what is expected: the estimate is one, and a sync needs 
 _PRIVILEGE = re.compile(r"\bprv[A-Z]\w+")
 _NAMED = 3  # differences of a schema that are named; where to see the others is said
 
-FreeSpace = Callable[[Path], int]
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_places(parser)
+    shared.add_selection(parser)
+    shared.add_workers(parser)
+    shared.add_json(parser)
+    shared.add_console(parser)
 
 
-def find_free_space(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(folder).free
+def run(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers)
+    findings = run_check(config, entities, options.entity, redactor)
+    document = to_document(findings)
+    calm = all(finding.result == "ok" for finding in findings)
+    show(options, document, lambda: format_findings(findings), ok=calm)
+    return OK if document["ok"] else FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +67,7 @@ class Finding:
 
 
 def run_check(
-    config: Config,
-    entities: Sequence[EntityConfig],
-    only: Sequence[str],
-    redactor: Redactor,
-    free_space: FreeSpace = find_free_space,
+    config: Config, entities: Sequence[EntityConfig], only: Sequence[str], redactor: Redactor
 ) -> list[Finding]:
     """Sign in, reach every selected entity, and say what a sync would do with it.
 
@@ -102,7 +112,7 @@ def run_check(
         _check_sign_in(config, environment),
         *_check_clock(environment),
         _check_database(config, history, names),
-        _check_disk(config, reached, free_space),
+        _check_disk(config, reached),
         _check_schema(config, locked, [entity.name for entity in entities]),
         *_check_metadata(live),
         *reached,
@@ -148,11 +158,11 @@ def _check_database(config: Config, history: History, names: Sequence[str]) -> F
     return Finding("database", "ok", f"{path}: {', '.join(parts)}", details)
 
 
-def _check_disk(config: Config, reached: Sequence[Finding], free_space: FreeSpace) -> Finding:
+def _check_disk(config: Config, reached: Sequence[Finding]) -> Finding:
     """Compare what is free with what is expected to come, by the size of one record of each."""
     folder = config.db_path.absolute().parent
     try:
-        free = free_space(folder)
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         return Finding("disk", "warning", f"{folder}: its free space is not known ({error})")
     more, unknown = 0.0, 0

@@ -6,24 +6,27 @@ from the real one.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sqlalchemy import text
-
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, open_log
+from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.sync import run_and_show
 from dataverse_sync.config import Config, load_entities
 from dataverse_sync.emulator import Emulator, change_demo, demo_tables, fill_demo
 from dataverse_sync.model import EntityConfig, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.text import format_table
-from dataverse_sync.store.database import open_reader
+from dataverse_sync.store.database import read_query
 
 FOLDER = Path("demo")
 FILTERED = ("accounts", "contacts", "systemusers", "transactioncurrencies")
 
-RunSync = Callable[[Config, Sequence[EntityConfig], Redactor], SyncReport]
+RunSync = Callable[[Config, Sequence[EntityConfig]], SyncReport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,25 @@ EXAMPLES = (
 )
 
 
-def run_demo(
-    config_path: Path, workers: int, run_sync: RunSync, write: Callable[[str], None]
-) -> bool:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_entity_list(parser)
+    shared.add_workers(parser)
+    shared.add_console(parser)
+
+
+def run(options: Options, redactor: Redactor) -> int:
+    open_log(options, redactor)
+    done = run_demo(
+        options.config,
+        options.workers,
+        lambda config, entities: run_and_show(config, entities, options, redactor),
+        choose_tell(options),
+    )
+    return OK if done else FAILED
+
+
+def run_demo(config_path: Path, workers: int, run_sync: RunSync, write: Tell) -> bool:
     """Make the database anew in ``demo/``; returns whether both syncs completed.
 
     Args:
@@ -92,14 +111,14 @@ def run_demo(
         )
         write(f"It answers at {emulator.api_url}")
         write("\nThe first sync copies everything:\n")
-        first = run_sync(config, entities, Redactor())
+        first = run_sync(config, entities)
         changes = change_demo(emulator)
         write("\nMeanwhile, in Dataverse:")
         for name, made in changes.items():
             told = [f"{count} {kind}" for kind, count in asdict(made).items() if count]
             write(f"  {name}: {', '.join(told)}")
         write("\nThe second sync fetches only what changed:\n")
-        second = run_sync(config, entities, Redactor())
+        second = run_sync(config, entities)
     for example in EXAMPLES:
         write(f"\n{example.question}\n\n{example.sql};\n")
         for line in _answer(config.db_path, example.sql):
@@ -119,7 +138,5 @@ def find_entities(config_path: Path) -> list[EntityConfig]:
 
 
 def _answer(db_path: Path, sql: str) -> list[str]:
-    with open_reader(db_path).connect() as connection:
-        result = connection.execute(text(sql))
-        rows = [["-" if value is None else str(value) for value in row] for row in result]
-        return format_table(list(result.keys()), rows)
+    heads, rows = read_query(db_path, sql)
+    return format_table(heads, [["-" if it is None else str(it) for it in row] for row in rows])

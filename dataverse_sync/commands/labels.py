@@ -10,10 +10,11 @@ https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-meta
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,9 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load
+from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse import odata
@@ -45,7 +49,28 @@ ENTITIES_PER_REQUEST = 100  # keeps a URL far below the 32 KB and 500 conditions
 _STRINGMAP_COLUMNS = ("objecttypecode", "attributename", "attributevalue", "value", "langid")
 _MULTI_SELECT = "MultiSelectPicklist"
 
-Tell = Callable[[str], None]
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_places(parser)
+    shared.add_selection(parser)
+    parser.add_argument(
+        "--language",
+        type=shared.positive,
+        metavar="N",
+        help="the language that the views show, such as 1033 (default: the app user's)",
+    )
+    shared.add_workers(parser)
+    shared.add_console(parser)
+
+
+def run(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers)
+    tell = choose_tell(options)
+    report = run_labels(config, entities, options.entity, redactor, tell, options.language)
+    for line in format_labels(report):
+        tell(line)
+    return OK if report.ok else FAILED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,91 @@ https://www.freedesktop.org/software/systemd/man/latest/systemd.timer.html
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess  # for its quoting alone
+import sys
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from typing import Literal
+from pathlib import Path
 from xml.etree import ElementTree as ET
+
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import OK
+from dataverse_sync.commands.options import Options
+from dataverse_sync.config import find_windows_user
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.redaction import Redactor
 
 NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 LONGEST_EVERY = timedelta(days=31)  # Task Scheduler repeats nothing less often
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _NO_RETRY = "2 3 4"  # exit statuses that running again soon does not mend
 
-LogonType = Literal["S4U", "Password"]
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    when = parser.add_mutually_exclusive_group(required=True)
+    when.add_argument(
+        "--every", type=shared.argument(parse_every), metavar="1h", help="run again and again"
+    )
+    when.add_argument(
+        "--daily",
+        type=shared.argument(parse_daily),
+        metavar="02:00",
+        help="run once a day at this time",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("task", "cron", "systemd"),
+        default="task",
+        help="a Windows Task Scheduler task, a cron line or a systemd timer (default: %(default)s)",
+    )
+    shared.add_places(parser)
+    parser.add_argument(
+        "--log-file", type=Path, metavar="PATH", help="where the job logs (default: sync.log)"
+    )
+
+
+def run(options: Options, _redactor: Redactor) -> int:
+    """Print the text alone: nothing is registered here."""
+    when = options.every if options.every is not None else options.daily
+    try:
+        job = Job(
+            interpreter=sys.executable,
+            folder=str(Path.cwd()),
+            arguments=("-m", "dataverse_sync", "sync", "-q", *_list_places(options)),
+        )
+        if options.format == "cron":
+            print(cron_line(job, when), end="")
+        elif options.format == "systemd":
+            units = systemd_units(job, when)
+            print(f"# dataverse-sync.service\n{units.service}")
+            print(f"# dataverse-sync.timer\n{units.timer}", end="")
+        else:
+            today = datetime.now().astimezone().date()
+            print(task_scheduler_xml(job, when, start=today, user=find_windows_user()), end="")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return OK
+
+
+def _list_places(options: Options) -> list[str]:
+    """Options of the job that name files, absolute: a scheduler starts it anywhere."""
+    places = {
+        "--log-file": options.log_file or "sync.log",
+        "--env-file": options.env_file,
+        "--config": options.config,
+        "--schema": options.schema,
+        "--db": options.db,
+    }
+    return [
+        word
+        for name, path in places.items()
+        if path is not None
+        for word in (name, str(Path(path).absolute()))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +130,27 @@ class Units:
 
 
 def parse_every(text: str) -> timedelta:
-    """An interval such as ``15m``, ``1h`` or ``1d``, from a minute to 31 days.
+    """Parse an interval such as ``15m``, ``1h`` or ``1d``, from a minute to 31 days.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     match = re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII)
     every = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
     if not timedelta(minutes=1) <= every <= LONGEST_EVERY:
-        raise ValueError(f"{text!r} is no interval such as 15m, 1h or 1d, of at most 31d")
+        raise ValueError(f"{text!r} is not an interval such as 15m, 1h or 1d, of at most 31d")
     return every
 
 
 def parse_daily(text: str) -> time:
-    """A time of day such as ``02:00``, by the clock of the machine that runs the job.
+    """Parse a time of day such as ``02:00``, by the clock of the machine that runs the job.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text, re.ASCII)
     if match is None:
-        raise ValueError(f"{text!r} is no time of day such as 02:00")
+        raise ValueError(f"{text!r} is not a time of day such as 02:00")
     return time(int(match[1]), int(match[2]))
 
 
@@ -87,12 +158,7 @@ def parse_daily(text: str) -> time:
 
 
 def task_scheduler_xml(
-    job: Job,
-    schedule: timedelta | time,
-    *,
-    start: date,
-    user: str | None = None,
-    logon_type: LogonType = "S4U",
+    job: Job, schedule: timedelta | time, *, start: date, user: str | None = None
 ) -> str:
     r"""A task for ``schtasks /create /tn NAME /xml FILE``, version 1.2 of its schema.
 
@@ -104,8 +170,6 @@ def task_scheduler_xml(
         schedule: An interval, or a time of day.
         start: The day from which on, by the machine's calendar.
         user: ``DOMAIN\name``, who the task runs as; None: who registers it.
-        logon_type: How it runs while nobody is logged on. S4U keeps no password, and
-            reaches no file on another machine; Password asks for it (``/ru USER /rp *``).
     """
     task = ET.Element("Task", {"version": "1.2", "xmlns": NAMESPACE})
     _add(task, "RegistrationInfo", Description=job.description)
@@ -114,7 +178,8 @@ def task_scheduler_xml(
     principal.set("id", "Author")
     if user is not None:
         _add(principal, "UserId").text = user
-    _add(principal, "LogonType").text = logon_type
+    # Runs while nobody is logged on, without a password; reaches no file on another machine.
+    _add(principal, "LogonType").text = "S4U"
     _add(principal, "RunLevel").text = "LeastPrivilege"
     settings = _add(
         task,

@@ -6,13 +6,17 @@ already. Each entity is one transaction, its lock included.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import argparse
+import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load, show
+from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_environment
 from dataverse_sync.errors import ConfigError
@@ -31,9 +35,43 @@ from dataverse_sync.store.schema_lock import (
 )
 from dataverse_sync.store.tables import build_table
 
-log = logging.getLogger(__name__)
 
-Tell = Callable[[str], None]
+def add_options(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    diff = shared.add_command(commands, "diff", "show the locked schema against the live one")
+    diff.set_defaults(run=_run_diff)
+    shared.add_places(diff)
+    shared.add_selection(diff)
+    shared.add_json(diff)
+    shared.add_console(diff)
+    accept = shared.add_command(commands, "accept", "lock the live schema, and fill new columns")
+    accept.set_defaults(run=_run_accept)
+    accept.add_argument(
+        "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
+    )
+    accept.add_argument(
+        "--drop", action="store_true", help="drop columns that are gone from Dataverse"
+    )
+    shared.add_places(accept)
+    shared.add_console(accept)
+
+
+def _run_diff(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor)
+    live = get_drift(config, entities, options.entity, redactor)
+    document = to_document(live)
+    show(options, document, lambda: format_drift(live), ok=document["equal"])
+    return OK if document["equal"] else FAILED
+
+
+def _run_accept(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor)
+    failures = accept(
+        config, entities, options.only, redactor, drop=options.drop, tell=choose_tell(options)
+    )
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return FAILED if failures else OK
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,69 @@ Reads the file alone, also while a sync writes it; asks nobody.
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, find_database, open_log, show
+from dataverse_sync.commands.options import Options
+from dataverse_sync.config import load_entities
 from dataverse_sync.moments import to_text
+from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.text import format_age, format_table
 from dataverse_sync.store.history import EntityHistory, LogEntry, load_history
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_places(parser)
+    parser.add_argument(
+        "--max-age",
+        type=shared.argument(parse_age),
+        metavar="AGE",
+        help="exit 1 when the last success of an entity is older, such as 26h",
+    )
+    shared.add_json(parser)
+    shared.add_console(parser)
+
+
+def run(options: Options, redactor: Redactor) -> int:
+    open_log(options, redactor)
+    max_age: timedelta | None = options.max_age
+    path = find_database(options)
+    configured = None
+    if options.config.exists():
+        configured = [entity.name for entity in load_entities(options.config)]
+    found = load_status(path, datetime.now(UTC), configured)
+    if found is None:
+        message = f"{path}: there is no database yet; the first sync makes it"
+        show(options, {"database": None, "entities": []}, lambda: [message], ok=True)
+        return OK if max_age is None else FAILED
+    old = find_too_old(found, max_age) if max_age is not None else ()
+    document = to_document(found)
+    if max_age is not None:
+        document["too_old"] = [entity.entity for entity in old]
+    done = all(entity.state == "completed" for entity in found.entities if entity.configured)
+    show(options, document, lambda: format_status(found), ok=done)
+    if old:
+        names = ", ".join(entity.entity for entity in old)
+        print(
+            f"error: no success within --max-age: {names}. "
+            "Look into the job's log, or run it now: python -m dataverse_sync sync",
+            file=sys.stderr,
+        )
+    never = max_age is not None and not found.entities
+    if never:
+        print(f"error: {path}: it was never synced", file=sys.stderr)
+    return FAILED if old or never else OK
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from typing import Any
 
-from dataverse_sync.sync.verification import Verification
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, load, show
+from dataverse_sync.commands.options import Options
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.sync.verification import Verification, run_verify
 
 EXAMPLES = 5
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_places(parser)
+    shared.add_selection(parser)
+    parser.add_argument(
+        "--repair", action="store_true", help="fetch and remove exactly what differs"
+    )
+    shared.add_allow_deletes(parser)
+    shared.add_workers(parser)
+    shared.add_json(parser)
+    shared.add_console(parser)
+
+
+def run(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers)
+    found = run_verify(
+        config,
+        entities,
+        only=options.entity,
+        repair=options.repair,
+        allow_deletes=options.allow_deletes,
+        redactor=redactor,
+    )
+    show(options, to_document(found), lambda: format_verification(found), ok=found.ok)
+    return OK if found.ok else FAILED
 
 
 def to_document(verification: Verification) -> dict[str, Any]:

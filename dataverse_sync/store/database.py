@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,13 @@ def open_reader(path: Path, *, lasting: bool = False) -> Engine:
         return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
     return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+
+
+def read_query(path: Path, sql: str) -> tuple[list[str], Sequence[Sequence[Any]]]:
+    """The names of the columns and the rows that a query of a person's returns."""
+    with open_reader(path).connect() as connection:
+        result = connection.exec_driver_sql(sql)
+        return list(result.keys()), result.all()
 
 
 def leave_room(connection: Connection) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +18,9 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
 
 
-def check(world: World, *only: str, entities: Any = ENTITIES, **options: Any) -> dict[str, Finding]:
+def check(world: World, *only: str, entities: Any = ENTITIES) -> dict[str, Finding]:
     world.emulator.log.clear()
-    findings = run_check(world.config(), entities, only, Redactor(), **options)
+    findings = run_check(world.config(), entities, only, Redactor())
     return {finding.what: finding for finding in findings}
 
 
@@ -123,13 +125,19 @@ def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
     assert "about 0 bytes more expected, 5 of 5 tables not counted" in found["disk"].text
 
 
-def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(world: World) -> None:
+def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_with(free: int) -> dict[str, Finding]:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        return check(world, "vin_products")
+
     world.emulator.log.clear()
     (size,) = {len(world.emulator.record_bytes("vin_products", key)) for key in products(world)}
     needed = 8 * size * 2  # of the database, for so many bytes of JSON
 
-    enough = check(world, "vin_products", free_space=lambda _: int(needed * 1.5))
-    little = check(world, "vin_products", free_space=lambda _: int(needed * 1.5) - 1)
+    enough = check_with(int(needed * 1.5))
+    little = check_with(int(needed * 1.5) - 1)
 
     assert enough["disk"].result == "ok"
     assert abs(enough["disk"].details["expected_bytes"] - needed) <= needed / 10
@@ -145,11 +153,15 @@ def test_what_is_there_already_is_not_expected_to_come_again(world: World) -> No
     assert found["disk"].details["expected_bytes"] == 0
 
 
-def test_a_disk_that_cannot_be_asked_is_a_warning(world: World) -> None:
+def test_a_disk_that_cannot_be_asked_is_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: object) -> int:
         raise OSError("no such device")
 
-    found = check(world, free_space=refuse)
+    monkeypatch.setattr(shutil, "disk_usage", refuse)
+
+    found = check(world)
 
     assert found["disk"].result == "warning"
     assert "no such device" in found["disk"].text

@@ -14,7 +14,6 @@ import pytest
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync.commands import demo
 from dataverse_sync.emulator import demo_tables, fill_demo
-from dataverse_sync.redaction import Redactor
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +34,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     reports: list[SyncReport] = []
     lines: list[str] = []
 
-    def sync(config: Config, entities: Sequence[EntityConfig], _: Redactor) -> SyncReport:
+    def sync(config: Config, entities: Sequence[EntityConfig]) -> SyncReport:
         reports.append(run_sync(config, entities))
         return reports[-1]
 

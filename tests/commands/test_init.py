@@ -16,20 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.commands import init
-from dataverse_sync.commands.init import (
-    InitChoices,
-    InitResult,
-    Junction,
-    Proposal,
-    TableInfo,
-    format_env,
-    parse_address,
-    parse_table,
-    pick,
-    propose,
-    run_init,
-)
+from dataverse_sync.commands.init.address import parse_address
+from dataverse_sync.commands.init.conversation import InitOptions, User, run_init
+from dataverse_sync.commands.init.files import format_entities, format_env, write_file
+from dataverse_sync.commands.init.proposal import Proposal, build_entities, pick, propose
+from dataverse_sync.commands.init.tables import TableInfo, format_tables, parse_table
 from dataverse_sync.config import load_entities, load_settings
 from dataverse_sync.dataverse import throttle
 from dataverse_sync.emulator import Column, Emulator, Fault, Table, demo_tables, fill_demo
@@ -71,8 +62,8 @@ class Talk:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def run(self, choices: InitChoices) -> InitResult | None:
-        return run_init(choices, self.ask, self.ask_hidden, self.lines.append, Redactor())
+    def run(self, options: InitOptions) -> bool:
+        return run_init(options, User(self.ask, self.ask_hidden, self.lines.append), Redactor())
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +81,13 @@ def _faultless(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> InitChoices:
+def asked(tmp_path: Path) -> InitOptions:
     """Nothing given but where to write."""
-    return InitChoices(env_file=tmp_path / ".env", config=tmp_path / "entities.json")
+    return InitOptions(env_file=tmp_path / ".env", config=tmp_path / "entities.json")
 
 
 @pytest.fixture
-def given_all(demo: Emulator, asked: InitChoices) -> InitChoices:
+def given_all(demo: Emulator, asked: InitOptions) -> InitOptions:
     """All given, and nobody to ask."""
     return replace(
         asked,
@@ -116,15 +107,13 @@ def filtered(path: Path) -> dict[str, bool]:
 
 
 def test_the_shipped_configuration_comes_out_of_a_conversation(
-    demo: Emulator, asked: InitChoices, monkeypatch: pytest.MonkeyPatch
+    demo: Emulator, asked: InitOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Talk(f"{demo.origin}/main.aspx?appid=1", CLIENT_ID, "vin_*", "", "")
 
-    result = talk.run(asked)
+    assert talk.run(asked)
 
-    assert result is not None
     assert filtered(asked.config) == filtered(SHIPPED)
-    assert list(result.entities) == load_entities(asked.config)
     for name in ("URL", "CLIENT_ID", "CLIENT_SECRET"):
         monkeypatch.delenv(f"DATAVERSE_{name}", raising=False)
     written = load_settings(asked.env_file)
@@ -137,7 +126,7 @@ def test_the_shipped_configuration_comes_out_of_a_conversation(
 
 
 def test_the_list_shows_custom_tables_and_standard_ones_with_rows(
-    demo: Emulator, asked: InitChoices
+    demo: Emulator, asked: InitOptions
 ) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "n")
 
@@ -150,17 +139,17 @@ def test_the_list_shows_custom_tables_and_standard_ones_with_rows(
     assert talk.lines.index("Custom tables:") < talk.lines.index("Standard tables that hold rows:")
 
 
-def test_no_at_the_end_writes_nothing(demo: Emulator, asked: InitChoices) -> None:
+def test_no_at_the_end_writes_nothing(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "n")
 
-    assert talk.run(asked) is None
+    assert not talk.run(asked)
 
     assert talk.lines[-1] == "Nothing was written."
     assert not asked.env_file.exists()
     assert not asked.config.exists()
 
 
-def test_with_everything_given_nothing_is_asked(given_all: InitChoices) -> None:
+def test_with_everything_given_nothing_is_asked(given_all: InitOptions) -> None:
     talk = Talk(secrets=())
 
     talk.run(given_all)
@@ -169,7 +158,7 @@ def test_with_everything_given_nothing_is_asked(given_all: InitChoices) -> None:
     assert filtered(given_all.config) == filtered(SHIPPED)
 
 
-def test_at_a_terminal_only_what_is_missing_is_asked(given_all: InitChoices) -> None:
+def test_at_a_terminal_only_what_is_missing_is_asked(given_all: InitOptions) -> None:
     talk = Talk()
 
     talk.run(replace(given_all, client_secret="", interactive=True))
@@ -178,7 +167,7 @@ def test_at_a_terminal_only_what_is_missing_is_asked(given_all: InitChoices) -> 
     assert given_all.config.exists()
 
 
-def test_yes_takes_what_is_proposed(demo: Emulator, asked: InitChoices) -> None:
+def test_yes_takes_what_is_proposed(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "custom")
 
     talk.run(replace(asked, yes=True))
@@ -187,7 +176,7 @@ def test_yes_takes_what_is_proposed(demo: Emulator, asked: InitChoices) -> None:
     assert filtered(asked.config) == filtered(SHIPPED)
 
 
-def test_filtered_tables_can_be_had_whole(demo: Emulator, asked: InitChoices) -> None:
+def test_filtered_tables_can_be_had_whole(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_developers", "nothing", "accounts", "y")
 
     talk.run(asked)
@@ -201,7 +190,7 @@ def test_filtered_tables_can_be_had_whole(demo: Emulator, asked: InitChoices) ->
     assert "vin_countries" in talk.text.partition("not picked")[2]
 
 
-def test_after_three_wrong_names_they_stay_filtered(demo: Emulator, asked: InitChoices) -> None:
+def test_after_three_wrong_names_they_stay_filtered(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_developers", "a", "b", "c", "y")
 
     talk.run(asked)
@@ -209,7 +198,7 @@ def test_after_three_wrong_names_they_stay_filtered(demo: Emulator, asked: InitC
     assert filtered(asked.config)["accounts"] is True
 
 
-def test_a_table_without_links_is_asked_nothing(make_world: Any, asked: InitChoices) -> None:
+def test_a_table_without_links_is_asked_nothing(make_world: Any, asked: InitOptions) -> None:
     plain = Table("vin_plain", "vin_plains", "vin_plainid", [Column("vin_text", "String")])
     emulator: Emulator = make_world([plain]).emulator
     talk = Talk(emulator.origin, CLIENT_ID, "vin_plains", "y")
@@ -220,7 +209,7 @@ def test_a_table_without_links_is_asked_nothing(make_world: Any, asked: InitChoi
     assert "Filtered" not in talk.text
 
 
-def test_input_that_ends_is_told(demo: Emulator, asked: InitChoices) -> None:
+def test_input_that_ends_is_told(demo: Emulator, asked: InitOptions) -> None:
     with pytest.raises(ConfigError, match="the input ended"):
         Talk(demo.origin).run(asked)
 
@@ -230,7 +219,7 @@ def test_input_that_ends_is_told(demo: Emulator, asked: InitChoices) -> None:
 # Signing in
 
 
-def test_a_wrong_secret_is_told_and_asked_again(demo: Emulator, asked: InitChoices) -> None:
+def test_a_wrong_secret_is_told_and_asked_again(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(
         demo.origin, CLIENT_ID, "vin_regions", "", "", secrets=("not it, no", CLIENT_SECRET)
     )
@@ -244,7 +233,7 @@ def test_a_wrong_secret_is_told_and_asked_again(demo: Emulator, asked: InitChoic
     assert load_settings(asked.env_file)["DATAVERSE_CLIENT_SECRET"] == CLIENT_SECRET
 
 
-def test_after_three_wrong_secrets_it_ends(demo: Emulator, asked: InitChoices) -> None:
+def test_after_three_wrong_secrets_it_ends(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, secrets=("wrong one", "wrong two", "wrong three"))
 
     with pytest.raises(AuthError, match="AADSTS7000215"):
@@ -254,25 +243,25 @@ def test_after_three_wrong_secrets_it_ends(demo: Emulator, asked: InitChoices) -
     assert not asked.env_file.exists()
 
 
-def test_where_nobody_can_be_asked_a_wrong_secret_ends_it(given_all: InitChoices) -> None:
+def test_where_nobody_can_be_asked_a_wrong_secret_ends_it(given_all: InitOptions) -> None:
     with pytest.raises(AuthError, match="AADSTS7000215"):
         Talk().run(replace(given_all, client_secret="not it, no"))
 
 
 def test_an_unknown_app_is_asked_for_again_with_its_secret(
-    demo: Emulator, asked: InitChoices
+    demo: Emulator, asked: InitOptions
 ) -> None:
     talk = Talk(
         demo.origin, "11111111-2222-3333-4444-555555555555", CLIENT_ID, "vin_regions", "", "",
         secrets=("any secret", CLIENT_SECRET),
     )  # fmt: skip
 
-    assert talk.run(asked) is not None
+    assert talk.run(asked)
 
     assert "AADSTS700016" in talk.text
 
 
-def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitChoices) -> None:
+def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitOptions) -> None:
     demo.control.fault(Fault("body", "GET /api/data/v9.2/ ?$", body=b"<h1>A web site</h1>"))
     talk = Talk("ftp://x", demo.origin, CLIENT_ID, demo.origin, "vin_regions", "", "")
 
@@ -286,7 +275,7 @@ def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitC
 
 
 def test_an_address_that_does_not_answer_is_told(
-    asked: InitChoices, monkeypatch: pytest.MonkeyPatch
+    asked: InitOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle.Throttle, "sleep", lambda self, seconds: None)
     address = "http://127.0.0.1:9"
@@ -298,7 +287,7 @@ def test_an_address_that_does_not_answer_is_told(
     assert sum(prompt.startswith("Address") for prompt in talk.prompts) == 3
 
 
-def test_an_empty_answer_is_asked_for_again(demo: Emulator, asked: InitChoices) -> None:
+def test_an_empty_answer_is_asked_for_again(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, " ", CLIENT_ID, "vin_regions", "", "", secrets=("x", CLIENT_SECRET))
 
     talk.run(asked)
@@ -309,32 +298,32 @@ def test_an_empty_answer_is_asked_for_again(demo: Emulator, asked: InitChoices) 
 # What is refused before anything is asked
 
 
-def test_what_is_missing_is_said_at_once_where_nobody_can_be_asked(asked: InitChoices) -> None:
+def test_what_is_missing_is_said_at_once_where_nobody_can_be_asked(asked: InitOptions) -> None:
     talk = Talk()
 
     with pytest.raises(ConfigError) as caught:
         talk.run(replace(asked, interactive=False, client_id="x"))
 
     assert talk.prompts == []
-    assert "no --url, no --client-secret-stdin" in str(caught.value)
-    assert "no --entities or --custom" in str(caught.value)
+    assert "missing: --url, --client-secret-stdin (or " in str(caught.value)
+    assert ", --entities or --custom" in str(caught.value)
     assert "--client-id" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["env_file", "config"])
-def test_a_file_that_is_there_is_kept(asked: InitChoices, name: str) -> None:
+def test_a_file_that_is_there_is_kept(asked: InitOptions, name: str) -> None:
     path: Path = getattr(asked, name)
     path.write_text("precious", encoding="utf-8")
     talk = Talk()
 
-    with pytest.raises(ConfigError, match=r"is there already.*--force"):
+    with pytest.raises(ConfigError, match=r"exists already.*--force"):
         talk.run(asked)
 
     assert talk.prompts == []
     assert path.read_text(encoding="utf-8") == "precious"
 
 
-def test_force_overwrites(given_all: InitChoices) -> None:
+def test_force_overwrites(given_all: InitOptions) -> None:
     given_all.env_file.write_text("precious", encoding="utf-8")
     given_all.env_file.chmod(0o644)
 
@@ -347,7 +336,7 @@ def test_force_overwrites(given_all: InitChoices) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes")
-def test_the_secret_is_for_its_owner_only(given_all: InitChoices) -> None:
+def test_the_secret_is_for_its_owner_only(given_all: InitOptions) -> None:
     given_all.env_file.write_text("x", encoding="utf-8")
     given_all.env_file.chmod(0o644)
 
@@ -356,18 +345,18 @@ def test_the_secret_is_for_its_owner_only(given_all: InitChoices) -> None:
     assert stat.S_IMODE(given_all.env_file.stat().st_mode) == 0o600
 
 
-def test_a_folder_that_is_missing_or_a_file_that_is_one(asked: InitChoices, tmp_path: Path) -> None:
-    for choices, what in (
+def test_a_folder_that_is_missing_or_a_file_that_is_one(asked: InitOptions, tmp_path: Path) -> None:
+    for options, what in (
         (replace(asked, env_file=tmp_path / "no" / ".env"), "there is no folder"),
         (replace(asked, config=tmp_path), "is a folder"),
         (replace(asked, config=asked.env_file), "cannot be both files"),
     ):
         with pytest.raises(ConfigError, match=what):
-            Talk().run(choices)
+            Talk().run(options)
 
 
 def test_a_folder_that_cannot_be_written_is_told(
-    asked: InitChoices, monkeypatch: pytest.MonkeyPatch
+    asked: InitOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
 
@@ -384,17 +373,17 @@ def test_a_file_that_cannot_be_written_is_an_error(
     monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(StorageError, match="No space left"):
-        init.write_file(tmp_path / ".env", "x", 0o600)
+        write_file(tmp_path / ".env", "x", 0o600)
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_secret_is_in_no_repr() -> None:
-    assert "hidden" not in repr(InitChoices(client_secret="hidden"))
+    assert "hidden" not in repr(InitOptions(client_secret="hidden"))
 
 
 def test_the_next_commands_need_no_options_for_the_usual_files(
-    given_all: InitChoices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given_all: InitOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     talk = Talk()
@@ -408,7 +397,7 @@ def test_the_next_commands_need_no_options_for_the_usual_files(
 
 
 def test_tables_that_cannot_be_read_are_not_shown_and_not_picked(
-    make_world: Any, asked: InitChoices
+    make_world: Any, asked: InitOptions
 ) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
@@ -426,7 +415,7 @@ def test_tables_that_cannot_be_read_are_not_shown_and_not_picked(
 
 
 def test_what_was_named_and_cannot_be_read_is_left_out_and_told(
-    make_world: Any, given_all: InitChoices
+    make_world: Any, given_all: InitOptions
 ) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
@@ -444,7 +433,7 @@ def test_what_was_named_and_cannot_be_read_is_left_out_and_told(
 
 
 def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
-    demo: Emulator, given_all: InitChoices
+    demo: Emulator, given_all: InitOptions
 ) -> None:
     demo.control.fault(Fault("status", "RetrieveTotal.*vin_regions?%22", status=400, times=99))
     talk = Talk(secrets=())
@@ -456,7 +445,7 @@ def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
     assert known.group(1) == "1,978"  # 2,000 without the 22 regions
 
 
-def test_without_counts_the_list_says_so(demo: Emulator, asked: InitChoices) -> None:
+def test_without_counts_the_list_says_so(demo: Emulator, asked: InitOptions) -> None:
     demo.control.fault(Fault("status", "RetrieveTotal", status=403, times=99))
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "")
 
@@ -468,7 +457,7 @@ def test_without_counts_the_list_says_so(demo: Emulator, asked: InitChoices) -> 
 
 
 def test_where_tables_cannot_be_listed_the_way_out_is_told(
-    demo: Emulator, given_all: InitChoices
+    demo: Emulator, given_all: InitOptions
 ) -> None:
     demo.control.fault(Fault("status", "EntityDefinitions", status=403, times=9))
 
@@ -477,7 +466,7 @@ def test_where_tables_cannot_be_listed_the_way_out_is_told(
 
 
 def test_a_definition_that_cannot_be_used_has_no_links(
-    demo: Emulator, given_all: InitChoices
+    demo: Emulator, given_all: InitOptions
 ) -> None:
     answer = json.dumps({"value": [{"EntitySetName": "vin_regions"}]}).encode()
     demo.control.fault(Fault("body", "Attributes\\(", body=answer))
@@ -487,12 +476,12 @@ def test_a_definition_that_cannot_be_used_has_no_links(
     assert filtered(given_all.config) == {"vin_regions": False}
 
 
-def test_names_that_pick_nothing_end_it_where_they_were_given(given_all: InitChoices) -> None:
+def test_names_that_pick_nothing_end_it_where_they_were_given(given_all: InitOptions) -> None:
     with pytest.raises(ConfigError, match=r"vin_regoin \(did you mean vin_region\?\), zzz*"):
         Talk().run(replace(given_all, entities=("vin_regoin", "zzz*")))
 
 
-def test_after_three_picks_of_nothing_it_ends(demo: Emulator, asked: InitChoices) -> None:
+def test_after_three_picks_of_nothing_it_ends(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "", "x", "y")
 
     with pytest.raises(ConfigError, match=r"no table .* is called y; nothing was written"):
@@ -581,7 +570,7 @@ def test_a_table_called_custom_is_a_name() -> None:
 
 
 def test_tables_of_microsofts_own_solutions_are_left_out_of_custom(
-    make_world: Any, given_all: InitChoices
+    make_world: Any, given_all: InitOptions
 ) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
@@ -620,19 +609,19 @@ def test_a_junction_needs_both_sides_and_one_of_them_whole() -> None:
     assert proposal == Proposal(
         whole=("vin_as", "vin_bs"),
         filtered=("accounts", "systemusers"),  # contacts has no rows
-        junctions=(
-            Junction("both", ("vin_as", "vin_bs")),
-            Junction("filtered", ("vin_as", "accounts")),
-            Junction("itself", ("vin_as", "vin_as")),
-        ),
+        junctions={
+            "both": ("vin_as", "vin_bs"),
+            "filtered": ("vin_as", "accounts"),
+            "itself": ("vin_as", "vin_as"),
+        },
         others=("msdyn_things",),
     )
 
 
 def test_entries_are_described() -> None:
-    proposal = Proposal(("vin_as",), ("accounts",), (Junction("vin_a_bset", ("vin_as", "vin_bs")),))
+    proposal = Proposal(("vin_as",), ("accounts",), {"vin_a_bset": ("vin_as", "vin_bs")})
 
-    text = init.format_entities(init.build_entities(proposal, TABLES))
+    text = format_entities(build_entities(proposal, TABLES))
 
     assert text.splitlines() == [
         "{",
@@ -650,7 +639,7 @@ def test_entries_are_described() -> None:
 def test_the_configuration_reads_back(tmp_path: Path) -> None:
     entities = [EntityConfig("accounts", description='Kunden "Süd" \\ \N{SNOWMAN}')]
     path = tmp_path / "entities.json"
-    init.write_file(path, init.format_entities(entities), 0o666)
+    write_file(path, format_entities(entities), 0o666)
 
     assert load_entities(path) == entities
 
@@ -692,11 +681,11 @@ def test_a_definition_becomes_a_line_of_the_list() -> None:
 
 
 def test_empty_standard_tables_are_counted_only() -> None:
-    lines = init.format_tables([info("contacts", rows=0), info("accounts", rows=1)])
+    lines = format_tables([info("contacts", rows=0), info("accounts", rows=1)])
 
     assert lines[-2] == "(and 1 standard tables without rows)"
     assert not [line for line in lines if "contacts" in line]
-    assert init.format_tables([]) == [""]
+    assert format_tables([]) == [""]
 
 
 PRINTABLE = st.text(

@@ -182,7 +182,7 @@ def test_the_rules_see_what_breaks_them():
 
 
 def test_a_task_says_how_the_job_is_run():
-    xml = task_scheduler_xml(JOB, time(2), start=TODAY, logon_type="Password")
+    xml = task_scheduler_xml(JOB, time(2), start=TODAY)
 
     said = texts(xml)
     assert said["Command"] == JOB.interpreter
@@ -196,7 +196,7 @@ def test_a_task_says_how_the_job_is_run():
     assert said["StartWhenAvailable"] == "true"
     assert said["ExecutionTimeLimit"] == "PT6H"
     assert (said["Interval"], said["Count"]) == ("PT10M", "3")
-    assert said["LogonType"] == "Password"
+    assert said["LogonType"] == "S4U"
 
 
 def test_a_task_every_so_often_repeats_without_end():
@@ -242,7 +242,7 @@ def test_an_interval_is_read(text, every):
     "text", ["", "1", "h", "0m", "30s", "1.5h", "-1h", "32d", "1h ", "\u0661h"]
 )
 def test_what_is_no_interval_is_refused(text):
-    with pytest.raises(ValueError, match="no interval such as 15m"):
+    with pytest.raises(ValueError, match="is not an interval such as 15m"):
         parse_every(text)
 
 
@@ -255,7 +255,7 @@ def test_a_time_of_day_is_read(text, at):
 
 @pytest.mark.parametrize("text", ["", "24:00", "2", "02:60", "2 am", "02:00:00", "02:00\n"])
 def test_what_is_no_time_of_day_is_refused(text):
-    with pytest.raises(ValueError, match="no time of day such as 02:00"):
+    with pytest.raises(ValueError, match="is not a time of day such as 02:00"):
         parse_daily(text)
 
 

@@ -251,7 +251,7 @@ def test_an_accept_that_dies_leaves_the_old_table_and_the_old_lock(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(schema_drift.states, "save_lock_copy", die)
+    monkeypatch.setattr(schema_drift, "save_lock_copy", die)
     with pytest.raises(KeyboardInterrupt):
         accept(world)
     monkeypatch.undo()

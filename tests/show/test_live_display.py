@@ -20,6 +20,8 @@ from loopback import SlowTime
 
 from dataverse_sync import cli
 from dataverse_sync import logs as console
+from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.sync import choose_display
 from dataverse_sync.emulator import Fault
 from dataverse_sync.model import (
     EntityFinished,
@@ -380,7 +382,7 @@ def test_bars_in_cp1252(open_terminal, start, clock):
 
 
 def options(*arguments: str) -> Any:
-    return cli.build_parser().parse_args(["sync", *arguments])
+    return cli.build_parser().parse_args(["sync", *arguments], Options())
 
 
 @pytest.mark.parametrize(
@@ -396,13 +398,16 @@ def test_display_chosen_for_terminal(open_terminal, monkeypatch, arguments, term
     open_terminal()
     monkeypatch.setenv("TERM", term)
 
-    display = cli._display(options(*arguments))
+    display = choose_display(options(*arguments))
 
     assert type(display).__name__ == expected
 
 
 def test_rich_imported_only_for_bars():
-    command = "import sys, dataverse_sync.cli; sys.exit('rich' in sys.modules)"
+    command = (
+        "import sys; from dataverse_sync.cli import build_parser; build_parser(); "
+        "sys.exit('rich' in sys.modules)"
+    )
 
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False)
 

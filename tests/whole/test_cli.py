@@ -15,6 +15,7 @@ import pytest
 from conftest import ENTITIES, World
 
 from dataverse_sync import cli
+from dataverse_sync.commands.console import FAILED, OK, USAGE
 from dataverse_sync.emulator import Fault
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.version import __version__
@@ -279,7 +280,7 @@ def test_status_of_a_database_without_any_sync_is_too_old(shell: Shell) -> None:
 
     status, _, err = shell.run("status", "--max-age", "26h")
 
-    assert (status, err) == (1, "error: dataverse.db: nothing was ever synced into it\n")
+    assert (status, err) == (1, "error: dataverse.db: it was never synced\n")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_json_is_a_document_whatever_ends_the_command(
     def end(*_: Any) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "COMMANDS", {"status": end})
+    monkeypatch.setattr("dataverse_sync.commands.status.run", end)
 
     status, out, _ = shell.run("status", "--json")
 
@@ -428,7 +429,7 @@ def test_a_failed_run_is_posted_and_a_good_one_only_always(
 @pytest.mark.parametrize(
     ("error", "posted"),
     [
-        (ZeroDivisionError("of a secret"), "an error that nobody foresaw (ZeroDivisionError); "),
+        (ZeroDivisionError("of a secret"), "unexpected error (ZeroDivisionError); "),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
@@ -446,7 +447,7 @@ def test_a_run_that_breaks_is_posted_too(
     )
 
     shell.run("-q")  # makes a database, without which there is no report
-    monkeypatch.setattr("dataverse_sync.cli.run_sync", fail)
+    monkeypatch.setattr("dataverse_sync.commands.sync.run_sync", fail)
     status, _, err = shell.run(
         "-q", "--notify", "https://hooks.example/x", "--report", str(shell.folder / "r.html")
     )
@@ -509,7 +510,7 @@ def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.Monk
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_sync", interrupt)
+    monkeypatch.setattr("dataverse_sync.commands.sync.run_sync", interrupt)
 
     status, _, err = shell.run()
 
@@ -572,7 +573,7 @@ def test_the_readme_names_every_exit_status() -> None:
     table = README.split("| exit status")[1].split("\n\n")[0]
     named = {int(number) for number in re.findall(r"^\| (\d) \|", table, flags=re.MULTILINE)}
 
-    assert named == {cli.OK, cli.FAILED, cli.USAGE, *cli.EXIT_STATUSES.values()}
+    assert named == {OK, FAILED, USAGE, *cli.EXIT_STATUSES.values()}
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
@@ -637,10 +638,13 @@ def test_without_a_console_it_works_and_says_nothing(shell: Shell) -> None:
 SIGNALLED = """
 import runpy, signal, sys
 
+module, number = sys.argv[1:]
+del sys.argv[1:]
+
 class Finder:
     def find_spec(self, name, *_):
-        if name == sys.argv[1]:
-            signal.raise_signal(getattr(signal, sys.argv[2]))
+        if name == module:
+            signal.raise_signal(getattr(signal, number))
 
 sys.meta_path.insert(0, Finder())
 runpy.run_module("dataverse_sync", run_name="__main__")

@@ -24,7 +24,8 @@ import pytest
 from conftest import OLD, World
 
 from dataverse_sync import Config, EntityConfig, EntityReport, SyncReport, cli, errors
-from dataverse_sync.commands.options import build_parser
+from dataverse_sync.cli import build_parser
+from dataverse_sync.commands.console import FAILED, OK
 from dataverse_sync.emulator import Column, Emulator, Fault, Table
 from dataverse_sync.model import Counts, Drift
 
@@ -388,7 +389,7 @@ def test_every_command_and_option_in_the_pages_exists() -> None:
 def test_every_exit_status_has_its_row() -> None:
     rows = re.findall(r"^\| (\d) \|", text_of("commands.md"), re.MULTILINE)
 
-    assert sorted(map(int, rows)) == sorted({cli.OK, cli.FAILED, *cli.EXIT_STATUSES.values()})
+    assert sorted(map(int, rows)) == sorted({OK, FAILED, *cli.EXIT_STATUSES.values()})
 
 
 # Tables, columns and types

@@ -1,0 +1,192 @@
+"""The tables of an environment: listed, counted, tried for whether the app may read them.
+
+https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-metadata-web-api
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from dataverse_sync.commands.console import Tell
+from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.session import Environment
+from dataverse_sync.errors import EntityError, RequestError
+from dataverse_sync.model import IDENTIFIER, PageRequest
+
+COUNTED_AT_ONCE = 50
+_COLUMNS = (
+    "LogicalName",
+    "EntitySetName",
+    "PrimaryIdAttribute",
+    "DisplayName",
+    "DisplayCollectionName",
+    "IsCustomEntity",
+    "IsIntersect",
+    "IsPrivate",
+    "DataProviderId",
+)
+_MICROSOFTS = re.compile(r"(ms(dyn|fp|pp|pcat|erp|evtmgt|gdpr)[a-z]*|adx)_")
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table of the environment, as the list shows it."""
+
+    name: str  # the entity set
+    logical_name: str
+    key: str
+    title: str  # its display name, plural where it has one
+    custom: bool = False
+    intersect: bool = False
+    virtual: bool = False
+    rows: int | None = None  # about; None: not known
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What a user may call it, in lower case."""
+        return self.name.lower(), self.logical_name.lower()
+
+    @property
+    def is_usual(self) -> bool:
+        """Neither a junction table, which comes with the tables that it joins, nor virtual."""
+        return not self.intersect and not self.virtual
+
+    @property
+    def is_microsofts(self) -> bool:
+        """One of Microsoft's own solutions, whose tables are custom too by their flag."""
+        return _MICROSOFTS.match(self.logical_name) is not None
+
+
+def list_tables(environment: Environment, tell: Tell) -> list[TableInfo]:
+    """Every table that can be synced, with about how many records it has.
+
+    Raises:
+        RequestError: The metadata cannot be read.
+    """
+    try:
+        definitions = environment.client.get_metadata("EntityDefinitions", select=_COLUMNS)
+    except RequestError as error:
+        raise RequestError(
+            f"the tables cannot be listed: {error.message}",
+            "Give the app a role that may read metadata, or write entities_config.json by hand.",
+            status=error.status,
+            code=error.code,
+        ) from error
+    parsed = [parse_table(definition) for definition in definitions]
+    tables = sorted((table for table in parsed if table), key=lambda table: table.name.lower())
+    tell(f"Counting the rows of {len(tables)} tables ...")
+    counts = _count(environment, [table.logical_name for table in tables if table.is_usual])
+    return [replace(table, rows=counts.get(table.logical_name)) for table in tables]
+
+
+def parse_table(definition: object) -> TableInfo | None:
+    """One element of EntityDefinitions; None if it cannot be synced."""
+    if not isinstance(definition, dict) or definition.get("IsPrivate"):
+        return None
+    texts = [
+        text
+        for member in ("EntitySetName", "LogicalName", "PrimaryIdAttribute")
+        if isinstance(text := definition.get(member), str) and IDENTIFIER.fullmatch(text)
+    ]
+    if len(texts) < 3 or texts[0].startswith("_") or texts[0].lower().startswith("sqlite_"):
+        return None
+    name, logical_name, key = texts
+    title = _find_label(definition, "DisplayCollectionName") or _find_label(
+        definition, "DisplayName"
+    )
+    return TableInfo(
+        name=name,
+        logical_name=logical_name,
+        key=key,
+        title=title or name,
+        custom=bool(definition.get("IsCustomEntity")),
+        intersect=bool(definition.get("IsIntersect")),
+        virtual=definition.get("DataProviderId") is not None,
+    )
+
+
+def _find_label(definition: dict[str, object], member: str) -> str:
+    """A display name: one line of text that any file and console can hold, or nothing."""
+    value = definition.get(member)
+    chosen = value.get("UserLocalizedLabel") if isinstance(value, dict) else None
+    text = chosen.get("Label") if isinstance(chosen, dict) else None
+    if not isinstance(text, str):
+        return ""
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())[:100]
+
+
+def _count(environment: Environment, names: Sequence[str]) -> dict[str, int]:
+    """About how many records each table has; one that cannot be counted is left out."""
+
+    def count(batch: Sequence[str]) -> dict[str, int]:
+        try:
+            return environment.client.get_counts(batch)
+        except EntityError as error:
+            is_refused = isinstance(error, RequestError) and error.status in (400, 404)
+            if not is_refused or len(batch) == 1:
+                return {}
+            half = len(batch) // 2
+            return {**count(batch[:half]), **count(batch[half:])}
+
+    starts = range(0, len(names), COUNTED_AT_ONCE)
+    counts: dict[str, int] = {}
+    for found in environment.pool.map(count, [names[i : i + COUNTED_AT_ONCE] for i in starts]):
+        counts.update(found)
+    return counts
+
+
+def find_unreadable(
+    environment: Environment, tables: Sequence[TableInfo], names: Collection[str]
+) -> dict[str, str]:
+    """Which of the named tables the app may not read, and why; one key of each is asked for."""
+
+    def find_error(table: TableInfo) -> str:
+        url = odata.build_url(environment.client.api_url, table.name, select=(table.key,), top=1)
+        try:
+            page = environment.client.get_page(PageRequest(table.name, url, top=True))
+        except EntityError as error:
+            return error.message
+        environment.client.release(page)
+        return ""
+
+    named = [table for table in tables if table.name in names]
+    errors = environment.pool.map(find_error, named)
+    return {table.name: error for table, error in zip(named, errors, strict=True) if error}
+
+
+def keep_readable(
+    environment: Environment, tables: Sequence[TableInfo], tell: Tell
+) -> list[TableInfo]:
+    """All tables but those that hold rows, or may hold some, and cannot be read."""
+    asked = [t.name for t in tables if t.is_usual and (t.custom or t.rows != 0)]
+    tell(f"Checking which of {len(asked)} tables the app can read ...")
+    unreadable = find_unreadable(environment, tables, asked)
+    if unreadable:
+        tell(f"{len(unreadable)} tables cannot be read by the app; they are not shown")
+    return [table for table in tables if table.name not in unreadable]
+
+
+def format_tables(tables: Sequence[TableInfo]) -> list[str]:
+    """The tables to pick from: custom ones first, then standard ones that hold rows."""
+    lines: list[str] = []
+    usual = [table for table in tables if table.is_usual]
+    groups = {
+        "Custom tables:": [table for table in usual if table.custom],
+        "Standard tables that hold rows:": [
+            table for table in usual if not table.custom and table.rows
+        ],
+    }
+    width = max((len(table.name) for table in usual), default=0)
+    for title, group in groups.items():
+        if group:
+            lines += ["", title]
+        for table in group:
+            rows = "?" if table.rows is None else f"{table.rows:,}"
+            lines.append(f"  {table.name.ljust(width)}  {rows:>11}  {table.title}")
+    empty = sum(not table.custom and table.rows == 0 for table in usual)
+    if empty:
+        lines += ["", f"(and {empty} standard tables without rows)"]
+    return [*lines, ""]

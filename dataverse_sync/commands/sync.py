@@ -1,0 +1,170 @@
+"""``sync``: copy what changed since the last run, and tell whoever wants to know."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dataverse_sync import logs
+from dataverse_sync.commands import options as shared
+from dataverse_sync.commands.console import FAILED, OK, describe_end, load
+from dataverse_sync.commands.options import Options
+from dataverse_sync.config import Config
+from dataverse_sync.errors import ConfigError, SyncError
+from dataverse_sync.model import EntityConfig, SyncReport
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.show import progress, text
+from dataverse_sync.sync.run import run_sync
+
+log = logging.getLogger(__name__)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    shared.add_places(parser)
+    shared.add_selection(parser)
+    parser.add_argument(
+        "--full", action="store_true", help="ignore the bookmarks: read everything again"
+    )
+    shared.add_workers(parser)
+    parser.add_argument(
+        "--segments",
+        type=shared.positive,
+        metavar="N",
+        help="ranges that one large table is read in at once, at most; 1: one chain of pages",
+    )
+    shared.add_allow_deletes(parser)
+    parser.add_argument(
+        "--report", type=Path, metavar="PATH", help="write the HTML report after the run"
+    )
+    parser.add_argument(
+        "--notify", metavar="URL", help="post the run's summary as JSON there when it failed"
+    )
+    parser.add_argument(
+        "--notify-always",
+        action="store_true",
+        help="post it after every run, not only a failed one",
+    )
+    shared.add_console(parser)
+
+
+def run(options: Options, redactor: Redactor) -> int:
+    config, entities = load(options, redactor, workers=options.workers, segments=options.segments)
+    _check_outputs(options, config)
+    try:
+        report = run_and_show(
+            config,
+            entities,
+            options,
+            redactor,
+            only=options.entity,
+            full=options.full,
+            allow_deletes=options.allow_deletes,
+        )
+    except (Exception, KeyboardInterrupt) as error:
+        try:
+            _tell_others(options, config, None, describe_end(error, redactor))
+        except SyncError as problem:  # of the report; why the run ended matters more
+            log.error("%s", problem)
+        raise
+    _tell_others(options, config, report, None)
+    return OK if report.ok else FAILED
+
+
+def run_and_show(
+    config: Config,
+    entities: Sequence[EntityConfig],
+    options: Options,
+    redactor: Redactor,
+    **arguments: Any,
+) -> SyncReport:
+    """Run a sync and show it on the console.
+
+    Args:
+        config: The environment and its copy.
+        entities: What is configured.
+        options: How the run is shown.
+        redactor: Learns the run's secrets.
+        arguments: Other arguments of ``run_sync``.
+    """
+    display = choose_display(options)
+    log_line = display.log_line if sys.stderr.isatty() else None
+    try:
+        with logs.diverted(log_line):
+            report = run_sync(
+                config, entities, on_event=display.show, redactor=redactor, **arguments
+            )
+    finally:
+        display.close()
+    _print_summary(report, options)
+    return report
+
+
+def choose_display(options: Options) -> progress.Display:
+    """Bars on a terminal, lines in a pipe, nothing with ``-q``."""
+    if options.quiet:
+        return progress.QuietDisplay()
+    if sys.stdout.isatty() and not options.no_progress:
+        from dataverse_sync.show.live_display import LiveDisplay
+
+        live = LiveDisplay()
+        if live.is_possible:
+            return live
+    return progress.PlainDisplay(_write_line)
+
+
+def _write_line(line: str) -> None:
+    """Print and flush; a closed pipe is ignored, so that it never ends a sync."""
+    with suppress(OSError):
+        print(line, flush=True)
+
+
+def _print_summary(report: SyncReport, options: Options) -> None:
+    if options.quiet and report.ok:
+        print(text.format_result(report))
+        if breaking := [item for item in report.drift if item.severity == "breaking"]:
+            print(text.format_drift(breaking))
+        return
+    print()
+    for line in text.format_summary(report):
+        print(line)
+
+
+def _check_outputs(options: Options, config: Config) -> None:
+    """Check before the run that its report and its notification have somewhere to go."""
+    if options.notify_always and not options.notify:
+        raise ConfigError("--notify-always: there is no address", "Name it with --notify URL.")
+    if options.notify:
+        from dataverse_sync.show.notify import find_url_problem
+
+        if problem := find_url_problem(options.notify):
+            raise ConfigError(f"--notify: {problem}", "Name an https:// address.")
+    if options.report:
+        from dataverse_sync.show.report import check_target
+
+        check_target(options.report, config.db_path)
+        if not options.report.absolute().parent.is_dir():
+            raise ConfigError(
+                f"{options.report}: there is no folder {options.report.parent}",
+                "Make it, or name another file with --report.",
+            )
+
+
+def _tell_others(
+    options: Options, config: Config, report: SyncReport | None, error: str | None
+) -> None:
+    """Post the summary and write the report, however the run ended."""
+    if options.notify and (options.notify_always or report is None or not report.ok):
+        from dataverse_sync.show.notify import send_notification
+
+        send_notification(options.notify, report, error)
+    if options.report and config.db_path.exists():
+        from dataverse_sync.show.report import write_report
+
+        write_report(config.db_path, options.report, datetime.now(UTC))
