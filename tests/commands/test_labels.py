@@ -14,8 +14,7 @@ from dataverse_sync import EntityConfig
 from dataverse_sync.commands.labels import (
     EntityLabels,
     LabelsReport,
-    _find_lookups,
-    _Found,
+    find_lookups,
     format_labels,
     run_labels,
 )
@@ -660,7 +659,7 @@ def test_a_lookup_that_differs_only_by_case_has_no_column() -> None:
     ]
     tables = {one.name: build_table(one) for one in entities}
 
-    found = _find_lookups(tables, _Found())
+    found = find_lookups(tables, {})
 
     assert [list(columns) for columns in found.values()] == [["_A_value"]]
 

@@ -1,0 +1,221 @@
+"""Read the labels of choice columns from the service.
+
+One filtered read of ``stringmaps`` brings the labels of all entities in every language.
+Yes/no columns are not in it, and sometimes it may not be read: the other labels come from
+the option sets of the metadata, one request for each entity and kind of column.
+
+https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-metadata-web-api
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dataverse_sync.commands.console import Tell
+from dataverse_sync.dataverse import definitions, odata
+from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.session import Environment as Session
+from dataverse_sync.errors import EntityError, PageError, RequestError
+from dataverse_sync.model import IDENTIFIER, PageRequest
+from dataverse_sync.store import choices
+from dataverse_sync.store.choices import KINDS, Choice
+from dataverse_sync.store.tables import EntityTable
+
+log = logging.getLogger(__name__)
+
+ENTITIES_PER_REQUEST = 100  # keeps a URL far below the 32 KB and 500 conditions of the service
+_STRINGMAP_COLUMNS = ("objecttypecode", "attributename", "attributevalue", "value", "langid")
+_MULTI_SELECT = "MultiSelectPicklist"
+
+Tables = Mapping[str, EntityTable]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the metadata says of an entity, as far as labels go."""
+
+    logical_name: str
+    name_column: str | None
+    kinds: Mapping[str, str]  # choice column → its kind
+
+
+Described = Mapping[str, Description]  # by entity set; without those that metadata does not tell
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of the selected entities, as the service has them."""
+
+    choices: Sequence[Choice]
+    user_languages: Counter[int]
+    failures: Mapping[str, str]  # entity → why some of its columns could not be read
+
+    @property
+    def languages(self) -> tuple[int, ...]:
+        return tuple(sorted({choice.language for choice in self.choices}))
+
+
+def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described, tuple[str, ...]]:
+    """What the metadata says of each entity, and a warning if it may not be read."""
+    described = {}
+    try:
+        for batch in _batches(list(tables)):
+            for definition in client.get_metadata(
+                "EntityDefinitions",
+                select=("LogicalName", "EntitySetName", "PrimaryNameAttribute"),
+                filter=definitions.definitions_filter(batch),
+                expand="Attributes($select=LogicalName,AttributeType,AttributeTypeName)",
+            ):
+                try:
+                    described[definition["EntitySetName"]] = _parse_description(definition)
+                except (KeyError, TypeError, AttributeError) as error:
+                    log.warning(
+                        "%s: its EntityDefinitions entry cannot be used (%s); it gets no labels",
+                        *definitions.describe_misfit(definition, error),
+                    )
+    except RequestError as error:
+        if not _is_refused(error):
+            raise
+        return {}, (
+            "the metadata cannot be read, so yes/no columns get no labels, and which column "
+            f"names a record is guessed: {error}",
+        )
+    return {name: described[name] for name in tables if name in described}, ()
+
+
+def _parse_description(definition: Mapping[str, Any]) -> Description:
+    kinds = {}
+    for attribute in definition["Attributes"]:
+        kind = attribute["AttributeType"]
+        if (attribute.get("AttributeTypeName") or {}).get("Value") == f"{_MULTI_SELECT}Type":
+            kind = _MULTI_SELECT
+        if kind in KINDS:
+            kinds[attribute["LogicalName"]] = kind
+    name_column = definition.get("PrimaryNameAttribute")
+    return Description(str(definition["LogicalName"]), name_column, kinds)
+
+
+def get_labels(
+    session: Session, tables: Tables, names: Sequence[str], described: Described, tell: Tell
+) -> Labels:
+    logical = {name: find_logical_name(tables[name], described) for name in names}
+    sets = {logical_name: name for name, logical_name in logical.items() if logical_name}
+    tell(f"Reading the labels of {len(sets)} tables ...")
+    try:
+        mapped = _get_stringmaps(session.client, sets)
+    except RequestError as error:
+        if not _is_refused(error) or not described:
+            raise
+        mapped = []
+        log.info("labels are read from the metadata: %s", error)
+        tell("stringmaps cannot be read; the labels are read from the metadata instead")
+    mapped_columns = {(choice.entity, choice.column) for choice in mapped}
+    wanted = _choose_option_sets(tables, names, described, mapped_columns)
+    return _merge(mapped, wanted, _get_option_sets(session, described, wanted))
+
+
+def _is_refused(error: RequestError) -> bool:
+    """Whether the refusal is permanent (4xx except 401 and 429), so that the fallback is used."""
+    return error.status is not None and 400 <= error.status < 500 and error.status not in (401, 429)
+
+
+def find_logical_name(table: EntityTable, described: Described) -> str | None:
+    known = described.get(table.name)
+    name = known.logical_name if known else table.entity.logical_name
+    # It goes into a filter and a path.
+    return name if name is not None and IDENTIFIER.fullmatch(name) else None
+
+
+def _get_stringmaps(client: DataverseClient, sets: Mapping[str, str]) -> list[Choice]:
+    """Every label of these entities in every language; ``sets`` are logical name → entity set."""
+    found = []
+    for batch in _batches(list(sets)):
+        url = odata.build_url(
+            client.api_url,
+            "stringmaps",
+            select=_STRINGMAP_COLUMNS,
+            filter=" or ".join(f"objecttypecode eq '{name}'" for name in batch),
+            orderby="stringmapid",
+        )
+        request: PageRequest | None = PageRequest("stringmaps", url)
+        while request is not None:
+            page = client.get_page(request)
+            for record in page.records:
+                try:
+                    choice = choices.parse_stringmap(json.loads(bytes(record)), sets)
+                except (ValueError, RecursionError) as error:
+                    raise PageError(f"{request}: a record cannot be read ({error})") from error
+                if choice is not None:
+                    found.append(choice)
+            client.release(page)
+            request = page.next_request
+    return found
+
+
+def _choose_option_sets(
+    tables: Tables,
+    names: Sequence[str],
+    described: Described,
+    mapped: Collection[tuple[str, str]],
+) -> dict[tuple[str, str], set[str]]:
+    """Columns whose labels ``stringmaps`` lacks, by entity and kind; all yes/no columns."""
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        kinds = described[name].kinds if name in described else {}
+        for column, kind in kinds.items():
+            is_missing = kind == "Boolean" or (name, column) not in mapped
+            if is_missing and column in tables[name].table.c:
+                wanted.setdefault((name, kind), set()).add(column)
+    return wanted
+
+
+def _get_option_sets(
+    session: Session, described: Described, wanted: Iterable[tuple[str, str]]
+) -> list[list[dict[str, Any]] | EntityError]:
+    """The option sets of each entity and kind, or why they could not be read."""
+
+    def get(pair: tuple[str, str]) -> list[dict[str, Any]] | EntityError:
+        name, kind = pair
+        options = "TrueOption,FalseOption" if kind == "Boolean" else "Options"
+        try:
+            return session.client.get_metadata(
+                f"EntityDefinitions(LogicalName='{described[name].logical_name}')/Attributes"
+                f"/Microsoft.Dynamics.CRM.{kind}AttributeMetadata",
+                select=("LogicalName",),
+                expand=f"OptionSet($select={options}),GlobalOptionSet($select={options})",
+            )
+        except EntityError as error:
+            return error
+
+    return list(session.pool.map(get, wanted))
+
+
+def _merge(
+    mapped: Sequence[Choice],
+    wanted: Mapping[tuple[str, str], set[str]],
+    answers: Sequence[list[dict[str, Any]] | EntityError],
+) -> Labels:
+    """The labels of ``stringmaps``, but those of the option sets for the columns in them."""
+    told: list[Choice] = []
+    user_languages: Counter[int] = Counter()
+    failures = {}
+    for ((name, _), columns), answer in zip(wanted.items(), answers, strict=True):
+        if isinstance(answer, EntityError):
+            failures[name] = str(answer)
+            continue
+        user_languages += choices.count_user_languages(answer)
+        found = choices.parse_option_sets(name, answer)
+        told += [choice for choice in found if choice.column in columns]
+    told_columns = {(choice.entity, choice.column) for choice in told}
+    kept = [choice for choice in mapped if (choice.entity, choice.column) not in told_columns]
+    return Labels([*kept, *told], user_languages, failures)
+
+
+def _batches(names: Sequence[str]) -> list[Sequence[str]]:
+    size = ENTITIES_PER_REQUEST
+    return [names[start : start + size] for start in range(0, len(names), size)]
