@@ -1,4 +1,4 @@
-"""Read the settings: the environment, the ``.env`` file, the entity list.
+"""Load the settings: the environment, the ``.env`` file, the entity list.
 
 Every mistake of a source is reported at once, with the way out. Only this
 module reads the environment.
@@ -108,7 +108,7 @@ def _check_api_url(url: str) -> Iterable[str]:
 
 
 def load_settings(env_file: Path | None = None) -> dict[str, str]:
-    """The settings by variable name: the environment, then the ``.env`` file.
+    """Load the settings by variable name: the environment, then the ``.env`` file.
 
     Args:
         env_file: A file named by the user, which must exist; None for ``.env`` in
@@ -136,7 +136,7 @@ def load_settings(env_file: Path | None = None) -> dict[str, str]:
 
 
 def build_config(settings: Mapping[str, str], db_path: str | None = None, **options: Any) -> Config:
-    """A ``Config`` from settings by variable name and the command's options.
+    """Build a ``Config`` from settings by variable name and a command's options.
 
     Raises:
         ConfigError: With every missing or wrong setting at once.
@@ -162,30 +162,50 @@ def build_config(settings: Mapping[str, str], db_path: str | None = None, **opti
 
 
 def find_db_path(settings: Mapping[str, str], db_path: str | None) -> str:
-    """Where the database is: the option, else ``SQLITE_DB_PATH``, else the default."""
+    """Find the database: the option, else ``SQLITE_DB_PATH``, else the default."""
     return db_path or settings.get("SQLITE_DB_PATH", "").strip() or DEFAULT_DB
 
 
 def find_client_secret() -> str:
-    """The secret of the environment alone, for a ``.env`` that is not written yet."""
+    """Find the secret in the environment alone, if the ``.env`` is not written yet."""
     return os.environ.get("DATAVERSE_CLIENT_SECRET", "")
 
 
 def find_windows_user() -> str | None:
-    r"""Who is logged on, as ``DOMAIN\user``; None where that is not Windows."""
+    r"""Find who is logged on, as ``DOMAIN\user``; None if the system is not Windows."""
     domain, user = os.environ.get("USERDOMAIN"), os.environ.get("USERNAME")
     return f"{domain}\\{user}" if domain and user else None
 
 
 def load_entities(path: Path) -> list[EntityConfig]:
-    """The entities of an ``entities_config.json``, in its order.
+    """Load the entities of an ``entities_config.json``, in its order.
 
     Raises:
         ConfigError: With every mistake at once: the file, the entry, what is allowed.
     """
+    document = _load_json(path)
+    problems = list(_check_document(document))
+    if problems:
+        raise _config_error(str(path), problems)
+    return [EntityConfig(**entry) for entry in document["entities"]]
+
+
+def check_entities(entities: Sequence[EntityConfig]) -> None:
+    """Check a list made in Python by the rules of the file.
+
+    Raises:
+        ConfigError: With every mistake at once.
+    """
+    entries = [{key: getattr(entity, key) for key in _ENTRY_KEYS} for entity in entities]
+    problems = list(_check_entries(entries))
+    if problems:
+        raise _config_error("The entities", problems)
+
+
+def _load_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        document = json.loads(text, object_pairs_hook=_take_members)
+        return json.loads(text, object_pairs_hook=_build_object)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: there is no such file", "Name the entity configuration with --config."
@@ -201,28 +221,10 @@ def load_entities(path: Path) -> list[EntityConfig]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON that can be read ({error})") from error
-    problems = []
-    if not isinstance(document, dict) or not isinstance(document.get("entities"), list):
-        problems.append('it must be an object {"entities": [...]} with a list')
-        entries: list[Any] = []
-    else:
-        entries = document["entities"]
-        problems += [
-            f"unknown key {key!r} (allowed: entities)" for key in document.keys() - {"entities"}
-        ]
-        if not entries:
-            problems.append("the list of entities is empty: name one at least")
-    for number, entry in enumerate(entries, 1):
-        problems += [f"entry {number}{_named(entry)}: {problem}" for problem in _check_entry(entry)]
-    entities = [] if problems else [EntityConfig(**entry) for entry in entries]
-    problems += _check_names([entry.get("name") for entry in entries if isinstance(entry, dict)])
-    if problems:
-        raise _config_error(str(path), problems)
-    return entities
 
 
-def _take_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose members are each there once: the last of two would win unseen."""
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a JSON object with a key twice: the last of the two would win unseen."""
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -231,23 +233,8 @@ def _take_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def check_entities(entities: Sequence[EntityConfig]) -> None:
-    """Hold a list made in Python to the rules of the file.
-
-    Raises:
-        ConfigError: With every mistake at once.
-    """
-    problems = [] if entities else ["the list of entities is empty: name one at least"]
-    for number, entity in enumerate(entities, 1):
-        entry = {key: getattr(entity, key) for key in _ENTRY_KEYS}
-        problems += [f"entry {number}{_named(entry)}: {text}" for text in _check_entry(entry)]
-    problems += _check_names([entity.name for entity in entities])
-    if problems:
-        raise _config_error("The entities", problems)
-
-
 def select_entities(entities: Sequence[EntityConfig], only: Sequence[str]) -> list[EntityConfig]:
-    """The entities named by ``--entity``, all where none is.
+    """Select the entities named by ``--entity``; all if none is.
 
     Raises:
         ConfigError: A name is not configured.
@@ -262,7 +249,25 @@ def select_entities(entities: Sequence[EntityConfig], only: Sequence[str]) -> li
     return [entity for entity in entities if not only or entity.name in only]
 
 
-def _named(entry: object) -> str:
+def _check_document(document: object) -> Iterable[str]:
+    if not isinstance(document, dict) or not isinstance(document.get("entities"), list):
+        yield 'it must be an object {"entities": [...]} with a list'
+        return
+    for key in document.keys() - {"entities"}:
+        yield f"unknown key {key!r} (allowed: entities)"
+    yield from _check_entries(document["entities"])
+
+
+def _check_entries(entries: Sequence[object]) -> Iterable[str]:
+    if not entries:
+        yield "the list of entities is empty: name one at least"
+    for number, entry in enumerate(entries, 1):
+        for problem in _check_entry(entry):
+            yield f"entry {number}{_format_name(entry)}: {problem}"
+    yield from _check_names([entry.get("name") for entry in entries if isinstance(entry, dict)])
+
+
+def _format_name(entry: object) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
     return f" ({name[:128]})" if isinstance(name, str) and name else ""
 

@@ -1,6 +1,6 @@
 """What commands have in common: read the settings, set up the log, print a result.
 
-A result is lines for a person (with ``-q`` the last line alone if all is well), or with
+A result is lines for a person (with ``-q`` the last alone if all is well), or with
 ``--json`` one document and nothing else.
 """
 
@@ -11,9 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataverse_sync import config as settings
 from dataverse_sync.commands.options import Options
-from dataverse_sync.config import Config
+from dataverse_sync.config import (
+    Config,
+    build_config,
+    find_db_path,
+    load_entities,
+    load_settings,
+)
 from dataverse_sync.errors import ConfigError, SyncError
 from dataverse_sync.logs import configure_logging
 from dataverse_sync.model import EntityConfig
@@ -38,13 +43,13 @@ def load(options: Options, redactor: Redactor, **changes: Any) -> tuple[Config, 
     open_log(options, redactor)
     mistakes: list[ConfigError] = []
     try:
-        values = settings.load_settings(options.env_file)
+        values = load_settings(options.env_file)
         redactor.add(values.get("DATAVERSE_CLIENT_SECRET", ""))
-        config = settings.build_config(values, options.db, schema_path=options.schema, **changes)
+        config = build_config(values, options.db, schema_path=options.schema, **changes)
     except ConfigError as error:
         mistakes.append(error)
     try:
-        entities = settings.load_entities(options.config)
+        entities = load_entities(options.config)
     except ConfigError as error:
         mistakes.append(error)
     if mistakes:
@@ -59,7 +64,7 @@ def open_log(options: Options, redactor: Redactor) -> None:
 
 def find_database(options: Options) -> Path:
     """The database of a command that needs no credentials."""
-    return Path(settings.find_db_path(settings.load_settings(options.env_file), options.db))
+    return Path(find_db_path(load_settings(options.env_file), options.db))
 
 
 def choose_tell(options: Options) -> Tell:
