@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from dataverse_sync.config import Config, check_entities, is_loopback
 from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import (
     AuthError,
     ConfigError,
@@ -419,17 +419,21 @@ def _converse(
     confirm = choices.interactive and not choices.yes and not (choices.url and choices.words)
     with ExitStack() as stack:
 
-        def open_(config: Config) -> Environment:
-            return stack.enter_context(open_environment(config, redactor))
+        def open_(config: Config) -> Session:
+            with ExitStack() as opening:
+                session = opening.enter_context(open_session(config, redactor))
+                session.sign_in()
+                stack.push(opening.pop_all())
+                return session
 
-        config, environment = _sign_in(choices, ask, ask_hidden, tell, redactor, open_)
-        tables = _list_tables(environment, tell)
+        config, session = _sign_in(choices, ask, ask_hidden, tell, redactor, open_)
+        tables = _list_tables(session, tell)
         if not choices.words:
-            tables = _keep_readable(environment, tables, tell)
+            tables = _keep_readable(session, tables, tell)
             for line in format_tables(tables):
                 tell(line)
         names = _pick_tables(choices, tables, ask, tell)
-        readable, refused = _find_readable(environment, [t for t in tables if t.name in names])
+        readable, refused = _find_readable(session, [t for t in tables if t.name in names])
         for table, error in refused.items():
             tell(f"left out, since it cannot be read: {table}: {error}")
         if not readable:
@@ -437,7 +441,7 @@ def _converse(
                 "none of the tables picked can be read; nothing was written",
                 "Give the application user a role that may read them (organization level).",
             )
-        proposal = _get_proposal(environment, readable, tables)
+        proposal = _get_proposal(session, readable, tables)
     if confirm:
         proposal = _adjust(proposal, ask, tell)
     entities = build_entities(proposal, tables)
@@ -485,8 +489,8 @@ def _sign_in(
     ask_hidden: Ask,
     tell: Tell,
     redactor: Redactor,
-    open_: Callable[[Config], Environment],
-) -> tuple[Config, Environment]:
+    open_: Callable[[Config], Session],
+) -> tuple[Config, Session]:
     """Ask for what is missing until the sign-in succeeds, three times at most."""
     url, client_id, secret = choices.url, choices.client_id, choices.client_secret
     api_url = ""
@@ -533,10 +537,10 @@ def _what_to_keep(
 # The tables
 
 
-def _list_tables(environment: Environment, tell: Tell) -> list[TableInfo]:
+def _list_tables(session: Session, tell: Tell) -> list[TableInfo]:
     """Every table that can be synced, with about how many records it has."""
     try:
-        definitions = environment.client.get_metadata(
+        definitions = session.client.get_metadata(
             "EntityDefinitions",
             select=(
                 "LogicalName",
@@ -560,9 +564,7 @@ def _list_tables(environment: Environment, tell: Tell) -> list[TableInfo]:
     parsed = [parse_table(definition) for definition in definitions]
     tables = sorted((table for table in parsed if table), key=lambda table: table.name.lower())
     tell(f"Counting the rows of {len(tables)} tables ...")
-    counts = _count(
-        environment, [t.logical_name for t in tables if not t.virtual and not t.intersect]
-    )
+    counts = _count(session, [t.logical_name for t in tables if not t.virtual and not t.intersect])
     return [replace(table, rows=counts.get(table.logical_name)) for table in tables]
 
 
@@ -604,12 +606,12 @@ def _label(value: object) -> str:
     return " ".join(text.split())[:100]
 
 
-def _count(environment: Environment, names: Sequence[str]) -> dict[str, int]:
+def _count(session: Session, names: Sequence[str]) -> dict[str, int]:
     """About how many records each has; one that cannot be counted does not spoil the others."""
 
     def count(batch: Sequence[str]) -> dict[str, int]:
         try:
-            return environment.client.get_counts(batch)
+            return session.client.get_counts(batch)
         except EntityError as error:
             is_refused = isinstance(error, RequestError) and error.status in (400, 404)
             if not is_refused or len(batch) == 1:
@@ -620,38 +622,34 @@ def _count(environment: Environment, names: Sequence[str]) -> dict[str, int]:
     size = COUNTED_AT_ONCE
     batches = [names[start : start + size] for start in range(0, len(names), size)]
     counts: dict[str, int] = {}
-    for found in environment.pool.map(count, batches):
+    for found in session.pool.map(count, batches):
         counts.update(found)
     return counts
 
 
 def _find_readable(
-    environment: Environment, tables: Sequence[TableInfo]
+    session: Session, tables: Sequence[TableInfo]
 ) -> tuple[list[str], dict[str, str]]:
     """Which of these the app may read, told by asking for one key; and why not the others."""
 
     def reach(table: TableInfo) -> str:
-        url = odata.build_url(environment.client.api_url, table.name, select=(table.key,), top=1)
+        url = odata.build_url(session.client.api_url, table.name, select=(table.key,), top=1)
         try:
-            environment.client.release(
-                environment.client.get_page(PageRequest(table.name, url, top=True))
-            )
+            session.client.release(session.client.get_page(PageRequest(table.name, url, top=True)))
         except EntityError as error:
             return error.message
         return ""
 
-    found = dict(zip((t.name for t in tables), environment.pool.map(reach, tables), strict=True))
+    found = dict(zip((t.name for t in tables), session.pool.map(reach, tables), strict=True))
     refused = {name: error for name, error in found.items() if error}
     return [name for name in found if name not in refused], refused
 
 
-def _keep_readable(
-    environment: Environment, tables: Sequence[TableInfo], tell: Tell
-) -> list[TableInfo]:
+def _keep_readable(session: Session, tables: Sequence[TableInfo], tell: Tell) -> list[TableInfo]:
     """All but those that hold rows, or may, and cannot be read."""
     asked = [t for t in tables if not t.intersect and not t.virtual and (t.custom or t.rows != 0)]
     tell(f"Looking which of {len(asked)} tables the app can read ...")
-    _, refused = _find_readable(environment, asked)
+    _, refused = _find_readable(session, asked)
     if refused:
         tell(f"{len(refused)} tables cannot be read by the app; they are not shown")
     return [table for table in tables if table.name not in refused]
@@ -702,25 +700,23 @@ def _pick_tables(
     return picked.names
 
 
-def _get_proposal(
-    environment: Environment, names: Sequence[str], tables: Sequence[TableInfo]
-) -> Proposal:
-    targets = find_targets(_get_entities(environment, names), tables)
+def _get_proposal(session: Session, names: Sequence[str], tables: Sequence[TableInfo]) -> Proposal:
+    targets = find_targets(_get_entities(session, names), tables)
     more = [table for table in targets if table.name not in names]
-    readable, _ = _find_readable(environment, more)
+    readable, _ = _find_readable(session, more)
     more = [table for table in more if table.name in readable]
-    intersects = _get_entities(environment, [t.name for t in tables if t.intersect])
+    intersects = _get_entities(session, [t.name for t in tables if t.intersect])
     proposal = propose(names, more, intersects, tables)
     found = {junction.name for junction in proposal.junctions}
-    readable, _ = _find_readable(environment, [t for t in tables if t.name in found])
+    readable, _ = _find_readable(session, [t for t in tables if t.name in found])
     return replace(
         proposal, junctions=tuple(one for one in proposal.junctions if one.name in readable)
     )
 
 
-def _get_entities(environment: Environment, names: Sequence[str]) -> list[Entity]:
+def _get_entities(session: Session, names: Sequence[str]) -> list[Entity]:
     found = []
-    for definition in environment.client.get_definitions(names):
+    for definition in session.client.get_definitions(names):
         # What cannot be understood has no links that we know of.
         with suppress(KeyError, TypeError, AttributeError):
             found.append(metadata.parse_definition(definition))

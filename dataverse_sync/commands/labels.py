@@ -26,7 +26,7 @@ from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import ConfigError, EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, EntityConfig, PageRequest
 from dataverse_sync.redaction import Redactor
@@ -87,7 +87,7 @@ def run_labels(
     """Fetch the labels of choice columns, and make the views ``<table>_labelled``.
 
     Args:
-        config: The environment and its copy.
+        config: The session and its copy.
         entities: All that is configured.
         only: The entities to do; all where empty. Of others nothing changes.
         redactor: Learns the run's secrets.
@@ -117,8 +117,9 @@ def run_labels(
         if not tables:
             raise ConfigError(f"{config.db_path}: nothing is synced yet", "Run a sync first.")
         names = [entity.name for entity in selected if entity.name in tables]
-        with open_environment(config, redactor) as environment:
-            found = _get_labels(environment, tables, names, tell)
+        with open_session(config, redactor) as session:
+            session.sign_in()
+            found = _get_labels(session, tables, names, tell)
         shown = _choose_language(found, language)
         connection = stack.enter_context(database.open_writer(config.db_path))
         with database.transaction(connection):
@@ -158,10 +159,10 @@ class _Found:
 
 
 def _get_labels(
-    environment: Environment, tables: Mapping[str, EntityTable], names: Sequence[str], tell: Tell
+    session: Session, tables: Mapping[str, EntityTable], names: Sequence[str], tell: Tell
 ) -> _Found:
     found = _Found()
-    client = environment.client
+    client = session.client
     try:
         found.described = _get_descriptions(client, tables)
     except RequestError as error:
@@ -183,7 +184,7 @@ def _get_labels(
         mapped = []
         log.info("labels are read from the metadata: %s", error)
         tell("stringmaps cannot be read; the labels are read from the metadata instead")
-    _get_option_sets(environment, tables, names, mapped, found)
+    _get_option_sets(session, tables, names, mapped, found)
     return found
 
 
@@ -259,7 +260,7 @@ def _get_stringmaps(client: DataverseClient, sets: Mapping[str, str]) -> list[Ch
 
 
 def _get_option_sets(
-    environment: Environment,
+    session: Session,
     tables: Mapping[str, EntityTable],
     names: Sequence[str],
     mapped: Sequence[Choice],
@@ -280,7 +281,7 @@ def _get_option_sets(
         logical_name = found.described[name].logical_name
         options = "TrueOption,FalseOption" if kind == "Boolean" else "Options"
         try:
-            return environment.client.get_metadata(
+            return session.client.get_metadata(
                 f"EntityDefinitions(LogicalName='{logical_name}')/Attributes"
                 f"/Microsoft.Dynamics.CRM.{kind}AttributeMetadata",
                 select=("LogicalName",),
@@ -289,7 +290,7 @@ def _get_option_sets(
         except EntityError as error:
             return error
 
-    answers = environment.pool.map(lambda pair: ask(*pair), wanted)
+    answers = session.pool.map(lambda pair: ask(*pair), wanted)
     found.whole = {name for name in names if name in found.described}
     told: list[Choice] = []
     for (name, kind), answer in zip(wanted, answers, strict=True):

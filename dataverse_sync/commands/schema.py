@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
@@ -68,12 +68,13 @@ def _compare(
             "The first sync locks the schema: python -m dataverse_sync sync",
         )
     names = [entity.name for entity in selected]
-    with open_environment(config, redactor) as environment:
-        live = discovery.read_metadata(environment.client, names)
+    with open_session(config, redactor) as session:
+        session.sign_in()
+        live = discovery.read_metadata(session.client, names)
         guessed = [
             name for name in live.unknown if name not in lock or lock[name].source == "sample"
         ]
-        sampled = discovery.read_samples(environment.client, environment.pool, guessed)
+        sampled = discovery.read_samples(session.client, session.pool, guessed)
     known = {**live.entities, **sampled.entities}
     drift: list[Drift] = []
     failures = {name: str(error) for name, error in sampled.failures.items()}

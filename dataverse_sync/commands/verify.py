@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Text, cast, literal, select
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError, EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
@@ -107,7 +107,8 @@ def run_verify(
     with ExitStack() as stack:
         if repair:
             stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
-        environment = stack.enter_context(open_environment(config, redactor))
+        session = stack.enter_context(open_session(config, redactor))
+        session.sign_in()
         engine = (
             database.open_engine(config.db_path)
             if repair
@@ -116,7 +117,7 @@ def run_verify(
         connection = stack.enter_context(engine.connect())
         integrity = _check_integrity(connection)
         connection.rollback()
-        loop = PageLoop(environment.client, environment.pool, config.workers, connection, _ignore)
+        loop = PageLoop(session.client, session.pool, config.workers, connection, _ignore)
         filtered = {entity.name for entity in entities if entity.filtered}
         checks = {entity.name: EntityCheck(entity.name) for entity in selected}
         with database.transaction(connection):

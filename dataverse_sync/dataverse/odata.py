@@ -213,6 +213,28 @@ def parse_document(request: PageRequest, body: bytes | memoryview) -> Page:
     return Page(request, (msgspec.Raw(body),), size=len(body))
 
 
+class _Counts(msgspec.Struct):
+    names: list[str] = msgspec.field(name="Keys")
+    numbers: list[int] = msgspec.field(name="Values")
+
+
+class _CountsAnswer(msgspec.Struct):
+    counts: _Counts = msgspec.field(name="EntityRecordCountCollection")
+
+
+def parse_counts(body: bytes | msgspec.Raw) -> dict[str, int]:
+    """The answer of RetrieveTotalRecordCount: logical name → records.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    try:
+        counts = msgspec.json.decode(body, type=_CountsAnswer).counts
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError("not an answer with counts") from error
+    return dict(zip(counts.names, counts.numbers, strict=True))
+
+
 def parse_error(body: bytes) -> tuple[str, str]:
     """The service's own code and message, from a body that may be JSON, HTML or empty."""
     if found := _find_error(body):
@@ -255,10 +277,12 @@ def follow(page: Page, link: str) -> str:
             f"{link.partition('?')[0][:100]}",
             hint="The token is not sent there. Set DATAVERSE_API_URL to the address the service "
             "uses in its own links.",
+            requests=page.requests,
         )
     if link == asked:
         raise PageError(
             f"{page.request}: the next link repeats the page itself",
             hint="The service would be read in a circle. Run again later; if it stays, report it.",
+            requests=page.requests,
         )
     return link

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from dataverse_sync.config import Config, check_entities, select_entities
-from dataverse_sync.dataverse.session import Environment, open_environment, wait_for
+from dataverse_sync.dataverse.session import Session, open_session, wait_for
 from dataverse_sync.errors import (
     ConfigError,
     EntityError,
@@ -162,8 +162,10 @@ class _Run:
 
     def sign_in(self) -> None:
         self.emit(PhaseStarted(2, f"Signing in to {self.config.api_origin}"))
-        opened = open_environment(self.config, self.redactor, self._build_tables)
-        self.environment: Environment = self.stack.enter_context(opened)
+        opened = open_session(self.config, self.redactor)
+        self.session: Session = self.stack.enter_context(opened)
+        self._build_tables()
+        self.session.sign_in()
 
     def _build_tables(self) -> None:
         """The tables of all configured entities that are locked by now."""
@@ -203,8 +205,8 @@ class _Run:
         self.emit(PhaseStarted(4, "Locking or comparing the schema"))
         names = [entity.name for entity in self.selected]
         self.compared = [name for name in names if name in self.lock]
-        pool = self.environment.pool
-        self.live = pool.submit(discovery.read_metadata, self.environment.client, names)
+        pool = self.session.pool
+        self.live = pool.submit(discovery.read_metadata, self.session.client, names)
         new = [name for name in names if name not in self.lock]
         found = self._discover(new) if new else discovery.Discovery()
         self._make_tables(found.entities)
@@ -219,7 +221,7 @@ class _Run:
                 live.metadata_error,
             )
         unknown = [name for name in names if name not in live.entities]
-        sampled = discovery.read_samples(self.environment.client, self.environment.pool, unknown)
+        sampled = discovery.read_samples(self.session.client, self.session.pool, unknown)
         for entity in sampled.entities.values():
             log.warning(
                 "%s: not in the metadata; columns taken from its first record, key %s (%s)",
@@ -329,8 +331,8 @@ class _Run:
 
     def _sync(self) -> None:
         loop = PageLoop(
-            self.environment.client,
-            self.environment.pool,
+            self.session.client,
+            self.session.pool,
             self.config.workers,
             self.connection,
             self.emit,
@@ -395,7 +397,7 @@ class _Run:
             return {}
         logical_names = [str(run.table.entity.logical_name) for run in runs]
         try:
-            counts = self.environment.client.get_counts(logical_names)
+            counts = self.session.client.get_counts(logical_names)
         except EntityError as error:
             log.info("row counts cannot be had: %s", error.message)
             return {}
@@ -435,7 +437,7 @@ class _Run:
     def _abandon(self, error: BaseException) -> None:
         """Note why the run ends, beside the checkpoints that the next one goes on from."""
         self.is_over = True
-        self.environment.client.stop()
+        self.session.client.stop()
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
         ended = EntityError(text, "The next run goes on from the last committed page.")
@@ -555,8 +557,8 @@ class _Run:
             entities=tuple(self.reports[entity.name] for entity in self.selected),
             drift=tuple(self.drift),
             requests=sum(report.requests for report in self.reports.values()),
-            bytes_read=self.environment.client.bytes_read,
-            waited_s=self.environment.client.waited_s,
+            bytes_read=self.session.client.bytes_read,
+            waited_s=self.session.client.waited_s,
             notes={name: run.note for name, run in self.runs.items() if run.note},
         )
 

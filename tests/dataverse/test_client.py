@@ -19,7 +19,6 @@ from loopback import (
     CLOSE,
     DATE,
     JSON_TYPE,
-    NETWORK_VARIABLES,
     ORIGIN,
     RESET,
     RESPONSES,
@@ -37,53 +36,31 @@ from loopback import (
     zipped,
 )
 
+from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
+from dataverse_sync.dataverse import bodies, odata
 from dataverse_sync.dataverse import client as dataverse_client
-from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.auth import Auth
-from dataverse_sync.dataverse.body_pool import PageBudget
+from dataverse_sync.dataverse.bodies import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.version import __version__
 
-SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
 LOCAL_NOW = datetime(2031, 1, 1, tzinfo=UTC)
 SCHEDULE = [1, 2, 4, 8, 16]
 EMPTY = json_reply({"value": []})
 ONE = b'{"value":[{"accountid":"1"}]}'
 
 
-@pytest.fixture(autouse=True)
-def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NETWORK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def fake() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    made = Service()
-    with made.server:
-        yield made
-
-
-@pytest.fixture
-def client(service: Service, fake: FakeTime) -> Iterator[DataverseClient]:
-    config = Config(service.api_url, "client-id", SECRET)
-    transport = Transport(Throttle(8, fake.clock, fake.wait), 5, 5)
-    redactor = Redactor()
-    auth = Auth(config, transport, redactor, fake.clock)
+def client(service: Service, transport: Transport, fake: FakeTime) -> DataverseClient:
+    config, redactor = Config(service.api_url, CLIENT_ID, SECRET), Redactor()
+    auth = make_auth(config, transport, redactor, fake.clock)
     auth.get_token()
-    yield DataverseClient(config, transport, auth, redactor, fake.clock, lambda: LOCAL_NOW)
-    transport.close()
+    return DataverseClient(config, transport, auth, redactor, fake.clock, lambda: LOCAL_NOW)
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", headers: str = "") -> Reply:
@@ -274,7 +251,7 @@ def test_a_renewal_does_not_start_the_schedule_again(
 
 
 def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
-    client: DataverseClient, service: Service
+    client: DataverseClient, service: Service, transport: Transport
 ) -> None:
     service.replies(http(401))
     service.token = lambda: json_reply({"error_description": "AADSTS7000222: Expired."}, status=401)
@@ -282,7 +259,7 @@ def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
     with pytest.raises(AuthError, match="AADSTS7000222"):
         client.get_page(service.request())
 
-    assert client.in_flight == 0
+    assert transport.throttle.in_flight == 0
 
 
 # Refusals
@@ -636,14 +613,16 @@ def test_a_stop_ends_reads_that_wait(client: DataverseClient, service: Service) 
 # How much is held
 
 
-def test_what_was_read_and_waited_is_counted(client: DataverseClient, service: Service) -> None:
+def test_what_was_read_and_waited_is_counted(
+    client: DataverseClient, service: Service, transport: Transport
+) -> None:
     service.replies(http(429, b"", ("Retry-After", "9")), zipped(PAGE))
 
     client.release(client.get_page(service.request()))
 
     assert client.bytes_read == len(PAGE)
     assert client.waited_s == 9
-    assert client.in_flight == 0
+    assert transport.throttle.in_flight == 0
     assert client._budget._held == 0
 
 
@@ -785,7 +764,7 @@ def test_room_is_claimed_by_the_headers_or_such_a_page_before_or_for_a_wide_page
 def test_a_page_larger_than_expected_is_whole(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "_CHUNK", 1000)
+    monkeypatch.setattr(bodies, "_CHUNK", 1000)
     monkeypatch.setattr(dataverse_client, "_WIDE_PAGE", 10)
     service.replies(zipped(PAGE))
 
@@ -803,7 +782,7 @@ def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
     fake: FakeTime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 2 * 2**20)
     service.replies(http(200, b'{"value":["' + b"x" * 3 * 2**20 + b'"]}'), EMPTY)
 
     with pytest.raises(PageError, match="the answer is larger than 2 MiB"):
@@ -817,7 +796,7 @@ def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
 def test_a_body_that_never_ends_ends(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 2 * 2**20)
 
     def endless(_: Asked) -> Reply:
         def parts() -> Iterator[bytes]:
@@ -836,7 +815,7 @@ def test_a_body_that_never_ends_ends(
 def test_a_compression_bomb_ends_in_bounded_memory(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 4 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 4 * 2**20)
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     megabyte = bytes(2**20)
     bomb = b"".join(packer.compress(megabyte) for _ in range(60)) + packer.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import string
@@ -21,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import (
     CLOSE,
-    NETWORK_VARIABLES,
     RESET,
     Asked,
     FakeTime,
@@ -33,9 +33,12 @@ from loopback import (
     run_threads,
     zipped,
 )
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
+from dataverse_sync.dataverse.retries import LONGEST_WAIT_S, Retries, parse_retry_after
 from dataverse_sync.dataverse.throttle import StoppedError, Throttle
-from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Transport, parse_retry_after
+from dataverse_sync.dataverse.transport import HttpRequest, Transport, describe, read_answer
+from dataverse_sync.errors import SyncError
 from dataverse_sync.version import __version__
 
 NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
@@ -44,68 +47,19 @@ OK = http(200, b"{}")
 TOKEN = "a-token-that-goes-to-the-api-alone"
 
 
-@pytest.fixture(autouse=True)
-def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NETWORK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def fake() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def make_transport(fake: FakeTime) -> Iterator[Callable[..., Transport]]:
-    made: list[Transport] = []
-
-    def make(
-        time: FakeTime | SlowTime = fake,
-        workers: int = 4,
-        read_timeout_s: float = 5.0,
-        **options: Any,
-    ) -> Transport:
-        throttle = Throttle(workers, time.clock, time.wait)
-        made.append(Transport(throttle, 5.0, read_timeout_s, **options))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
-def transport(make_transport: Callable[..., Transport]) -> Transport:
-    return make_transport()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., LoopbackServer]]:
-    servers: list[LoopbackServer] = []
-
-    def start(*replies: Reply, script: Any = None, **options: Any) -> LoopbackServer:
-        server = LoopbackServer(script or in_turn(*replies), **options)
-        servers.append(server.__enter__())
-        return server
-
-    yield start
-    for server in servers:
-        server.__exit__(None, None, None)
-
-
-def fetch(transport: Transport, url: str, token: str | None = None) -> tuple[int, bytes]:
+def fetch(transport: Transport, url: str, token: str = "") -> tuple[int, bytes]:
     """One request with a place in the throttle, and its whole body."""
+    headers = {"Accept": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
     transport.throttle.enter()
     try:
-        response = transport.send(
-            "GET",
-            url,
-            headers={"Accept": "application/json"},
-            retries=transport.retries(),
-            token=token,
+        answer = transport.fetch(
+            HttpRequest("GET", url, headers),
+            lambda response: read_answer(response, 2**20),
+            Retries.start(transport.throttle),
         )
-        with response:
-            return response.status_code, response.raw.read(decode_content=True)
+        return answer.status, answer.body
     finally:
         transport.throttle.leave(answered=True)
 
@@ -479,16 +433,24 @@ def test_a_retry_after_that_says_nothing_leaves_the_schedule(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_an_hour_of_retry_after_is_capped_and_told(
-    serve: Any, make_transport: Any, fake: FakeTime, status: int
+    serve: Any,
+    transport: Transport,
+    fake: FakeTime,
+    status: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    told: list[float] = []
     server = serve(http(status, b"", ("Retry-After", "3600")), OK)
-    transport = make_transport(on_capped=told.append)
 
     fetch(transport, server.origin + "/")
 
     assert fake.waits == [LONGEST_WAIT_S]
-    assert told == [3600]
+    assert caplog.record_tuples == [
+        (
+            "dataverse_sync.dataverse.retries",
+            logging.WARNING,
+            "the service asks to wait 3600 s; asked again after 300 s",
+        )
+    ]
 
 
 def test_ten_429_do_not_count_as_failures_and_five_more_do(
@@ -597,26 +559,22 @@ def test_a_request_that_holds_no_place_does_not_touch_the_gate(
 ) -> None:
     server = serve(http(429, b"", ("Retry-After", "5")), OK)
 
-    response = transport.send(
-        "GET", server.origin + "/", headers={}, retries=transport.retries(gated=False)
-    )
-    response.close()
+    answer = transport.get_answer("GET", server.origin + "/")
 
-    assert response.status_code == 200
+    assert answer.status == 200
     assert fake.waits == [5]
-    assert transport.throttle.allowed == 4
+    assert transport.throttle.allowed == 8
     assert transport.throttle.waited_s == 0
     assert transport.throttle.in_flight == 0
 
 
 def test_every_try_is_counted_once(serve: Any, transport: Transport) -> None:
     server = serve(CLOSE, http(503), http(429), OK)
-    transport.count_requests()
+    before = transport.sent
 
     fetch(transport, server.origin + "/")
 
-    assert transport.count_requests() == 4
-    assert transport.count_requests() == 0
+    assert transport.sent - before == 4
 
 
 # What goes out
@@ -792,11 +750,6 @@ def test_a_thread_keeps_its_connection_and_shares_it_with_no_other(
 # TLS
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def tls_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
@@ -925,3 +878,23 @@ def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
         ("CONNECT", f"{wrong}:443"),
     ]
     assert "authorization" not in proxy.asked[0].headers
+
+
+# Words for errors
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(OSError("the heart of it.")), "the heart of it"),
+        (ProtocolError("Connection aborted.", OSError("reset by peer")), "reset by peer"),
+        (MaxRetryError(None, "/", OSError("no route to host")), "no route to host"),  # type: ignore[arg-type]
+        (OSError(OSError(OSError(OSError(OSError(OSError(OSError("deep"))))))), "deep"),
+        (OSError(), "OSError"),
+        (SyncError("what"), "what"),
+        (OSError("<urllib3.connection.HTTPConnection object at 0x7f>: refused"), "refused"),
+        (OSError("HTTPSConnectionPool(host='org', port=443): Read timed out."), "Read timed out"),
+    ],
+)
+def test_a_network_error_is_told_by_its_heart(error: Exception, text: str) -> None:
+    assert describe(error) == text
