@@ -21,6 +21,8 @@ from pathlib import Path
 from textwrap import wrap
 from urllib.parse import urlsplit
 
+import msgspec
+
 from dataverse_sync.config import Config, check_entities, is_loopback
 from dataverse_sync.dataverse import definitions as metadata
 from dataverse_sync.dataverse import odata
@@ -718,7 +720,7 @@ def _get_entities(session: Session, names: Sequence[str]) -> list[Entity]:
     found = []
     for definition in session.client.get_definitions(names):
         # What cannot be understood has no links that we know of.
-        with suppress(KeyError, TypeError, AttributeError):
+        with suppress(msgspec.ValidationError):
             found.append(metadata.parse_definition(definition))
     return found
 

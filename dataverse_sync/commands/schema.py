@@ -20,7 +20,7 @@ from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import accept_entity, diff_entity
-from dataverse_sync.schema.lock import Lock
+from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import database, labelled_views, run_lock
 from dataverse_sync.store.migrate import bring_to
 from dataverse_sync.store.schema_lock import (
@@ -60,7 +60,7 @@ def get_drift(
 
 
 def _compare(
-    config: Config, selected: Sequence[EntityConfig], lock: Lock, redactor: Redactor
+    config: Config, selected: Sequence[EntityConfig], lock: SchemaLock, redactor: Redactor
 ) -> LiveSchema:
     if not lock:
         raise ConfigError(

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from dataverse_sync.dataverse import definitions as metadata
+import msgspec
+
 from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.definitions import describe_misfit, parse_definition
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Entity
 from dataverse_sync.schema.inference import infer_entity
@@ -30,17 +32,17 @@ class Discovery:
 def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
     """What the metadata knows of these entity sets, in one request."""
     try:
-        definitions = client.get_definitions(names)
+        found = client.get_definitions(names)
     except EntityError as error:
         return Discovery(unknown=tuple(names), metadata_error=error)
     entities = {}
-    for definition in definitions:
+    for definition in found:
         try:
-            entity = metadata.parse_definition(definition)
-        except (KeyError, TypeError, AttributeError) as error:
+            entity = parse_definition(definition)
+        except msgspec.ValidationError as error:
             log.warning(
                 "%s: its EntityDefinitions entry cannot be used (%s); it goes by its first record",
-                *metadata.describe_misfit(definition, error),
+                *describe_misfit(definition, error),
             )
             continue
         if entity.name in names:

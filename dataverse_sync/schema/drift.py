@@ -26,12 +26,11 @@ def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
         for name in was
         if name in now and was[name] != now[name] and not guessed
     ]
+    found = [*added, *removed, *retyped]
     # A key that was guessed wrong merges records: nothing else shows it.
-    rekeyed = [
-        Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT")
-        for _ in range(locked.key != live.key and live.source == "metadata")
-    ]
-    return [*added, *removed, *retyped, *rekeyed]
+    if locked.key != live.key and live.source == "metadata":
+        found.append(Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT"))
+    return found
 
 
 def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:

@@ -46,7 +46,7 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import diff_entity
 from dataverse_sync.schema.inference import infer_entity
-from dataverse_sync.schema.lock import Lock
+from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import database, deletions, run_lock
 from dataverse_sync.store import sync_state as states
 from dataverse_sync.store import tables as schema_manager
@@ -124,7 +124,7 @@ class _Run:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     selected: Sequence[EntityConfig] = ()
     is_partial: bool = False  # limited by --entity
-    lock: Lock = field(default_factory=dict)  # what is locked, of file and database together
+    lock: SchemaLock = field(default_factory=dict)  # what is locked, of file and database together
     is_file_current: bool = False
     there: Collection[str] = ()  # the tables that the database has
     tables: dict[str, EntityTable] = field(default_factory=dict)

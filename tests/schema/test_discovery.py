@@ -59,10 +59,14 @@ def test_metadata_knows_some_and_the_others_are_unknown():
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        ({"Attributes": None}, "'NoneType' object is not iterable"),
-        ({"Attributes": [{}]}, "no usable LogicalName"),
-        ({"PrimaryIdAttribute": None}, "no usable PrimaryIdAttribute"),
-        ({"Attributes": "x"}, "string indices must be integers"),
+        ({"Attributes": None}, "Expected `array`, got `null` - at `$.Attributes`"),
+        (
+            {"Attributes": [{}]},
+            "Object missing required field `LogicalName` - at `$.Attributes[0]`",
+        ),
+        ({"PrimaryIdAttribute": None}, "Expected `str`, got `null` - at `$.PrimaryIdAttribute`"),
+        ({"PrimaryIdAttribute": "a b"}, "no usable PrimaryIdAttribute"),
+        ({"Attributes": "x"}, "Expected `array`, got `str` - at `$.Attributes`"),
     ],
 )
 def test_a_definition_that_cannot_be_used_is_said_and_left_out(caplog, damage, what):
