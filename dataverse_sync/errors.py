@@ -1,4 +1,4 @@
-"""What can go wrong, by what the run does about it.
+"""Errors, by what the run does about them.
 
 A ``RunError`` ends the run, an ``EntityError`` ends one entity while the others
 go on. Anything else is a bug and keeps its traceback. Each error says who and
@@ -11,11 +11,11 @@ from dataverse_sync.model import PageRequest
 
 
 class SyncError(Exception):
-    """Something a user can act on: what happened, and the way out.
+    """An error that a user can act on: what happened, and the way out.
 
     Args:
         message: Who and what, one sentence, no secret in it.
-        hint: What to do about it; empty where nothing helps.
+        hint: What to do about it; empty if nothing helps.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Keep the token of a run fresh: one for all threads, whatever credential it comes from."""
+"""Keep the token of a run fresh: one token for all threads, from any credential."""
 
 from __future__ import annotations
 

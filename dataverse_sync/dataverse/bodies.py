@@ -1,4 +1,4 @@
-"""Memory for the bodies of pages: how many bytes are held at once, and where they are kept.
+"""Memory for the bodies of pages: a limit on bytes held at once, and a map for each body.
 
 Each body has an anonymous map of its own, which goes back to the system when nothing refers
 to the page any more. Freed memory that came from ``malloc`` stays with the thread that asked
@@ -29,7 +29,7 @@ class TooLargeError(Exception):
 class PageBudget:
     """Bounds the bytes of pages held at once.
 
-    Two pages always fit, however large: one that is stored and one that is on its way.
+    Two pages of any size always fit: one being stored and one on its way.
     """
 
     def __init__(self, limit: int = PAGES_HELD) -> None:
@@ -67,7 +67,7 @@ class PageBudget:
             self._condition.notify_all()
 
     def stop(self) -> None:
-        """Wake whoever waits: nothing is read any more."""
+        """Make threads that wait raise ``StoppedError``: the run is ending."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()

@@ -1,7 +1,7 @@
-"""Read from Dataverse: one page, one answer of metadata, one count, from any thread.
+"""Read from Dataverse: a page, an answer of metadata, counts, from any thread.
 
-Bounds how many bytes of pages are held at once, and notes when a page was asked for by the
-server's clock.
+Bounds how many bytes of pages are held at once, and notes at which moment, by the server's
+clock, a page was asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dataverse_sync.errors import PageError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 
-_WIDE_PAGE = 24 * 2**20  # bytes, expected where nothing tells better: 5,000 rows of 180 columns
+_WIDE_PAGE = 24 * 2**20  # bytes, expected if nothing is known: 5,000 rows of 180 columns
 _ANSWER_LIMIT = 64 * 2**20  # bytes of an answer that is not a page
 _DEFINITIONS_AT_ONCE = 100  # entity sets in one request
 
@@ -41,7 +41,7 @@ class DataverseClient:
         config: Where the API is, and how large a page may be.
         transport: What requests go through.
         auth: Where tokens come from.
-        redactor: What takes secrets out of the service's own words.
+        redactor: Takes secrets out of the service's own words.
         clock: Seconds that only go forward.
         now: The local wall clock, used only if the service sends no ``Date``.
     """
@@ -71,7 +71,7 @@ class DataverseClient:
         return self._service.throttle.waited_s
 
     def get_page(self, request: PageRequest) -> Page:
-        """Read one page of an entity. Hand it back with ``release`` once it is stored.
+        """Read one page of an entity; hand it back with ``release`` once it is stored.
 
         Args:
             request: What to read: a query, or a next link, sent back as it came.
@@ -126,8 +126,8 @@ class DataverseClient:
         """The EntityDefinitions of these entity sets; sets that it does not know are left out.
 
         Raises:
-            RequestError: Metadata may not be read, or cannot be had.
-            PageError: The answer is not one.
+            RequestError: The service refused, or gave no answer.
+            PageError: The answer is not one of metadata.
         """
         found: list[dict[str, Any]] = []
         for start in range(0, len(names), _DEFINITIONS_AT_ONCE):
@@ -152,8 +152,8 @@ class DataverseClient:
             expand: Attributes, relationships; with a cast, option sets.
 
         Raises:
-            RequestError: Metadata may not be read, or cannot be had.
-            PageError: The answer is not one.
+            RequestError: The service refused, or gave no answer.
+            PageError: The answer is not one of metadata.
 
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
@@ -164,11 +164,11 @@ class DataverseClient:
         return [_decode(record, str(request)) for record in page.records]
 
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
-        """About how many records these tables hold, by logical name; up to a day old.
+        """About how many records each table holds, by logical name; up to a day old.
 
         Raises:
             RequestError: The service refused.
-            PageError: The answer is not one.
+            PageError: The answer holds no counts.
 
         Source: learn.microsoft.com, "RetrieveTotalRecordCount function".
         """
@@ -179,12 +179,16 @@ class DataverseClient:
         page = self._get(request, odata.parse_document)
         self.release(page)
         try:
-            return odata.parse_counts(page.records[0])
-        except ValueError as error:
+            counts = json.loads(bytes(page.records[0]))["EntityRecordCountCollection"]
+            return {
+                name: int(count)
+                for name, count in zip(counts["Keys"], counts["Values"], strict=True)
+            }
+        except (KeyError, TypeError, ValueError) as error:
             raise PageError(f"{request}: the answer is not understood") from error
 
     def get_bytes(self, url: str, prefer: str = "") -> Answer:
-        """Any answer as it came, whatever its status.
+        """An answer of any status, as it came.
 
         Args:
             url: Absolute, or a path below the API root.
@@ -201,7 +205,7 @@ class DataverseClient:
         return self._service.ask(request, lambda reply: read(reply.response), prefer)
 
     def stop(self) -> None:
-        """Send nothing any more; whoever waits raises ``StoppedError``."""
+        """Send no further request; threads that wait raise ``StoppedError``."""
         self._service.throttle.stop()
         self._budget.stop()
 

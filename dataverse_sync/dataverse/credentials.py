@@ -1,4 +1,4 @@
-"""What the app proves itself with: each kind of credential gives a token for a scope.
+"""Credentials of the app: each kind gives a token for a scope.
 
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
 """
@@ -39,11 +39,11 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token, and what came to be known on the way to it."""
+    """An access token, and what was learned while signing in."""
 
     value: str = field(repr=False)
     life_s: float  # from when it was asked for
-    tenant_id: str | None = None
+    tenant_id: str | None = None  # of the token, if known
     api_date: datetime | None = None  # by the API's clock, when it was first reached
 
     def is_due(self, age_s: float) -> bool:
@@ -62,7 +62,7 @@ class Credential(Protocol):
         """A new token for this scope, such as ``https://ORG.crm.dynamics.com/.default``.
 
         Raises:
-            AuthError: It was refused, or whoever gives it cannot be reached.
+            AuthError: It was refused, or the host that gives it cannot be reached.
             UnreachableError: The API did not answer.
         """
 

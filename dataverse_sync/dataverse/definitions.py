@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -37,11 +36,12 @@ CHOICE_KINDS = ("Picklist", "State", "Status", "MultiSelectPicklist", "Boolean")
 
 
 def definitions_filter(names: Iterable[str]) -> str:
+    """The ``$filter`` for the definitions of these entity sets."""
     return " or ".join(f"EntitySetName eq '{name}'" for name in names)
 
 
 def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
-    """Of which entity an element is that does not fit, and what is wrong with it."""
+    """The entity whose definition does not fit, and what is wrong with it."""
     names = ("EntitySetName", "LogicalName")
     known = definition if isinstance(definition, Mapping) else {}
     whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
@@ -161,7 +161,7 @@ CHOICES_EXPAND = "Attributes($select=LogicalName,AttributeType,AttributeTypeName
 
 
 class ChoicesDefinition(msgspec.Struct, rename="pascal"):
-    """Which columns of an entity hold choices, and which one names a record."""
+    """The choice columns of an entity, and the column that names a record."""
 
     logical_name: str
     entity_set_name: str
@@ -199,15 +199,28 @@ class _Labels(msgspec.Struct, rename="pascal"):
     user_localized_label: _Label | None = None
 
 
-class _Option(msgspec.Struct, rename="pascal"):
+class Option(msgspec.Struct, rename="pascal"):
+    """One value of a choice column, and its labels."""
+
     value: int | None = None
     label: _Labels | None = None
 
+    @property
+    def labels(self) -> list[_Label]:
+        """One for each language."""
+        return (self.label and self.label.localized_labels) or []
+
+    @property
+    def user_language(self) -> int | None:
+        """The language of the label that the service chose for the app itself."""
+        chosen = self.label and self.label.user_localized_label
+        return chosen.language_code if chosen else None
+
 
 class _OptionSet(msgspec.Struct, rename="pascal"):
-    options: list[_Option] | None = None
-    false_option: _Option | None = None
-    true_option: _Option | None = None
+    options: list[Option] | None = None
+    false_option: Option | None = None
+    true_option: Option | None = None
 
 
 class _ChoiceAttribute(msgspec.Struct, rename="pascal"):
@@ -216,51 +229,18 @@ class _ChoiceAttribute(msgspec.Struct, rename="pascal"):
     global_option_set: _OptionSet | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One value of a choice column, and what it is called."""
-
-    column: str
-    value: int
-    labels: tuple[tuple[str, int], ...]  # text and language
-    user_language: int | None  # in which the service labels it for the app itself
-
-
-def iter_options(attributes: Iterable[object]) -> Iterator[Option]:
-    """The options of an answer of choice columns; columns that do not fit are passed over."""
+def iter_options(attributes: Iterable[object]) -> Iterator[tuple[str, Option]]:
+    """Column and option, of an answer of choice columns; columns that do not fit are left out."""
     for attribute in attributes:
         with suppress(msgspec.ValidationError):
             found = msgspec.convert(attribute, _ChoiceAttribute)
             # A column has options of its own, or those of a global choice.
-            options = found.option_set or found.global_option_set or _OptionSet()
-            for option in (*(options.options or ()), options.false_option, options.true_option):
-                if option is not None and option.value is not None:
-                    yield _read_option(found.logical_name, option.value, option.label or _Labels())
-
-
-def _read_option(column: str, value: int, labels: _Labels) -> Option:
-    told = tuple(
-        (label.label, label.language_code)
-        for label in labels.localized_labels or ()
-        if label.label is not None and label.language_code is not None
-    )
-    user = labels.user_localized_label
-    return Option(column, value, told, user.language_code if user else None)
+            known = found.option_set or found.global_option_set or _OptionSet()
+            options = (*(known.options or ()), known.false_option, known.true_option)
+            yield from ((found.logical_name, option) for option in options if option)
 
 
 # A list of tables
-
-TABLES_SELECT = (
-    "LogicalName",
-    "EntitySetName",
-    "PrimaryIdAttribute",
-    "DisplayName",
-    "DisplayCollectionName",
-    "IsCustomEntity",
-    "IsIntersect",
-    "IsPrivate",
-    "DataProviderId",
-)
 
 
 class TableDefinition(msgspec.Struct, rename="pascal"):
@@ -281,6 +261,9 @@ class TableDefinition(msgspec.Struct, rename="pascal"):
         """The display name in one line, or else the entity set."""
         titles = (_title(self.display_collection_name), _title(self.display_name))
         return next(filter(None, titles), self.entity_set_name)
+
+
+TABLES_SELECT = tuple(field.encode_name for field in msgspec.structs.fields(TableDefinition))
 
 
 def parse_table(definition: object) -> TableDefinition | None:

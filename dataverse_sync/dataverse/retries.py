@@ -1,7 +1,7 @@
-"""When a request is sent again: 1, 2, 4, 8, 16 s, or as ``Retry-After`` says.
+"""Retry a request after 1, 2, 4, 8, 16 s, or when its ``Retry-After`` says.
 
-urllib3's ``Retry`` does the work. Ours are the waits, which pass the throttle, and the
-429s: the first ten of a request do not count as failures.
+urllib3's ``Retry`` does the work. The waits are ours, since they pass the throttle, and so
+are the 429s: the first ten of a request do not count as failures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What our schedule knows beyond urllib3's."""
+    """What our schedule needs beyond urllib3's."""
 
     throttle: Throttle
     gated: bool  # whether the request holds a place in the throttle
@@ -127,7 +127,7 @@ class Retries(Retry):
 
 
 def _discard(response: BaseHTTPResponse) -> None:
-    """Read a short body, to keep the connection; urllib3 would read any, also one without end."""
+    """Read a short body, to keep the connection; urllib3 would read an endless one too."""
     with suppress(*NETWORK_ERRORS):
         response.read(_DISCARDED, decode_content=False)
     response.close()

@@ -1,7 +1,7 @@
-"""Ask the service one question: through the gate, with the run's token, and its refusals.
+"""Ask the service: send a request through the gate with the run's token, and name its errors.
 
-Adds to ``transport`` what is the service's own: the token, the five headers, its errors,
-and that nothing more is asked once it cannot be reached at all.
+Adds to ``transport`` what is the service's own: the token, the five headers, its error
+codes, and that no request is sent after it could not be reached.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/compose-http-requests-handle-errors
 """
@@ -71,7 +71,7 @@ class Service:
         api_url: Where it is.
         transport: What requests go through.
         auth: Where tokens come from.
-        redactor: What takes secrets out of the service's own words.
+        redactor: Takes secrets out of the service's own words.
         clock: Seconds that only go forward.
     """
 
@@ -85,14 +85,14 @@ class Service:
         self._redactor = redactor
         self._clock = clock
         self._answered_at = clock()
-        self._outage = ""  # why nothing is asked for any more
+        self._outage = ""  # why no request is sent any more
 
     def ask(self, request: PageRequest, read: Callable[[Reply], T], prefer: str = "") -> T:
         """Send a request through the gate, and return what ``read`` makes of the reply.
 
         Args:
             request: What to ask.
-            read: Takes a reply of any status, but a 401 only if it came for a new token too.
+            read: Takes a reply of any status; a 401 only if a new token was refused too.
             prefer: The header ``Prefer``, if there is to be one.
 
         Raises:
@@ -122,7 +122,7 @@ class Service:
             self.throttle.leave(answered)
 
     def refusal(self, reply: Reply) -> RequestError:
-        """The error that a reply stands for whose status is not 200."""
+        """The error for a reply whose status is not 200."""
         status, headers = reply.response.status_code, reply.response.headers
         try:
             body = reply.response.raw.read(_ERROR_LIMIT, decode_content=True)
@@ -180,7 +180,7 @@ class Service:
     def _explain(
         self, error: Exception, request: PageRequest, began: float, sent: int
     ) -> EntityError:
-        """Say what it means that no answer came whole, after every retry."""
+        """The error for a request that got no whole answer, after every retry."""
         reason = self._redactor.redact(describe(error))
         if not isinstance(error, requests.RequestException):
             what = "is not JSON" if isinstance(error, BrokenBodyError) else "broke off"

@@ -1,7 +1,7 @@
-"""Find where to sign in: the service says it to whoever asks without a token.
+"""Find the sign-in host: the service names it in its answer to a request without a token.
 
-Its answer is a Bearer challenge that names a host and a tenant. The secret goes to
-Microsoft's own sign-in hosts only, or to loopback when the API itself is there.
+The answer is a Bearer challenge with a host and a tenant. The secret goes to Microsoft's
+own sign-in hosts only, or to loopback if the API itself is there.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/authenticate-oauth
 """
@@ -42,11 +42,11 @@ class SignInHost:
 
 
 def find_sign_in_host(config: Config, transport: Transport, redactor: Redactor) -> SignInHost:
-    """Ask the API without a token, and read where it sends us.
+    """Ask the API without a token, and read the host out of its challenge.
 
     Raises:
         UnreachableError: The API did not answer.
-        AuthError: It named no host, or one that the secret must not go to.
+        AuthError: It named no host, or a host that the secret must not go to.
     """
     try:
         answer = transport.get_answer("GET", config.api_url)
@@ -112,7 +112,7 @@ def _bearer_parameters(header: str) -> Mapping[str, str]:
 
 
 def is_allowed_host(host: str, api_url: str) -> bool:
-    """Whether the secret may be sent there."""
+    """Whether the secret may be sent to this host."""
     parts = urlsplit(host)
     if is_loopback(host):
         return is_loopback(api_url)

@@ -1,4 +1,4 @@
-"""The one gate that all requests pass: how many at once, and when none at all."""
+"""The gate that all requests pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Clock = Callable[[], float]
 
 
 class StoppedError(Exception):
-    """The run is ending; no request goes out any more."""
+    """The run is ending, so no further request is sent."""
 
 
 class Throttle:
-    """The one gate that all requests pass: how many at once, and when none at all.
+    """The gate that all requests pass: bounds how many are in flight, and closes on a 429.
 
     A 429 closes it for as long as the service says and halves the requests in
     flight; they come back one by one as answers arrive. The 429s to what was on its
@@ -102,7 +102,7 @@ class Throttle:
             self._sent.after = self._bursts
 
     def stop(self) -> None:
-        """Let nothing pass any more, and wake whoever waits."""
+        """Let no request pass any more; threads that wait raise ``StoppedError``."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What to send."""
+    """A request to send."""
 
     method: str
     url: str  # absolute; goes out byte for byte
@@ -57,7 +57,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came, whatever its status."""
+    """An answer of any status, read to its end or to a limit."""
 
     status: int
     body: bytes
@@ -65,14 +65,14 @@ class Answer:
 
 
 class BrokenBodyError(Exception):
-    """A body that came whole and still cannot be one: worth asking again."""
+    """A body came whole but is damaged, so that the request is worth sending again."""
 
 
 # Connections
 
 
 class _ThisThread(threading.local):
-    """What the connections of a thread are told, and what they count.
+    """What a thread's connections send as the target, and count.
 
     urllib3 rewrites the percent-encoding of a URL (%2f becomes %2F), but a next link is a
     signed cookie that must go back byte for byte. So the adapter leaves here what was asked
@@ -204,9 +204,9 @@ class Transport:
             retries.sleep()
 
     def get_answer(self, method: str, url: str, form: Mapping[str, str] | None = None) -> Answer:
-        """A short answer of the sign-in, whatever its status; it does not pass the gate.
+        """A short answer of any status, for the sign-in; it does not pass the gate.
 
-        Those who hold the places may be waiting for this very token.
+        The threads that hold the places may be waiting for this very token.
 
         Raises:
             NETWORK_ERRORS: No answer came whole, after every retry.
@@ -281,7 +281,7 @@ def read_answer(response: requests.Response, limit: int) -> Answer:
 
 
 def describe(error: Exception) -> str:
-    """The heart of a network error, without the layers of libraries around it."""
+    """The innermost cause of a network error, without the layers of libraries around it."""
     inner: object = error
     for _ in range(6):
         # The reason of a TLS error is a word, which says less than its text.
@@ -295,7 +295,7 @@ def describe(error: Exception) -> str:
 
 
 def is_unreachable(error: requests.RequestException) -> bool:
-    """Whether not even a connection came about."""
+    """Whether no connection could be made."""
     cause = error.args[0] if error.args else None
     reason = cause.reason if isinstance(cause, MaxRetryError) else cause
     return isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError)

@@ -1,4 +1,4 @@
-"""Find out what columns entities have now: one metadata request, samples where that fails."""
+"""Find the columns that entities have now: by metadata, or else by a sample record."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found of the entity sets that were asked about."""
+    """What was found about some entity sets."""
 
     entities: dict[str, Entity] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()  # not in the metadata
     empty: tuple[str, ...] = ()  # no metadata, and no record to learn from
     failures: dict[str, EntityError] = field(default_factory=dict)
-    metadata_error: EntityError | None = None  # the metadata could not be read at all
+    metadata_error: EntityError | None = None  # why no metadata could be read
 
 
 def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
-    """What the metadata knows of these entity sets, in one request."""
+    """Find these entity sets in the metadata, in one request."""
     try:
         found = client.get_definitions(names)
     except EntityError as error:
@@ -53,7 +53,7 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
 def read_samples(
     client: DataverseClient, pool: ThreadPoolExecutor, names: Sequence[str]
 ) -> Discovery:
-    """What the first record of each of these entity sets lets us guess."""
+    """Guess the columns of these entity sets from the first record of each."""
 
     def sample(name: str) -> Entity | EntityError | None:
         try:
@@ -64,7 +64,9 @@ def read_samples(
 
     found = dict(zip(names, pool.map(sample, names), strict=True))
     return Discovery(
-        entities={name: one for name, one in found.items() if isinstance(one, Entity)},
-        empty=tuple(name for name, one in found.items() if one is None),
-        failures={name: one for name, one in found.items() if isinstance(one, EntityError)},
+        entities={name: result for name, result in found.items() if isinstance(result, Entity)},
+        empty=tuple(name for name, result in found.items() if result is None),
+        failures={
+            name: result for name, result in found.items() if isinstance(result, EntityError)
+        },
     )

@@ -84,7 +84,7 @@ def config_of(service: Service, **settings: Any) -> Config:
         [f"Bearer authorization_uri=HTTPS://LOGIN.MicrosoftOnline.com/{TENANT}/oauth2/authorize"],
     ],
 )
-def test_a_challenge_is_understood_in_every_form(headers: list[str]) -> None:
+def test_challenge_understood_in_every_form(headers: list[str]) -> None:
     assert parse_challenge(headers) == CHALLENGE
 
 
@@ -105,7 +105,7 @@ def test_a_challenge_is_understood_in_every_form(headers: list[str]) -> None:
         [f"Bearer authorization_uri=/{TENANT}/oauth2/authorize"],
     ],
 )
-def test_a_challenge_that_names_no_sign_in_host_is_none(headers: list[str]) -> None:
+def test_challenge_without_host_is_none(headers: list[str]) -> None:
     assert parse_challenge(headers) is None
 
 
@@ -129,7 +129,7 @@ PIECES = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.lists(PIECES).map("".join)), max_size=4))
-def test_any_challenge_is_a_host_and_a_tenant_or_nothing(headers: list[str]) -> None:
+def test_any_challenge_parses_or_is_none(headers: list[str]) -> None:
     found = parse_challenge(headers)
 
     assert found is None or (
@@ -137,7 +137,7 @@ def test_any_challenge_is_a_host_and_a_tenant_or_nothing(headers: list[str]) -> 
     )
 
 
-def test_a_long_challenge_takes_no_time() -> None:
+def test_long_challenge_parses_quickly() -> None:
     hostile = ["Bearer " + "a" * 60_000, "Bearer a" + " " * 60_000, 'Bearer a="' + "\\" * 60_000]
 
     assert parse_challenge([*hostile, f"Bearer authorization_uri={AUTHORIZE}"]) == CHALLENGE
@@ -158,11 +158,11 @@ def test_a_long_challenge_takes_no_time() -> None:
         ("https://localhost", False),
     ],
 )
-def test_the_secret_may_go_to_the_sign_in_hosts_of_microsoft(host: str, allowed: bool) -> None:
+def test_only_microsoft_hosts_may_have_secret(host: str, allowed: bool) -> None:
     assert is_allowed_host(host, "https://org.api.crm.dynamics.com/api/data/v9.2/") is allowed
 
 
-def test_loopback_may_have_the_secret_where_the_api_is_on_loopback() -> None:
+def test_loopback_allowed_if_api_on_loopback() -> None:
     api_url = "http://127.0.0.1:8080/api/data/v9.2/"
 
     assert is_allowed_host("http://127.0.0.1:9090", api_url)
@@ -173,7 +173,7 @@ def test_loopback_may_have_the_secret_where_the_api_is_on_loopback() -> None:
 # Signing in
 
 
-def test_the_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None:
+def test_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None:
     token = auth.get_token()
 
     discovery, request = service.server.asked
@@ -191,9 +191,7 @@ def test_the_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None
     assert auth.server_date == datetime(2024, 5, 1, 10, 0, 0, tzinfo=UTC)
 
 
-def test_the_tenant_of_the_configuration_wins_and_the_host_is_the_challenges(
-    service: Service, transport: Transport, fake: FakeTime
-) -> None:
+def test_configured_tenant_wins(service: Service, transport: Transport, fake: FakeTime) -> None:
     config = config_of(service, tenant_id="contoso.example", scope="api://org/.default")
     auth = make_auth(config, transport, Redactor(), fake.clock)
 
@@ -204,7 +202,7 @@ def test_the_tenant_of_the_configuration_wins_and_the_host_is_the_challenges(
     assert auth.tenant_id == "contoso.example"
 
 
-def test_the_bearer_challenge_is_found_among_several_headers(auth: Auth, service: Service) -> None:
+def test_bearer_found_among_other_challenges(auth: Auth, service: Service) -> None:
     service.challenge = lambda: http(
         401,
         b"<html>401</html>",
@@ -216,9 +214,7 @@ def test_the_bearer_challenge_is_found_among_several_headers(auth: Auth, service
     assert auth.get_token() == f"{TOKEN}-1"
 
 
-def test_a_challenge_that_names_another_host_gets_nothing(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_foreign_host_gets_no_secret(auth: Auth, service: Service, fake: FakeTime) -> None:
     service.challenge = lambda: http(
         401, b"", ("WWW-Authenticate", service.bearer("https://login.evil.example"))
     )
@@ -231,9 +227,7 @@ def test_a_challenge_that_names_another_host_gets_nothing(
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404])
-def test_an_answer_without_a_challenge_says_what_to_check(
-    auth: Auth, service: Service, status: int
-) -> None:
+def test_missing_challenge_has_a_hint(auth: Auth, service: Service, status: int) -> None:
     service.challenge = lambda: http(status, b"<html>Welcome</html>", date=None)
 
     with pytest.raises(AuthError, match=rf"answered {status} and did not say where") as caught:
@@ -244,7 +238,7 @@ def test_an_answer_without_a_challenge_says_what_to_check(
     assert auth.tenant_id is None
 
 
-def test_a_date_that_is_none_is_left_out(auth: Auth, service: Service) -> None:
+def test_unreadable_date_is_left_out(auth: Auth, service: Service) -> None:
     service.challenge = lambda: http(
         401, b"", ("WWW-Authenticate", service.bearer()), date="the day before yesterday"
     )
@@ -261,7 +255,7 @@ def tls_of(authority: trustme.CA, host: str) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("named", ["login.microsoftonline.com", "login.evil.example"])
-def test_over_tls_the_secret_reaches_microsoft_and_nobody_else(
+def test_secret_over_tls_reaches_microsoft_only(
     transport: Transport,
     authority: trustme.CA,
     named: str,
@@ -293,7 +287,7 @@ def test_over_tls_the_secret_reaches_microsoft_and_nobody_else(
     assert hosts == (["login.microsoftonline.com"] if named.endswith(".com") else [])
 
 
-def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
+def test_expired_certificate_gets_no_request(
     transport: Transport,
     authority: trustme.CA,
     fake: FakeTime,
@@ -322,13 +316,13 @@ def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
 
 
 @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
-def test_the_life_of_a_token_is_a_number_or_text(expires_in: object) -> None:
+def test_token_life_is_number_or_text(expires_in: object) -> None:
     body = json.dumps({"access_token": "opaque-token", "expires_in": expires_in}).encode()
 
     assert parse_token(body) == Token("opaque-token", 3599.0)
 
 
-def test_a_token_that_does_not_say_how_long_lives_for_an_hour() -> None:
+def test_token_lives_one_hour_by_default() -> None:
     assert parse_token(b'{"access_token": "opaque-token"}').life_s == 3599.0
 
 
@@ -356,7 +350,7 @@ def test_a_token_that_does_not_say_how_long_lives_for_an_hour() -> None:
         b"[" * 100_000,
     ],
 )
-def test_an_answer_without_a_usable_token_is_an_error(body: bytes) -> None:
+def test_unusable_token_is_an_error(body: bytes) -> None:
     with pytest.raises(ValueError, match="access_token"):
         parse_token(body)
 
@@ -368,7 +362,7 @@ def test_an_answer_without_a_usable_token_is_an_error(body: bytes) -> None:
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
     )
 )
-def test_any_answer_is_a_token_that_lives_or_an_error(answer: dict[str, object]) -> None:
+def test_any_answer_is_token_or_error(answer: dict[str, object]) -> None:
     try:
         token = parse_token(json.dumps(answer).encode())
     except ValueError:
@@ -382,7 +376,7 @@ def test_any_answer_is_a_token_that_lives_or_an_error(answer: dict[str, object])
     ("life_s", "renewed_at_s"),
     [(5400, 3000), (3599, 3000), (3200, 2900), (1000, 700), (600, 300), (400, 200), (60, 30)],
 )
-def test_a_token_is_renewed_by_age_or_before_its_end(
+def test_token_renewed_by_age_or_end(
     auth: Auth, service: Service, fake: FakeTime, life_s: int, renewed_at_s: int
 ) -> None:
     service.token = lambda: service.new_token(life_s)
@@ -397,9 +391,7 @@ def test_a_token_is_renewed_by_age_or_before_its_end(
     assert len(service.server.targets("GET")) == 1  # the challenge is asked for once
 
 
-def test_fifty_threads_with_an_expired_token_cost_one_token_request(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_expired_token_renewed_once_for_all(auth: Auth, service: Service, fake: FakeTime) -> None:
     auth.get_token()
     fake.now += 3600
 
@@ -409,9 +401,7 @@ def test_fifty_threads_with_an_expired_token_cost_one_token_request(
     assert len(service.posts) == 2
 
 
-def test_fifty_threads_with_a_refused_token_cost_one_token_request(
-    auth: Auth, service: Service
-) -> None:
+def test_refused_token_renewed_once_for_all(auth: Auth, service: Service) -> None:
     refused = auth.get_token()
 
     run_threads(50, lambda _: auth.renew(refused))
@@ -421,7 +411,7 @@ def test_fifty_threads_with_a_refused_token_cost_one_token_request(
     assert len(service.posts) == 2
 
 
-def test_a_throttled_sign_in_does_not_wait_for_places_that_wait_for_it(
+def test_throttled_sign_in_needs_no_place(
     make_transport: Any, service: Service, fake: FakeTime
 ) -> None:
     transport = make_transport(workers=4)
@@ -462,7 +452,7 @@ def test_a_throttled_sign_in_does_not_wait_for_places_that_wait_for_it(
         ("AADSTS50034", "Check DATAVERSE_CLIENT_ID"),
     ],
 )
-def test_a_refusal_names_its_code_and_the_way_out(
+def test_refusal_names_code_and_hint(
     auth: Auth, service: Service, fake: FakeTime, code: str, hint: str
 ) -> None:
     service.token = lambda: json_reply(
@@ -493,25 +483,21 @@ def test_a_refusal_names_its_code_and_the_way_out(
         (b"[" * 60_000, "no reason given"),
     ],
 )
-def test_a_refusal_may_have_any_body(
-    auth: Auth, service: Service, body: bytes, reason: str
-) -> None:
+def test_refusal_may_have_any_body(auth: Auth, service: Service, body: bytes, reason: str) -> None:
     service.token = lambda: http(400, body)
 
     with pytest.raises(AuthError, match=rf"refused \(400\): {reason}"):
         auth.get_token()
 
 
-def test_an_answer_without_a_token_is_an_error_of_the_sign_in(auth: Auth, service: Service) -> None:
+def test_answer_without_token_fails_sign_in(auth: Auth, service: Service) -> None:
     service.token = lambda: http(200, b"<html>Sign in to the hotel network</html>")
 
     with pytest.raises(AuthError, match="answered, but there is no access_token in the answer"):
         auth.get_token()
 
 
-def test_a_broken_answer_of_the_sign_in_host_is_asked_for_again(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_broken_sign_in_answer_is_retried(auth: Auth, service: Service, fake: FakeTime) -> None:
     replies = [CLOSE, http(503), http(200, b'{"access', length=99), RESET]
     service.token = lambda: replies.pop(0) if replies else service.new_token()
 
@@ -520,7 +506,7 @@ def test_a_broken_answer_of_the_sign_in_host_is_asked_for_again(
 
 
 @pytest.mark.parametrize("fault", [CLOSE, http(200, b'{"access', length=99)])
-def test_a_sign_in_host_that_cannot_be_reached_ends_the_sign_in(
+def test_unreachable_sign_in_host_is_auth_error(
     auth: Auth, service: Service, fake: FakeTime, fault: Reply
 ) -> None:
     service.token = lambda: fault
@@ -533,7 +519,7 @@ def test_a_sign_in_host_that_cannot_be_reached_ends_the_sign_in(
 
 
 @pytest.mark.parametrize("fault", [CLOSE, http(401, b"half", length=99)])
-def test_an_api_that_cannot_be_reached_is_another_error(
+def test_unreachable_api_is_another_error(
     auth: Auth, service: Service, fake: FakeTime, fault: Reply
 ) -> None:
     service.challenge = lambda: fault
@@ -545,18 +531,14 @@ def test_an_api_that_cannot_be_reached_is_another_error(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_api_that_answers_only_with_faults_is_unreachable(
-    auth: Auth, service: Service, status: int
-) -> None:
+def test_faulty_api_is_unreachable(auth: Auth, service: Service, status: int) -> None:
     service.challenge = lambda: http(status, b"busy")
 
     with pytest.raises(UnreachableError, match=f"answered {status}, after every retry"):
         auth.get_token()
 
 
-def test_threads_behind_a_failed_sign_in_fail_with_it(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_waiting_threads_share_the_failure(auth: Auth, service: Service, fake: FakeTime) -> None:
     refused = auth.get_token()
     service.token = lambda: CLOSE
 
@@ -567,7 +549,7 @@ def test_threads_behind_a_failed_sign_in_fail_with_it(
     assert fake.waits == [1, 2, 4, 8, 16]
 
 
-def test_a_stop_reaches_a_sign_in_between_its_retries(
+def test_stop_ends_sign_in_between_retries(
     auth: Auth, service: Service, transport: Transport
 ) -> None:
     def refuse() -> Reply:
@@ -604,7 +586,7 @@ def leaks(text: str, *secrets: str, piece: int = 8) -> list[str]:
         f"'{SECRET}' \"{SECRET}\" {SECRET}{SECRET}",
     ],
 )
-def test_an_echoed_secret_stays_secret(
+def test_echoed_secret_is_masked(
     auth: Auth, service: Service, caplog: pytest.LogCaptureFixture, echo: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -618,9 +600,7 @@ def test_an_echoed_secret_stays_secret(
     assert leaks(told, SECRET) == []
 
 
-def test_the_beginning_of_a_secret_at_the_end_of_a_long_message_stays_secret(
-    auth: Auth, service: Service
-) -> None:
+def test_cut_message_shows_no_secret(auth: Auth, service: Service) -> None:
     echo = "x" * 495 + SECRET
     service.token = lambda: json_reply({"error_description": echo}, status=400)
 
@@ -630,7 +610,7 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_long_message_stays_secret(
     assert caught.value.message.endswith("x[secr")
 
 
-def test_a_whole_sign_in_logs_no_secret_and_no_token(
+def test_sign_in_logs_no_secret(
     auth: Auth, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)  # urllib3's own lines too
@@ -644,7 +624,7 @@ def test_a_whole_sign_in_logs_no_secret_and_no_token(
     assert leaks("".join(shown), SECRET, token) == []
 
 
-def test_the_redactor_learns_the_secret_and_every_token(
+def test_redactor_learns_secret_and_tokens(
     service: Service, transport: Transport, fake: FakeTime
 ) -> None:
     redactor = Redactor()
@@ -658,9 +638,7 @@ def test_the_redactor_learns_the_secret_and_every_token(
     assert leaks(redacted, SECRET, first[-8:], second[-8:]) == []
 
 
-def test_get_token_can_be_called_while_another_thread_signs_in(
-    auth: Auth, service: Service
-) -> None:
+def test_threads_wait_for_one_sign_in(auth: Auth, service: Service) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def slow() -> Reply:

@@ -90,14 +90,14 @@ def has(condition: Callable[[], bool]) -> bool:
         ("Wed, 01 May 2024 11:00:00 GMT", 0.0),
     ],
 )
-def test_retry_after_is_read_in_seconds_and_as_a_date(text: str, seconds: float) -> None:
+def test_retry_after_in_seconds_or_date(text: str, seconds: float) -> None:
     assert parse_retry_after(text, NOON) == seconds
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "soon", "-5", "1e9", "9" * 10, "Wed, 99 May 2024 12:00:45 GMT", "\u0663"]
 )
-def test_an_unusable_retry_after_is_none(text: str | None) -> None:
+def test_unusable_retry_after_is_none(text: str | None) -> None:
     assert parse_retry_after(text, NOON) is None
 
 
@@ -109,7 +109,7 @@ def test_an_unusable_retry_after_is_none(text: str | None) -> None:
         st.text(alphabet="0123456789:., -+GMTWedMay"),
     )
 )
-def test_any_retry_after_is_a_wait_or_nothing(text: str) -> None:
+def test_any_retry_after_is_wait_or_none(text: str) -> None:
     seconds = parse_retry_after(text, NOON)
 
     assert seconds is None or 0 <= seconds < 1e12
@@ -131,9 +131,7 @@ def refuse_to_wait(_: threading.Condition, seconds: float | None) -> object:
     st.integers(1, 8),
     st.lists(st.sampled_from(["enter", "answered", "unanswered", "close", "time"]), max_size=60),
 )
-def test_whatever_happens_no_more_than_the_limit_pass_and_none_while_closed(
-    limit: int, events: list[str]
-) -> None:
+def test_never_above_limit_none_while_closed(limit: int, events: list[str]) -> None:
     fake = FakeTime()
     throttle = Throttle(limit, fake.clock, refuse_to_wait)
     inside, closed_until = 0, 0.0
@@ -185,7 +183,7 @@ def test_thirty_threads_share_three_places() -> None:
     assert throttle.in_flight == 0
 
 
-def test_several_429_at_once_halve_once_and_the_places_come_back_one_by_one(
+def test_several_429_halve_once(
     fake: FakeTime,
 ) -> None:
     throttle = Throttle(8, fake.clock, fake.wait)
@@ -208,9 +206,7 @@ def test_several_429_at_once_halve_once_and_the_places_come_back_one_by_one(
 
 
 @pytest.mark.parametrize("wait_s", [0, 1])
-def test_a_burst_of_429_halves_once_however_long_it_asks_to_wait(
-    serve: Any, make_transport: Any, wait_s: int
-) -> None:
+def test_burst_of_429_halves_once(serve: Any, make_transport: Any, wait_s: int) -> None:
     together, allowed = threading.Barrier(8), []
     refused = http(429, b"", ("Retry-After", str(wait_s)))
 
@@ -230,7 +226,7 @@ def test_a_burst_of_429_halves_once_however_long_it_asks_to_wait(
     assert min(allowed) == 4
 
 
-def test_a_429_to_what_was_sent_before_the_gate_closed_does_not_halve_again(
+def test_late_429_does_not_halve_again(
     fake: FakeTime,
 ) -> None:
     throttle = Throttle(16, fake.clock, fake.wait)
@@ -262,7 +258,7 @@ def test_a_429_to_what_was_sent_before_the_gate_closed_does_not_halve_again(
     assert seen == [16, 16, 8, 8, 8, 3, 3, 1]
 
 
-def test_an_answer_that_did_not_come_brings_no_place_back(fake: FakeTime) -> None:
+def test_unanswered_request_brings_no_place_back(fake: FakeTime) -> None:
     throttle = Throttle(2, fake.clock, fake.wait)
     throttle.enter()
     throttle.close(1)
@@ -274,7 +270,7 @@ def test_an_answer_that_did_not_come_brings_no_place_back(fake: FakeTime) -> Non
     assert throttle.allowed == 1
 
 
-def test_the_time_waited_counts_the_closed_gate_once(fake: FakeTime) -> None:
+def test_waited_s_counts_closed_gate_once(fake: FakeTime) -> None:
     throttle = Throttle(2, fake.clock, fake.wait)
 
     throttle.close(10)
@@ -286,7 +282,7 @@ def test_the_time_waited_counts_the_closed_gate_once(fake: FakeTime) -> None:
     assert throttle.waited_s == 14
 
 
-def test_a_sleeper_also_waits_for_the_gate(fake: FakeTime) -> None:
+def test_sleeper_waits_for_the_gate(fake: FakeTime) -> None:
     throttle = Throttle(2, fake.clock, fake.wait)
     throttle.close(60)
 
@@ -295,7 +291,7 @@ def test_a_sleeper_also_waits_for_the_gate(fake: FakeTime) -> None:
     assert fake.now == 1060
 
 
-def test_stop_wakes_whoever_waits_for_the_gate_a_place_or_a_moment() -> None:
+def test_stop_wakes_every_waiter() -> None:
     closed, full, sleeping = Throttle(1), Throttle(1), Throttle(1)
     closed.close(3600)
     full.enter()
@@ -310,7 +306,7 @@ def test_stop_wakes_whoever_waits_for_the_gate_a_place_or_a_moment() -> None:
     assert [type(result) for result in results] == [StoppedError] * 3
 
 
-def test_nothing_passes_after_a_stop(fake: FakeTime) -> None:
+def test_nothing_passes_after_stop(fake: FakeTime) -> None:
     throttle = Throttle(1, fake.clock, fake.wait)
 
     throttle.stop()
@@ -324,7 +320,7 @@ def test_nothing_passes_after_a_stop(fake: FakeTime) -> None:
 # Retries
 
 
-def test_a_request_without_an_answer_is_sent_again_after_1_2_4_8_and_16_s(
+def test_unanswered_request_follows_the_schedule(
     serve: Any, transport: Transport, fake: FakeTime
 ) -> None:
     server = serve(CLOSE)
@@ -336,9 +332,7 @@ def test_a_request_without_an_answer_is_sent_again_after_1_2_4_8_and_16_s(
     assert len(server.asked) == 6
 
 
-def test_a_host_where_nobody_listens_is_tried_six_times(
-    transport: Transport, fake: FakeTime
-) -> None:
+def test_closed_port_is_tried_six_times(transport: Transport, fake: FakeTime) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -348,9 +342,7 @@ def test_a_host_where_nobody_listens_is_tried_six_times(
     assert fake.waits == SCHEDULE
 
 
-def test_a_silent_server_is_given_up_after_the_read_timeout_of_each_try(
-    serve: Any, make_transport: Any, fake: FakeTime
-) -> None:
+def test_silent_server_times_out_each_try(serve: Any, make_transport: Any, fake: FakeTime) -> None:
     silent = threading.Event()
     server = serve(script=lambda _: Reply(b"", "close") if silent.wait(10) else CLOSE)
     transport = make_transport(read_timeout_s=0.03)
@@ -364,7 +356,7 @@ def test_a_silent_server_is_given_up_after_the_read_timeout_of_each_try(
 
 
 @pytest.mark.parametrize("fault", [CLOSE, RESET, *map(http, (429, 500, 502, 503, 504))])
-def test_a_fault_is_recovered_from_by_the_last_retry(
+def test_last_retry_may_succeed(
     serve: Any, transport: Transport, fake: FakeTime, fault: Reply
 ) -> None:
     server = serve(*[fault] * 5, OK)
@@ -376,7 +368,7 @@ def test_a_fault_is_recovered_from_by_the_last_retry(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 412, 413, 501])
-def test_a_refusal_is_not_asked_again(
+def test_refusal_is_not_retried(
     serve: Any, transport: Transport, fake: FakeTime, status: int
 ) -> None:
     server = serve(http(status, b"no"), OK)
@@ -387,9 +379,7 @@ def test_a_refusal_is_not_asked_again(
     assert fake.waits == []
 
 
-def test_the_last_answer_comes_back_whole_when_the_retries_are_used_up(
-    serve: Any, transport: Transport
-) -> None:
+def test_last_answer_returned_after_all_retries(serve: Any, transport: Transport) -> None:
     server = serve(*[http(503, b"first")] * 5, http(503, b"last"))
 
     answer = fetch(transport, server.origin + "/")
@@ -398,7 +388,7 @@ def test_the_last_answer_comes_back_whole_when_the_retries_are_used_up(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_retry_after_in_seconds_replaces_the_schedule(
+def test_retry_after_seconds_replace_the_schedule(
     serve: Any, transport: Transport, fake: FakeTime, status: int
 ) -> None:
     server = serve(http(status, b"", ("Retry-After", "37")), OK)
@@ -408,9 +398,7 @@ def test_a_retry_after_in_seconds_replaces_the_schedule(
     assert fake.waits == [37]
 
 
-def test_a_retry_after_as_a_date_is_obeyed(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
+def test_retry_after_date_is_obeyed(serve: Any, transport: Transport, fake: FakeTime) -> None:
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     server = serve(http(429, b"", ("Retry-After", moment)), OK)
 
@@ -421,7 +409,7 @@ def test_a_retry_after_as_a_date_is_obeyed(
 
 
 @pytest.mark.parametrize("asked", ["in a while", "0"])
-def test_a_retry_after_that_says_nothing_leaves_the_schedule(
+def test_unusable_retry_after_leaves_the_schedule(
     serve: Any, transport: Transport, fake: FakeTime, asked: str
 ) -> None:
     server = serve(*[http(429, b"", ("Retry-After", asked))] * 3, OK)
@@ -432,7 +420,7 @@ def test_a_retry_after_that_says_nothing_leaves_the_schedule(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_an_hour_of_retry_after_is_capped_and_told(
+def test_hour_of_retry_after_is_capped(
     serve: Any,
     transport: Transport,
     fake: FakeTime,
@@ -453,9 +441,7 @@ def test_an_hour_of_retry_after_is_capped_and_told(
     ]
 
 
-def test_ten_429_do_not_count_as_failures_and_five_more_do(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
+def test_ten_429_are_no_failures(serve: Any, transport: Transport, fake: FakeTime) -> None:
     server = serve(http(429, b"slow down", ("Retry-After", "2")))
 
     answer = fetch(transport, server.origin + "/")
@@ -465,7 +451,7 @@ def test_ten_429_do_not_count_as_failures_and_five_more_do(
     assert transport.throttle.waited_s == 30
 
 
-def test_no_request_leaves_while_the_gate_is_closed(serve: Any, make_transport: Any) -> None:
+def test_closed_gate_lets_no_request_out(serve: Any, make_transport: Any) -> None:
     slow = SlowTime()
     arrivals: list[float] = []
 
@@ -497,7 +483,7 @@ def test_no_request_leaves_while_the_gate_is_closed(serve: Any, make_transport: 
     assert min(arrivals[1:]) >= 1030
 
 
-def test_a_throttled_request_gives_its_place_to_no_more_than_are_allowed(
+def test_throttled_requests_stay_within_limit(
     serve: Any, make_transport: Any, fake: FakeTime
 ) -> None:
     lock = threading.Lock()
@@ -523,9 +509,7 @@ def test_a_throttled_request_gives_its_place_to_no_more_than_are_allowed(
     assert transport.throttle.in_flight == 0
 
 
-def test_a_fault_with_a_body_without_end_is_left_and_a_short_one_keeps_its_connection(
-    serve: Any, transport: Transport
-) -> None:
+def test_short_fault_keeps_its_connection(serve: Any, transport: Transport) -> None:
     def endless() -> Iterator[bytes]:
         yield b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
         while True:
@@ -539,7 +523,7 @@ def test_a_fault_with_a_body_without_end_is_left_and_a_short_one_keeps_its_conne
     assert [asked.connection for asked in server.asked] == [1, 2, 2, 2]
 
 
-def test_a_stop_ends_a_request_between_its_retries(serve: Any, make_transport: Any) -> None:
+def test_stop_ends_request_between_retries(serve: Any, make_transport: Any) -> None:
     server = serve(http(503))
     transport = make_transport(SlowTime())
     stopper = threading.Thread(
@@ -554,7 +538,7 @@ def test_a_stop_ends_a_request_between_its_retries(serve: Any, make_transport: A
     assert len(server.asked) == 1
 
 
-def test_a_request_that_holds_no_place_does_not_touch_the_gate(
+def test_sign_in_request_leaves_gate_alone(
     serve: Any, transport: Transport, fake: FakeTime
 ) -> None:
     server = serve(http(429, b"", ("Retry-After", "5")), OK)
@@ -585,7 +569,7 @@ NEXT_LINK = (
 )
 
 
-def test_a_url_goes_out_byte_for_byte_on_every_try(serve: Any, transport: Transport) -> None:
+def test_url_goes_out_byte_for_byte(serve: Any, transport: Transport) -> None:
     server = serve(CLOSE, http(503), OK)
 
     fetch(transport, server.origin + NEXT_LINK)
@@ -600,7 +584,7 @@ PRINTABLE = string.ascii_letters + string.digits + "%/?:@!$&'()*+,;=-._~[]{}|\\^
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(alphabet=PRINTABLE, max_size=40))
-def test_whatever_is_printable_goes_out_as_it_is(text: str) -> None:
+def test_printable_url_goes_out_verbatim(text: str) -> None:
     fake = FakeTime()
     transport = Transport(Throttle(1, fake.clock, fake.wait), 5, 5)
     target = "/api/data/v9.2/accounts?" + text
@@ -613,9 +597,7 @@ def test_whatever_is_printable_goes_out_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a b", "é", "a\r\nX-Injected: 1", "a\tb"])
-def test_what_may_not_stand_in_a_url_is_quoted_and_breaks_no_line(
-    serve: Any, transport: Transport, text: str
-) -> None:
+def test_unsafe_characters_are_quoted(serve: Any, transport: Transport, text: str) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/accounts?name=" + text)
@@ -624,7 +606,7 @@ def test_what_may_not_stand_in_a_url_is_quoted_and_breaks_no_line(
     assert "x-injected" not in server.asked[0].headers
 
 
-def test_a_fragment_stays_at_home(serve: Any, transport: Transport) -> None:
+def test_fragment_is_not_sent(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/accounts?a=%2f#part")
@@ -632,7 +614,7 @@ def test_a_fragment_stays_at_home(serve: Any, transport: Transport) -> None:
     assert server.targets() == ["/accounts?a=%2f"]
 
 
-def test_a_request_carries_only_its_own_headers(serve: Any, transport: Transport) -> None:
+def test_request_carries_only_its_headers(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/", TOKEN)
@@ -646,7 +628,7 @@ def test_a_request_carries_only_its_own_headers(serve: Any, transport: Transport
     }
 
 
-def test_a_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
+def test_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
     server = serve(http(200, b"", ("Set-Cookie", "ARRAffinity=0a1b2c; Path=/; HttpOnly")))
 
     fetch(transport, server.origin + "/")
@@ -655,7 +637,7 @@ def test_a_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
     assert "cookie" not in server.asked[1].headers
 
 
-def test_a_redirect_is_not_followed_and_no_token_leaves(serve: Any, transport: Transport) -> None:
+def test_redirect_gets_no_token(serve: Any, transport: Transport) -> None:
     elsewhere = serve(OK)
     server = serve(http(302, b"", ("Location", elsewhere.origin + "/")))
 
@@ -665,7 +647,7 @@ def test_a_redirect_is_not_followed_and_no_token_leaves(serve: Any, transport: T
     assert elsewhere.asked == []
 
 
-def test_a_netrc_file_is_not_used(
+def test_netrc_file_is_not_used(
     serve: Any, transport: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / ".netrc"
@@ -682,7 +664,7 @@ def test_a_netrc_file_is_not_used(
     assert "authorization" not in server.asked[1].headers
 
 
-def test_credentials_in_a_link_are_not_sent(serve: Any, transport: Transport) -> None:
+def test_credentials_in_link_are_not_sent(serve: Any, transport: Transport) -> None:
     server = serve(OK)
     link = server.origin.replace("://", "://me:word@") + "/"
 
@@ -692,7 +674,7 @@ def test_credentials_in_a_link_are_not_sent(serve: Any, transport: Transport) ->
     assert [asked.headers.get("authorization") for asked in server.asked] == [None, "Bearer token"]
 
 
-def test_the_proxies_are_looked_up_once_for_all_threads(
+def test_proxies_are_looked_up_once(
     serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -714,7 +696,7 @@ def test_the_proxies_are_looked_up_once_for_all_threads(
     assert len(asked) == 1
 
 
-def test_a_proxy_is_not_used_for_loopback(
+def test_proxy_not_used_for_loopback(
     serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, server = serve(OK), serve(OK)
@@ -727,7 +709,7 @@ def test_a_proxy_is_not_used_for_loopback(
     assert len(server.asked) == 1
 
 
-def test_a_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
+def test_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
     server = serve(zipped(b'{"value":[]}'))
 
     _, body = fetch(transport, server.origin + "/")
@@ -735,9 +717,7 @@ def test_a_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
     assert body == b'{"value":[]}'
 
 
-def test_a_thread_keeps_its_connection_and_shares_it_with_no_other(
-    serve: Any, transport: Transport
-) -> None:
+def test_thread_keeps_its_own_connection(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     run_threads(3, lambda n: [fetch(transport, f"{server.origin}/{n}") for _ in range(4)])
@@ -762,7 +742,7 @@ def trust(authority: trustme.CA, variable: str, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
-def test_an_authority_of_ones_own_is_trusted_through_the_environment(
+def test_own_authority_trusted_by_environment(
     serve: Any,
     transport: Transport,
     authority: trustme.CA,
@@ -779,7 +759,7 @@ def test_an_authority_of_ones_own_is_trusted_through_the_environment(
     assert server.targets() == [NEXT_LINK] * 2
 
 
-def test_threads_share_what_is_trusted(
+def test_threads_share_the_trust_store(
     serve: Any,
     transport: Transport,
     authority: trustme.CA,
@@ -814,7 +794,7 @@ def issue(authority: trustme.CA, fault: str) -> ssl.SSLContext:
         ("unknown authority", "unable to get local issuer"),
     ],
 )
-def test_a_certificate_that_does_not_hold_is_refused_at_once(
+def test_bad_certificate_is_refused_at_once(
     serve: Any,
     transport: Transport,
     fake: FakeTime,
@@ -834,7 +814,7 @@ def test_a_certificate_that_does_not_hold_is_refused_at_once(
     assert server.asked == []
 
 
-def test_a_self_signed_certificate_is_refused_at_once(
+def test_self_signed_certificate_is_refused(
     serve: Any, transport: Transport, fake: FakeTime, tmp_path: Path
 ) -> None:
     nobody = trustme.CA()
@@ -851,7 +831,7 @@ def test_a_self_signed_certificate_is_refused_at_once(
     assert server.asked == []
 
 
-def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
+def test_proxy_keeps_url_and_verification(
     serve: Any,
     transport: Transport,
     fake: FakeTime,
@@ -896,5 +876,5 @@ def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
         (OSError("HTTPSConnectionPool(host='org', port=443): Read timed out."), "Read timed out"),
     ],
 )
-def test_a_network_error_is_told_by_its_heart(error: Exception, text: str) -> None:
+def test_network_error_described_by_its_cause(error: Exception, text: str) -> None:
     assert describe(error) == text

@@ -17,7 +17,7 @@ def entity(columns: Mapping[str, Any], source: Any = "metadata", name: str = "ac
     return Entity(name, "accountid", made, source)
 
 
-def test_added_removed_and_retyped_columns_are_told():
+def test_changed_columns_are_told():
     locked = entity({"accountid": "TEXT", "gone": "REAL", "number": "TEXT"})
     live = entity({"number": "INTEGER", "accountid": "TEXT", "fresh": "INTEGER"})
 
@@ -38,7 +38,7 @@ _COLUMNS = st.dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(was=_COLUMNS, now=_COLUMNS, same=st.booleans())
-def test_there_is_no_drift_exactly_where_columns_and_types_are_equal(was, now, same):
+def test_equal_columns_have_no_drift(was, now, same):
     now = dict(reversed(was.items())) if same else now
 
     found = diff_entity(entity(was), entity(now))
@@ -55,7 +55,7 @@ def test_there_is_no_drift_exactly_where_columns_and_types_are_equal(was, now, s
 
 @settings(max_examples=60, deadline=None)
 @given(was=_COLUMNS, now=_COLUMNS, sources=st.sampled_from(["ms", "sm", "ss"]))
-def test_a_sample_never_proves_that_a_type_changed(was, now, sources):
+def test_sample_proves_no_type_change(was, now, sources):
     kinds = {"m": "metadata", "s": "sample"}
 
     found = diff_entity(entity(was, kinds[sources[0]]), entity(now, kinds[sources[1]]))
@@ -64,7 +64,7 @@ def test_a_sample_never_proves_that_a_type_changed(was, now, sources):
     assert {drift.change for drift in found} <= {"column_added", "column_removed"}
 
 
-def test_a_column_known_to_be_gone_is_not_told_again_until_it_is_back():
+def test_removed_column_is_told_once():
     gone = Column("old", "REAL", gone=True)
     locked = Entity("accounts", "accountid", (Column("accountid", "TEXT"), gone), "metadata")
 
@@ -79,7 +79,7 @@ def test_a_column_known_to_be_gone_is_not_told_again_until_it_is_back():
 
 @settings(max_examples=60, deadline=None)
 @given(was=_COLUMNS, now=_COLUMNS, drop=st.booleans())
-def test_what_is_accepted_does_not_differ_from_what_is_live(was, now, drop):
+def test_accepted_schema_equals_live(was, now, drop):
     locked, live = entity(was), entity(now)
 
     accepted = accept_entity(locked, live, drop)

@@ -9,7 +9,7 @@ from dataverse_sync.model import Column, Entity
 from dataverse_sync.schema.inference import detect_key, infer_entity, infer_type
 
 
-def test_a_sample_record_lets_an_entity_be_guessed():
+def test_entity_guessed_from_sample():
     record = {
         "@odata.etag": 'W/"1"',
         "vin_candidateid": "5b7c2f1e-0000-4000-8000-c0ffee000001",
@@ -39,7 +39,7 @@ def test_a_sample_record_lets_an_entity_be_guessed():
 
 
 @pytest.mark.parametrize("record", [{}, {"@odata.etag": "x"}, {"a b": 1, "": 2}])
-def test_a_sample_record_without_a_column_is_refused(record):
+def test_sample_without_column_is_refused(record):
     with pytest.raises(PageError, match="accounts: the first record holds no column"):
         infer_entity("accounts", record)
 
@@ -69,7 +69,7 @@ def test_a_sample_record_without_a_column_is_refused(record):
         ("things", ["code", "Id"], "code", "the first column"),
     ],
 )
-def test_the_likeliest_key_is_found_and_it_is_said_how(entity_set, names, key, how):
+def test_likeliest_key_is_found(entity_set, names, key, how):
     assert detect_key(entity_set, names) == (key, how)
 
 
@@ -87,5 +87,5 @@ def test_the_likeliest_key_is_found_and_it_is_said_how(entity_set, names, key, h
         ({"Value": 1}, "TEXT"),
     ],
 )
-def test_a_type_is_guessed_from_a_value(value, expected):
+def test_type_guessed_from_value(value, expected):
     assert infer_type(value) == expected

@@ -44,7 +44,7 @@ LOCK: SchemaLock = {
 }
 
 
-def test_the_lock_is_sorted_and_has_one_column_a_line():
+def test_lock_has_one_column_a_line():
     text = dump_lock(LOCK)
 
     assert text.splitlines()[:18] == [
@@ -122,7 +122,7 @@ def _entities(draw: Any) -> Entity:
 
 @settings(max_examples=60, deadline=None)
 @given(entities=st.lists(_entities(), max_size=3))
-def test_a_lock_survives_its_file(entities):
+def test_lock_survives_its_file(entities):
     lock = {entity.name: entity for entity in entities}
 
     text = dump_lock(lock)
@@ -144,7 +144,7 @@ def test_a_lock_survives_its_file(entities):
         (lambda lock: lock["entities"].update({"a b": {}}), "'a b' is not an entity set name"),
     ],
 )
-def test_a_damaged_lock_is_told_with_the_way_out(change, said):
+def test_damaged_lock_has_a_hint(change, said):
     document = json.loads(dump_lock(LOCK))
     change(document)
 
@@ -173,7 +173,7 @@ def test_a_damaged_lock_is_told_with_the_way_out(change, said):
         ({"columns": {"x": {"type": "TEXT", "targets": None}}}, "Expected `array`, got `null`"),
     ],
 )
-def test_a_damaged_entity_of_a_lock_is_named(change, said):
+def test_damaged_entity_is_named(change, said):
     document = json.loads(dump_lock(LOCK))
     document["entities"]["accounts"].update(change)
 
@@ -184,7 +184,7 @@ def test_a_damaged_entity_of_a_lock_is_named(change, said):
 
 
 @pytest.mark.parametrize("missing", ["key", "key_found", "source", "logical_name", "is_intersect"])
-def test_what_is_missing_in_an_entity_is_named(missing):
+def test_missing_member_is_named(missing):
     document = json.loads(dump_lock(LOCK))
     del document["entities"]["accounts"][missing]
 
@@ -192,7 +192,7 @@ def test_what_is_missing_in_an_entity_is_named(missing):
         parse_lock(json.dumps(document), "schema.json")
 
 
-def test_a_lock_of_a_newer_version_asks_for_an_update():
+def test_newer_lock_asks_for_update():
     with pytest.raises(ConfigError, match=r"newer version .* \(lock version 2\)") as caught:
         parse_lock('{"version": 2, "tables": []}', "schema.json")
 
@@ -242,7 +242,7 @@ def parse(text: str) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(document=_nearly_a_lock | _damage)
-def test_any_json_is_a_lock_or_a_config_error(document):
+def test_any_json_is_lock_or_error(document):
     parse(json.dumps(document))
 
 
@@ -252,7 +252,7 @@ def test_any_json_is_a_lock_or_a_config_error(document):
     at=st.integers(0, len(dump_lock(LOCK))),
     length=st.integers(0, 20),
 )
-def test_any_text_is_a_lock_or_a_config_error(text, at, length):
+def test_any_text_is_lock_or_error(text, at, length):
     whole = dump_lock(LOCK)
 
     parse(text)
@@ -260,12 +260,12 @@ def test_any_text_is_a_lock_or_a_config_error(text, at, length):
 
 
 @pytest.mark.parametrize("text", ["", "[" * 100_000, '{"version": ' + "9" * 5000 + "}", "\x00"])
-def test_text_that_is_no_json_is_a_damaged_lock(text):
+def test_other_text_is_a_damaged_lock(text):
     with pytest.raises(ConfigError, match=r"^schema\.json: damaged, "):
         parse_lock(text, "schema.json")
 
 
-def test_a_lock_is_saved_and_loaded(tmp_path):
+def test_lock_is_saved_and_loaded(tmp_path):
     path = tmp_path / "new" / "folder" / "schema.json"
 
     save_lock(path, LOCK)
@@ -274,18 +274,18 @@ def test_a_lock_is_saved_and_loaded(tmp_path):
     assert path.read_bytes() == dump_lock(LOCK).encode()
 
 
-def test_a_lock_with_a_byte_order_mark_and_windows_lines_is_loaded(tmp_path):
+def test_lock_saved_by_windows_is_loaded(tmp_path):
     path = tmp_path / "schema.json"
     path.write_bytes(b"\xef\xbb\xbf" + dump_lock(LOCK).replace("\n", "\r\n").encode())
 
     assert load_lock(path) == in_order(LOCK)
 
 
-def test_a_missing_lock_is_none(tmp_path):
+def test_missing_lock_is_none(tmp_path):
     assert load_lock(tmp_path / "schema.json") is None
 
 
-def test_a_lock_that_cannot_be_read_is_told(tmp_path):
+def test_unreadable_lock_is_told(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"\xe9": 1}')
 
     for path in (tmp_path, tmp_path / "latin.json"):
@@ -293,7 +293,7 @@ def test_a_lock_that_cannot_be_read_is_told(tmp_path):
             load_lock(path)
 
 
-def test_a_lock_takes_the_place_of_the_one_before_and_leaves_nothing_beside_it(tmp_path):
+def test_lock_replaces_the_older_one(tmp_path):
     path = tmp_path / "schema.json"
     save_lock(path, LOCK)
 
@@ -304,7 +304,7 @@ def test_a_lock_takes_the_place_of_the_one_before_and_leaves_nothing_beside_it(t
 
 
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_lock_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch, broken):
+def test_failed_write_leaves_older_lock(tmp_path, monkeypatch, broken):
     path = tmp_path / "schema.json"
     save_lock(path, LOCK)
 
