@@ -12,8 +12,9 @@ from loopback import NETWORK_VARIABLES, FakeTime, LoopbackServer, Reply, Service
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.credentials import ClientSecret
+from dataverse_sync.dataverse.retries import Retries
 from dataverse_sync.dataverse.throttle import Throttle
-from dataverse_sync.dataverse.transport import Transport
+from dataverse_sync.dataverse.transport import HttpRequest, Transport, read_answer
 from dataverse_sync.redaction import Redactor
 
 CLIENT_ID = "b2a7e4f0-58d3-4f19-8c6e-07d1a93b5e64"
@@ -83,3 +84,20 @@ def make_auth(
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
     return trustme.CA()
+
+
+def fetch(transport: Transport, url: str, token: str = "") -> tuple[int, bytes]:
+    """One request with a place in the throttle, and its whole body."""
+    headers = {"Accept": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    transport.throttle.enter()
+    try:
+        answer = transport.fetch(
+            HttpRequest("GET", url, headers),
+            lambda response: read_answer(response, 2**20),
+            Retries.start(transport.throttle),
+        )
+        return answer.status, answer.body
+    finally:
+        transport.throttle.leave(answered=True)
