@@ -1,4 +1,4 @@
-"""What can go wrong, by what the run does about it.
+"""Errors, by what the run does about them.
 
 A ``RunError`` ends the run, an ``EntityError`` ends one entity while the others
 go on. Anything else is a bug and keeps its traceback. Each error says who and
@@ -7,13 +7,15 @@ what, and a hint says the way out.
 
 from __future__ import annotations
 
+from dataverse_sync.model import PageRequest
+
 
 class SyncError(Exception):
-    """Something a user can act on: what happened, and the way out.
+    """An error that a user can act on: what happened, and the way out.
 
     Args:
         message: Who and what, one sentence, no secret in it.
-        hint: What to do about it; empty where nothing helps.
+        hint: What to do about it; empty if nothing helps.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -50,9 +52,17 @@ class UnreachableError(RunError):
 
 
 class EntityError(SyncError):
-    """Ends one entity; it keeps its rows and its bookmark."""
+    """Ends one entity; it keeps its rows and its bookmark.
 
-    requests = 0  # HTTP requests that were sent in vain
+    Args:
+        message: Who and what.
+        hint: The way out.
+        requests: HTTP requests that were sent in vain.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, requests: int = 0) -> None:
+        super().__init__(message, hint)
+        self.requests = requests
 
 
 class RequestError(EntityError):
@@ -61,9 +71,10 @@ class RequestError(EntityError):
     Args:
         message: Who and what.
         hint: The way out.
-        status: The HTTP status, or None where no answer came.
+        status: The HTTP status, or None if no answer came.
         code: The service's own error code, such as ``0x80040220``; may be empty.
-        requests: How many HTTP requests were sent before giving up.
+        requests: HTTP requests that were sent before giving up.
+        request: What failed.
     """
 
     def __init__(
@@ -73,13 +84,13 @@ class RequestError(EntityError):
         *,
         status: int | None = None,
         code: str = "",
-        requests: int = 1,
+        requests: int = 0,
+        request: PageRequest | None = None,
     ) -> None:
-        super().__init__(message, hint)
+        super().__init__(message, hint, requests=requests)
         self.status = status
         self.code = code
-        self.requests = requests
-        self.request: object = None  # the PageRequest that failed, where it was one
+        self.request = request
 
 
 class PageError(EntityError):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file beside its place, then move it there: a reader sees the old or the new text.
+    """Write UTF-8 text, in place of an older file once it is on the disk.
 
     Args:
-        path: The file to make or replace; its folder is there.
-        text: Written as UTF-8, its line ends as they are.
-        mode: The permissions of the new file, less the umask, on systems that have them.
+        path: The file, in a folder that exists.
+        text: Written with its line ends as they are.
+        mode: Who may read and write the file, where there are modes, less the umask.
 
     Raises:
-        OSError: The file cannot be written; what was there before is still there.
+        OSError: The file cannot be written; an older one is as it was.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with suppress(FileNotFoundError):
-            partial.unlink()  # of a process that was killed
+        partial.unlink(missing_ok=True)
         number = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
         with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)

@@ -74,13 +74,13 @@ class PageRequest:
 
     entity: str
     url: str  # absolute
-    number: int = 1
+    number: int = 1  # 0: of an answer that has no pages
     top: bool = False  # carries $top: sent without the page-size preference, which would drop it
     track_changes: bool = False
     keys_only: bool = False  # for keys and versions, not for whole records
 
     def __str__(self) -> str:
-        return f"{self.entity}, page {self.number}"
+        return f"{self.entity}, page {self.number}" if self.number else self.entity
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,19 +22,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from dataverse_sync.dataverse.throttle import Throttle
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataverse_sync import Config
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
 from dataverse_sync.commands.options import Options, add_selection, add_settings, add_verbosity
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.auth import describe
-from dataverse_sync.dataverse.session import Environment, open_environment
-from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Transport
+from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.session import open_session
+from dataverse_sync.dataverse.transport import Answer
 from dataverse_sync.errors import (
     ConfigError,
     EntityError,
@@ -50,7 +47,6 @@ __test__ = False  # for pytest: this is a program, not a test
 MADE_UP_HOST = "contoso.api.crm.dynamics.com"
 UNKNOWN_SET = "no_such_entityset"
 UNKNOWN_COLUMN = "no_such_column"
-_ANSWER_LIMIT = 64 * 2**20  # bytes of an answer that are read
 
 
 # Made-up values
@@ -218,8 +214,9 @@ def _run(options: Options, redactor: Redactor) -> int:
     disguise = None
     if not options.keep_values:
         disguise = Disguise(config.api_url, secrets.token_bytes(32))
-    with open_environment(config, redactor) as environment:
-        recorder = Recorder(config, environment, redactor, disguise, options.output)
+    with open_session(config, redactor) as session:
+        session.sign_in()
+        recorder = Recorder(session.client, redactor, disguise, options.output)
         return _record(recorder, names, options.records, redactor)
 
 
@@ -272,20 +269,15 @@ class Recorder:
 
     def __init__(
         self,
-        config: Config,
-        environment: Environment,
+        client: DataverseClient,
         redactor: Redactor,
         disguise: Disguise | None,
         folder: Path,
     ) -> None:
-        self.api_url = config.api_url
-        self._auth = environment.auth
+        self.client = client
         self._redactor = redactor
         self._disguise = disguise
         self._folder = folder
-        self._transport = Transport(
-            Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s
-        )
 
     def save_page(self, request: PageRequest, records: int) -> PageRequest | None:
         """Save one page; returns what to ask for next, if there is more.
@@ -293,13 +285,14 @@ class Recorder:
         Raises:
             EntityError: It cannot be read; what the service said is saved as an error.
         """
-        status, body = self._get(request, f"odata.maxpagesize={records}")
+        answer = self.client.get_bytes(request.url, f"odata.maxpagesize={records}")
+        status = answer.status
         if status != 200:
-            code, message = self._save_refusal(status, body, f"{status}_{request.entity}")
+            code, message = self._save_refusal(answer, f"{status}_{request.entity}")
             raise RequestError(f"{request}: the service answered {status} {code}: {message}")
         try:
-            page = odata.parse_page(request, body)
-            text = body.decode("utf-8-sig")
+            page = odata.parse_page(request, answer.body)
+            text = answer.body.decode("utf-8-sig")
         except (odata.NotJsonError, UnicodeDecodeError) as error:
             raise PageError(f"{request}: the answer is not JSON ({error})") from error
         if self._disguise is not None:
@@ -312,37 +305,18 @@ class Recorder:
 
     def save_error(self, request: PageRequest) -> None:
         """Save what the service answers to a mistake."""
-        status, body = self._get(request, "")
-        if status == 200:
+        answer = self.client.get_bytes(request.url)
+        if answer.status == 200:
             raise PageError(f"{request.entity}: the service took a mistake for a question")
-        self._save_refusal(status, body, str(status))
+        self._save_refusal(answer, str(answer.status))
 
-    def _save_refusal(self, status: int, body: bytes, name: str) -> tuple[str, str]:
-        code, message = odata.parse_error(body)
+    def _save_refusal(self, answer: Answer, name: str) -> tuple[str, str]:
+        code, message = odata.parse_error(answer.body)
         text = json.dumps({"error": {"code": code, "message": message}})
         if self._disguise is not None:
             text = self._disguise.error(code, message)
         self._save(f"error_responses/{name}.json", text)
         return code, message
-
-    def _get(self, request: PageRequest, prefer: str) -> tuple[int, bytes]:
-        headers = {
-            "Accept": "application/json",
-            "OData-MaxVersion": "4.0",
-            "OData-Version": "4.0",
-            **({"Prefer": prefer} if prefer else {}),
-        }
-        retries = self._transport.retries(gated=False)
-        token = self._auth.get_token()
-        try:
-            response = self._transport.send(
-                "GET", request.url, headers=headers, retries=retries, token=token
-            )
-            with response:
-                return response.status_code, response.raw.read(_ANSWER_LIMIT, decode_content=True)
-        except NETWORK_ERRORS as error:
-            why = self._redactor.redact(describe(error))
-            raise RequestError(f"{request}: no answer from the service ({why})") from None
 
     def _save(self, name: str, text: str) -> None:
         path = self._folder / name
@@ -361,7 +335,7 @@ def _record(recorder: Recorder, names: Sequence[str], records: int, redactor: Re
     readable: list[str] = []
     for name in names:
         try:
-            first = PageRequest(name, odata.build_url(recorder.api_url, name))
+            first = PageRequest(name, odata.build_url(recorder.client.api_url, name))
             following = recorder.save_page(first, records)
             readable.append(name)
             if following is not None:
@@ -370,7 +344,7 @@ def _record(recorder: Recorder, names: Sequence[str], records: int, redactor: Re
             failures.append(error)
     mistakes = [(UNKNOWN_SET, ""), *((name, UNKNOWN_COLUMN) for name in readable[:1])]
     for name, column in mistakes:
-        url = odata.build_url(recorder.api_url, name, select=[column] if column else ())
+        url = odata.build_url(recorder.client.api_url, name, select=[column] if column else ())
         try:
             recorder.save_error(PageRequest(name, url))
         except EntityError as error:

@@ -8,15 +8,12 @@ Reads, and writes nothing. Exits 1 if an entity set cannot be read.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
-
-from dataverse_sync.dataverse.throttle import Throttle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -32,8 +29,8 @@ from dataverse_sync.commands.options import (
     add_workers,
 )
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment, open_environment
-from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Transport
+from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Entity, PageRequest
 from dataverse_sync.redaction import Redactor
@@ -43,7 +40,6 @@ from dataverse_sync.show.text import format_table
 __test__ = False  # for pytest: this is a program, not a test
 
 COUNT_LIMIT = 5000  # where $count stops
-_ANSWER_LIMIT = 2**20  # bytes of a count that are read
 _HEADS = (
     "entity set",
     "readable",
@@ -75,59 +71,18 @@ class Access:
         return self.readable == "yes"
 
 
-class Counter:
-    """Asks for numbers of records, which are no pages; safe to call from any thread."""
-
-    def __init__(self, config: Config, environment: Environment) -> None:
-        self._api_url = config.api_url
-        self._auth = environment.auth
-        self._transport = Transport(
-            Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s
-        )
-
-    def count(self, name: str, logical_name: str | None) -> tuple[str, str]:
-        """How many, and how they were counted; the service keeps totals for a day."""
-        if logical_name is not None:
-            names = quote(json.dumps([logical_name]))
-            body = self._get(f"RetrieveTotalRecordCount(EntityNames={names})")
-            if (total := _parse_total(body)) is not None:
-                return str(total), "total (up to a day old)"
-        body = self._get(f"{name}/$count")
-        try:
-            count = int(body.decode("utf-8-sig"))
-        except ValueError:
-            return "-", "-"
-        return (f"{count}+" if count >= COUNT_LIMIT else str(count)), "$count"
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def _get(self, path: str) -> bytes:
-        """The body of an answer; empty where the service refuses or does not answer."""
-        headers = {
-            "Accept": "application/json",
-            "OData-MaxVersion": "4.0",
-            "OData-Version": "4.0",
-        }
-        retries = self._transport.retries(gated=False)
-        token = self._auth.get_token()
-        try:
-            response = self._transport.send(
-                "GET", self._api_url + path, headers=headers, retries=retries, token=token
-            )
-            with response:
-                body: bytes = response.raw.read(_ANSWER_LIMIT, decode_content=True)
-        except NETWORK_ERRORS:
-            return b""
-        return body if response.status_code == 200 else b""
-
-
-def _parse_total(body: bytes) -> int | None:
-    try:
-        total = json.loads(body)["EntityRecordCountCollection"]["Values"][0]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return None
-    return total if isinstance(total, int) and total >= 0 else None
+def _count(client: DataverseClient, name: str, logical_name: str | None) -> tuple[str, str]:
+    """How many records, and how they were counted; the service keeps totals for a day."""
+    if logical_name is not None:
+        with suppress(EntityError, KeyError):
+            total = client.get_counts([logical_name])[logical_name]
+            return str(total), "total (up to a day old)"
+    with suppress(EntityError, ValueError):
+        answer = client.get_bytes(f"{name}/$count")
+        if answer.status == 200:
+            count = int(answer.body.decode("utf-8-sig"))
+            return (f"{count}+" if count >= COUNT_LIMIT else str(count)), "$count"
+    return "-", "-"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,24 +111,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _look(config: Config, names: Sequence[str], redactor: Redactor) -> int:
     # One record is enough of a tracked read, which takes no $top.
-    with open_environment(replace(config, page_size=1), redactor) as environment:
-        print(f"Signed in to {config.api_origin}, tenant {environment.auth.tenant_id}.")
-        described = discovery.read_metadata(environment.client, names)
+    with open_session(replace(config, page_size=1), redactor) as session:
+        session.sign_in()
+        print(f"Signed in to {config.api_origin}, tenant {session.auth.tenant_id}.")
+        described = discovery.read_metadata(session.client, names)
         if described.metadata_error is not None:
             print(f"The metadata cannot be read: {redactor.redact(str(described.metadata_error))}")
-        sampled = discovery.read_samples(environment.client, environment.pool, described.unknown)
+        sampled = discovery.read_samples(session.client, session.pool, described.unknown)
         known = {**described.entities, **sampled.entities}
-        counter = Counter(config, environment)
 
         def look(name: str) -> Access:
             if name in known:
-                return _reach(environment, counter, known[name])
+                return _reach(session.client, known[name])
             if name in sampled.failures:
                 return _unreadable(Access(name, "no"), sampled.failures[name])
             return Access(name, "yes", rows="0", reason="empty, and not in the metadata")
 
-        found = list(environment.pool.map(look, names))
-        counter.close()
+        found = list(session.pool.map(look, names))
     print()
     for line in format_table(_HEADS, [_row(access) for access in found]):
         print(line)
@@ -186,9 +140,9 @@ def _look(config: Config, names: Sequence[str], redactor: Redactor) -> int:
     return OK if readable == len(found) else FAILED
 
 
-def _reach(environment: Environment, counter: Counter, entity: Entity) -> Access:
+def _reach(client: DataverseClient, entity: Entity) -> Access:
     """Ask for one key: enough to see whether the entity set may be read."""
-    client, name = environment.client, entity.name
+    name = entity.name
     build = partial(odata.build_url, client.api_url, name, select=(entity.key,))
     access = Access(
         name,
@@ -204,7 +158,7 @@ def _reach(environment: Environment, counter: Counter, entity: Entity) -> Access
         client.release(client.get_page(PageRequest(name, build(top=1), top=True)))
     except EntityError as error:
         return _unreadable(access, error)
-    rows, counted_by = counter.count(name, entity.logical_name)
+    rows, counted_by = _count(client, name, entity.logical_name)
     access = replace(access, rows=rows, counted_by=counted_by)
     if not entity.change_tracking:
         return access

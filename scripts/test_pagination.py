@@ -24,7 +24,7 @@ from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
 from dataverse_sync.commands.options import Options, add_settings, add_verbosity, positive
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, PageError
 from dataverse_sync.model import Entity, Page, PageRequest
 from dataverse_sync.redaction import Redactor
@@ -123,11 +123,12 @@ def _compare(
     print(f"{name}: {how} with each size. One page is read before, and not timed.", flush=True)
     readings: list[Reading] = []
     for size in sizes:
-        with open_environment(replace(config, page_size=size), redactor) as environment:
+        with open_session(replace(config, page_size=size), redactor) as session:
+            session.sign_in()
             if not readings:
-                entity = _find_entity(environment, name)
-                _read(environment, entity, size, pages=1)
-            readings.append(_read(environment, entity, size, pages))
+                entity = _find_entity(session, name)
+                _read(session, entity, size, pages=1)
+            readings.append(_read(session, entity, size, pages))
     problems = [f"size {one.size}: {text}" for one in readings for text in one.problems]
     if pages is None:
         problems += _differences(readings)
@@ -141,11 +142,11 @@ def _compare(
     return FAILED if problems else OK
 
 
-def _find_entity(environment: Environment, name: str) -> Entity:
+def _find_entity(session: Session, name: str) -> Entity:
     """Its key above all; out of the metadata, or guessed from a sample."""
-    found = discovery.read_metadata(environment.client, [name])
+    found = discovery.read_metadata(session.client, [name])
     if not found.entities:
-        found = discovery.read_samples(environment.client, environment.pool, [name])
+        found = discovery.read_samples(session.client, session.pool, [name])
     if name in found.failures:
         raise found.failures[name]
     if name not in found.entities:
@@ -153,9 +154,9 @@ def _find_entity(environment: Environment, name: str) -> Entity:
     return found.entities[name]
 
 
-def _read(environment: Environment, entity: Entity, size: int, pages: int | None) -> Reading:
+def _read(session: Session, entity: Entity, size: int, pages: int | None) -> Reading:
     """Read so many pages, one after the other, as a sync does; None for every page."""
-    client, reading = environment.client, Reading(size)
+    client, reading = session.client, Reading(size)
     record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": entity.key})
     decode = msgspec.json.Decoder(record_type).decode
 

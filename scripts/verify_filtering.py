@@ -28,7 +28,7 @@ from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
 from dataverse_sync.commands.options import Options, add_settings, add_verbosity, positive
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import ConfigError, EntityError, PageError
 from dataverse_sync.model import Entity, Page
 from dataverse_sync.redaction import Redactor
@@ -101,10 +101,11 @@ def _check_table(path: Path, name: str) -> None:
 
 
 def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Redactor) -> int:
-    with open_environment(config, redactor) as environment:
-        entity = _find_entity(environment, name)
+    with open_session(config, redactor) as session:
+        session.sign_in()
+        entity = _find_entity(session, name)
         reader = EntityReader(entity, config.api_url)
-        found = _load_ids(db, entity, count) if db else _get_ids(environment, reader, count)
+        found = _load_ids(db, entity, count) if db else _get_ids(session, reader, count)
         ids = [key.lower() for key in found if odata.is_guid(key)]
         if not ids:
             print(f"{name}: there are no ids to ask for, so nothing was verified.")
@@ -116,7 +117,7 @@ def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Re
             urls.append(page.request.url)
             returned.update(_keys(page, entity.key))
 
-        _drive(environment, reader.read(reader.by_id(ids, take, (entity.key,))))
+        _drive(session, reader.read(reader.by_id(ids, take, (entity.key,))))
     wrong = {
         "missing": [key for key in ids if key not in returned],
         "not asked for": [key for key in returned if key not in set(ids)],
@@ -142,11 +143,11 @@ def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Re
     return FAILED
 
 
-def _find_entity(environment: Environment, name: str) -> Entity:
+def _find_entity(session: Session, name: str) -> Entity:
     """Its key above all; out of the metadata, or guessed from a sample."""
-    found = discovery.read_metadata(environment.client, [name])
+    found = discovery.read_metadata(session.client, [name])
     if not found.entities:
-        found = discovery.read_samples(environment.client, environment.pool, [name])
+        found = discovery.read_samples(session.client, session.pool, [name])
     if name in found.failures:
         raise found.failures[name]
     if name not in found.entities:
@@ -162,22 +163,20 @@ def _load_ids(path: Path, entity: Entity, count: int) -> list[str]:
         return [str(key) for key in connection.execute(query).scalars()]
 
 
-def _get_ids(environment: Environment, reader: EntityReader, count: int) -> list[str]:
+def _get_ids(session: Session, reader: EntityReader, count: int) -> list[str]:
     ids: list[str] = []
 
     def take(page: Page) -> None:
         ids.extend(_keys(page, reader.entity.key))
 
     query = Query(take, select=(reader.entity.key,))
-    _drive(environment, reader.read([query]), lambda: len(ids) >= count)
+    _drive(session, reader.read([query]), lambda: len(ids) >= count)
     return ids[:count]
 
 
-def _drive(
-    environment: Environment, steps: Steps, is_enough: Callable[[], bool] = lambda: False
-) -> None:
+def _drive(session: Session, steps: Steps, is_enough: Callable[[], bool] = lambda: False) -> None:
     """Send what a reader wants sent, one request after the other."""
-    client = environment.client
+    client = session.client
     wanted: Wanted = next(steps)
     waiting = list(wanted or ())
     while waiting and not is_enough():

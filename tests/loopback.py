@@ -239,19 +239,24 @@ class Service:
     def __init__(self) -> None:
         self.server = LoopbackServer(self._answer)
         self.script: Script = in_turn(json_reply({"value": []}))
-        self.token: Callable[[], Reply] = lambda: json_reply(
-            {"access_token": f"{TOKEN}-{self.tokens}", "expires_in": 3599}
+        self.challenge: Callable[[], Reply] = lambda: http(
+            401, b"", ("WWW-Authenticate", self.bearer())
         )
+        self.token: Callable[[], Reply] = self.new_token
         self.tokens = 0
 
     def _answer(self, asked: Asked) -> Reply:
         if asked.method == "POST":
-            self.tokens += 1
             return self.token()
-        if "authorization" not in asked.headers:
-            uri = f"{self.server.origin}/{TENANT}/oauth2/authorize"
-            return http(401, b"", ("WWW-Authenticate", f"Bearer authorization_uri={uri}"))
-        return self.script(asked)
+        return self.script(asked) if "authorization" in asked.headers else self.challenge()
+
+    def bearer(self, origin: str = "") -> str:
+        uri = f"{origin or self.server.origin}/{TENANT}/oauth2/authorize"
+        return f"Bearer authorization_uri={uri}, resource_id={self.server.origin}/"
+
+    def new_token(self, expires_in: object = 3599) -> Reply:
+        self.tokens += 1
+        return json_reply({"access_token": f"{TOKEN}-{self.tokens}", "expires_in": expires_in})
 
     def replies(self, *replies: Reply) -> None:
         self.script = in_turn(*replies)
@@ -259,6 +264,11 @@ class Service:
     @property
     def api_url(self) -> str:
         return f"{self.server.origin}/api/data/v9.2/"
+
+    @property
+    def posts(self) -> list[Asked]:
+        """The requests for tokens."""
+        return [asked for asked in self.server.asked if asked.method == "POST"]
 
     @property
     def data(self) -> list[Asked]:

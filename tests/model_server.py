@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl, urlsplit
 from sqlalchemy import Dialect, Engine
 
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment
+from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import EntityConfig, Page, PageRequest
 from dataverse_sync.schema.discovery import read_metadata
@@ -499,9 +499,8 @@ class ModelServer:
         return link
 
     def _refusal(self, request: PageRequest, status: int, code: str, text: str) -> RequestError:
-        error = RequestError(f"{request}: {status} {code}: {text}", status=status, code=code)
-        error.request = request
-        return error
+        message = f"{request}: {status} {code}: {text}"
+        return RequestError(message, status=status, code=code, request=request)
 
     # In the client's place
 
@@ -517,8 +516,8 @@ class ModelServer:
         pool = Workers(self.rng, workers)
 
         @contextmanager
-        def open_environment(*_: object) -> Iterator[Environment]:
-            yield Environment(cast(Any, self), cast(Any, pool), cast(Any, None))
+        def open_session(*_: object) -> Iterator[Session]:
+            yield SignedIn(cast(Any, self), cast(Any, pool), cast(Any, None))
 
         def open_engine(path: Path) -> Engine:
             engine = _open_engine(path)
@@ -527,7 +526,7 @@ class ModelServer:
 
         arrivals = SimpleNamespace(SimpleQueue=lambda: pool, Empty=queue.Empty)
         with (
-            patch("dataverse_sync.sync.run.open_environment", open_environment),
+            patch("dataverse_sync.sync.run.open_session", open_session),
             patch("dataverse_sync.store.database.open_engine", open_engine),
             patch("dataverse_sync.store.tables.build_table", _build_table),
             patch("dataverse_sync.sync.page_loop.queue", arrivals),
@@ -536,6 +535,13 @@ class ModelServer:
             patch("dataverse_sync.dataverse.odata.IDS_PER_REQUEST", ids),
         ):
             yield
+
+
+class SignedIn(Session):
+    """A session that needs no sign-in."""
+
+    def sign_in(self) -> None:
+        pass
 
 
 class Workers:

@@ -16,7 +16,7 @@ from dataverse_sync.commands.console import FAILED, OK, load, show
 from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
 from dataverse_sync.redaction import Redactor
@@ -81,17 +81,18 @@ def run_check(
     locked = load_fitting_lock(config)
     lock = locked.lock
     names = [entity.name for entity in selected]
-    with open_environment(config, redactor) as environment:
+    with open_session(config, redactor) as session:
+        session.sign_in()
         history = load_history(config.db_path)
         saved = dict.fromkeys(names, EntityState())
         saved |= {entity.name: entity.saved for entity in history.entities}
-        live = discovery.read_metadata(environment.client, names)
+        live = discovery.read_metadata(session.client, names)
         known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
         sampled = discovery.read_samples(
-            environment.client, environment.pool, [name for name in names if name not in known]
+            session.client, session.pool, [name for name in names if name not in known]
         )
         known.update(sampled.entities)
-        counted = _get_counts(environment, [known[e.name] for e in selected if e.name in known])
+        counted = _get_counts(session, [known[e.name] for e in selected if e.name in known])
 
         def check(entity: EntityConfig) -> Finding:
             name = entity.name
@@ -102,15 +103,15 @@ def run_check(
                 return Finding(name, "warning", text)
             return _reach(
                 _Subject(entity, known[name], saved[name], lock.get(name), live.entities.get(name)),
-                environment,
+                session,
                 config.api_url,
                 counted.get(name),
             )
 
-        reached = list(environment.pool.map(check, selected))
+        reached = list(session.pool.map(check, selected))
     return [
-        _check_sign_in(config, environment),
-        *_check_clock(environment),
+        _check_sign_in(config, session),
+        *_check_clock(session),
         _check_database(config, history, names),
         _check_disk(config, reached),
         _check_schema(config, locked, [entity.name for entity in entities]),
@@ -119,13 +120,13 @@ def run_check(
     ]
 
 
-def _check_sign_in(config: Config, environment: Environment) -> Finding:
-    tenant = environment.auth.tenant_id
+def _check_sign_in(config: Config, session: Session) -> Finding:
+    tenant = session.auth.tenant_id
     return Finding("sign-in", "ok", f"{config.api_origin}, tenant {tenant}", {"tenant": tenant})
 
 
-def _check_clock(environment: Environment) -> list[Finding]:
-    server = environment.auth.server_date
+def _check_clock(session: Session) -> list[Finding]:
+    server = session.auth.server_date
     if server is None:
         return []
     ahead_s = (datetime.now(UTC) - server).total_seconds()
@@ -230,27 +231,25 @@ class _Subject:
         return diff_entity(self.locked, infer_entity(self.locked.name, record))
 
 
-def _get_counts(environment: Environment, entities: Sequence[Entity]) -> dict[str, int]:
+def _get_counts(session: Session, entities: Sequence[Entity]) -> dict[str, int]:
     """About how many records each entity set has; nothing where the service does not say."""
     logical = {one.logical_name: one.name for one in entities if one.logical_name is not None}
     if not logical:
         return {}
     try:
-        counts = environment.client.get_counts(list(logical))
+        counts = session.client.get_counts(list(logical))
     except EntityError:
         return {}
     return {name: counts[known] for known, name in logical.items() if known in counts}
 
 
-def _reach(
-    subject: _Subject, environment: Environment, api_url: str, expected: int | None
-) -> Finding:
+def _reach(subject: _Subject, session: Session, api_url: str, expected: int | None) -> Finding:
     """Ask for one record: enough to see whether the table may be read, and how large it is."""
     entity, known, saved = subject.entity, subject.known, subject.saved
     url = odata.build_url(api_url, entity.name, top=1)
     try:
-        page = environment.client.get_page(PageRequest(entity.name, url, top=True))
-        environment.client.release(page)
+        page = session.client.get_page(PageRequest(entity.name, url, top=True))
+        session.client.release(page)
         drift = [str(item) for item in subject.find_drift(page)]
     except EntityError as error:
         return _describe_failure(entity.name, error)

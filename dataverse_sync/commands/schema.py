@@ -18,13 +18,13 @@ from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load, show
 from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import accept_entity, diff_entity
-from dataverse_sync.schema.lock import Lock
+from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import database, labelled_views, run_lock
 from dataverse_sync.store.migrate import bring_to
 from dataverse_sync.store.schema_lock import (
@@ -98,7 +98,7 @@ def get_drift(
 
 
 def _compare(
-    config: Config, selected: Sequence[EntityConfig], lock: Lock, redactor: Redactor
+    config: Config, selected: Sequence[EntityConfig], lock: SchemaLock, redactor: Redactor
 ) -> LiveSchema:
     if not lock:
         raise ConfigError(
@@ -106,12 +106,13 @@ def _compare(
             "The first sync locks the schema: python -m dataverse_sync sync",
         )
     names = [entity.name for entity in selected]
-    with open_environment(config, redactor) as environment:
-        live = discovery.read_metadata(environment.client, names)
+    with open_session(config, redactor) as session:
+        session.sign_in()
+        live = discovery.read_metadata(session.client, names)
         guessed = [
             name for name in live.unknown if name not in lock or lock[name].source == "sample"
         ]
-        sampled = discovery.read_samples(environment.client, environment.pool, guessed)
+        sampled = discovery.read_samples(session.client, session.pool, guessed)
     known = {**live.entities, **sampled.entities}
     drift: list[Drift] = []
     failures = {name: str(error) for name, error in sampled.failures.items()}

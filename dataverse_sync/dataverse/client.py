@@ -1,15 +1,12 @@
-"""Ask Dataverse: one page, one document of metadata, one count, from any thread.
+"""Read from Dataverse: a page, an answer of metadata, counts, from any thread.
 
-Adds to ``transport`` what is the service's own: the token, the five headers, the
-service's errors, and a bound on how many bytes of pages are held at once.
-
-https://learn.microsoft.com/power-apps/developer/data-platform/webapi/compose-http-requests-handle-errors
+Bounds how many bytes of pages are held at once, and notes at which moment, by the server's
+clock, a page was asked for.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,42 +14,24 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import requests
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-)
 
 from dataverse_sync.config import Config
-from dataverse_sync.dataverse import definitions as metadata
-from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.auth import Auth, describe
-from dataverse_sync.dataverse.body_pool import BodyMaps, PageBudget
-from dataverse_sync.dataverse.transport import NETWORK_ERRORS, Retries, Transport
-from dataverse_sync.errors import EntityError, PageError, RequestError
+from dataverse_sync.dataverse import bodies, definitions, odata
+from dataverse_sync.dataverse.auth import Auth
+from dataverse_sync.dataverse.service import Reply, Service
+from dataverse_sync.dataverse.transport import Answer, BrokenBodyError, Transport, read_answer
+from dataverse_sync.errors import PageError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 
-log = logging.getLogger(__name__)
-
-LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more is no page of 5,000 records
-_WIDE_PAGE = 24 * 2**20  # bytes, expected where nothing tells better: 5,000 rows of 180 columns
-_CHUNK = 2**18
-_ERROR_LIMIT = 65536  # bytes of an error body that are read
-_JSON = {
-    "Accept": "application/json",
-    "OData-MaxVersion": "4.0",
-    "OData-Version": "4.0",
-}
-
-T = TypeVar("T")
+_WIDE_PAGE = 24 * 2**20  # bytes, expected if nothing is known: 5,000 rows of 180 columns
+_ANSWER_LIMIT = 64 * 2**20  # bytes of an answer that is not a page
+_DEFINITIONS_AT_ONCE = 100  # entity sets in one request
 
 
 class DataverseClient:
@@ -62,9 +41,9 @@ class DataverseClient:
         config: Where the API is, and how large a page may be.
         transport: What requests go through.
         auth: Where tokens come from.
-        redactor: What takes secrets out of the service's own words.
+        redactor: Takes secrets out of the service's own words.
         clock: Seconds that only go forward.
-        now: The local wall clock, used only where the service sends no ``Date``.
+        now: The local wall clock, used only if the service sends no ``Date``.
     """
 
     def __init__(
@@ -78,29 +57,21 @@ class DataverseClient:
     ) -> None:
         self.api_url = config.api_url
         self._page_size = config.page_size
-        self._transport = transport
-        self._auth = auth
-        self._redactor = redactor
+        self._service = Service(config.api_url, transport, auth, redactor, clock)
         self._clock = clock
         self._now = now
-        self._budget = PageBudget()
-        self._maps = BodyMaps()
+        self._budget = bodies.PageBudget()
         self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
-        self._answered_at = clock()
-        self._outage = ""  # why nothing is asked for any more
         self.bytes_read = 0
 
     @property
-    def in_flight(self) -> int:
-        return self._transport.throttle.in_flight
-
-    @property
     def waited_s(self) -> float:
-        return self._transport.throttle.waited_s
+        """For how long the gate was closed by throttling so far."""
+        return self._service.throttle.waited_s
 
     def get_page(self, request: PageRequest) -> Page:
-        """Read one page of an entity. Hand it back with ``release`` once it is stored.
+        """Read one page of an entity; hand it back with ``release`` once it is stored.
 
         Args:
             request: What to read: a query, or a next link, sent back as it came.
@@ -112,41 +83,30 @@ class DataverseClient:
         Raises:
             RequestError: The service refused, or five retries did not help. A read
                 waits 150 s for data; a 429, as long as ``Retry-After`` says.
-            PageError: The answer is not a page.
+            PageError: The answer is not a page of records.
 
         Source: learn.microsoft.com, "Page results using OData".
         """
-        kind = request.entity, request.keys_only, request.top
         prefer = [] if request.top else [f"odata.maxpagesize={self._page_size}"]
         if request.track_changes:
             prefer.insert(0, "odata.track-changes")
-        try:
-            page = self._get(
-                request.url,
-                str(request),
-                prefer=",".join(prefer),
-                parse=partial(odata.parse_page, request),
-                expected=self._sizes.get(kind),
-            )
-        except RequestError as error:
-            error.request = request
-            raise
+        kind = request.entity, request.keys_only, request.top
+        page = self._get(request, odata.parse_page, ",".join(prefer), self._sizes.get(kind))
         self._sizes[kind] = max(page.size, 2**16)
-        if page.next_link is not None:
-            try:
-                page = replace(page, next_link=odata.follow(page, page.next_link))
-            except PageError as error:
-                self.release(page)
-                error.requests = page.requests
-                raise
-        return page
+        if page.next_link is None:
+            return page
+        try:
+            return replace(page, next_link=odata.follow(page, page.next_link))
+        except PageError:
+            self.release(page)
+            raise
 
     def release(self, page: Page) -> None:
         """Make room for another page."""
         self._budget.release(page.size)
 
     def get_sample(self, entity_set: str) -> dict[str, Any] | None:
-        """The first record of an entity set, decoded; None where it is empty.
+        """The first record of an entity set, decoded; None if it is empty.
 
         Raises:
             RequestError: The service refused.
@@ -166,18 +126,18 @@ class DataverseClient:
         """The EntityDefinitions of these entity sets; sets that it does not know are left out.
 
         Raises:
-            RequestError: Metadata may not be read, or cannot be had.
-            PageError: The answer is not one.
+            RequestError: The service refused, or gave no answer.
+            PageError: The answer is not one of metadata.
         """
-        definitions: list[dict[str, Any]] = []
-        for start in range(0, len(names), 100):
-            definitions += self.get_metadata(
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(names), _DEFINITIONS_AT_ONCE):
+            found += self.get_metadata(
                 "EntityDefinitions",
-                select=metadata.DEFINITION_SELECT,
-                filter=metadata.definitions_filter(names[start : start + 100]),
-                expand=metadata.DEFINITION_EXPAND,
+                select=definitions.DEFINITION_SELECT,
+                filter=definitions.definitions_filter(names[start : start + _DEFINITIONS_AT_ONCE]),
+                expand=definitions.DEFINITION_EXPAND,
             )
-        return definitions
+        return found
 
     def get_metadata(
         self, path: str, *, select: Sequence[str] = (), filter: str = "", expand: str = ""
@@ -187,47 +147,36 @@ class DataverseClient:
         Args:
             path: Below the API root, such as ``EntityDefinitions`` or
                 ``EntityDefinitions(LogicalName='account')/Attributes/Microsoft.Dynamics.CRM...``.
-            select: Properties; all where empty.
+            select: Properties; all if empty.
             filter: Equality of properties and enums; functions are refused.
             expand: Attributes, relationships; with a cast, option sets.
 
         Raises:
-            RequestError: Metadata may not be read, or cannot be had.
-            PageError: The answer is not one.
+            RequestError: The service refused, or gave no answer.
+            PageError: The answer is not one of metadata.
 
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
         url = odata.build_url(self.api_url, path, select=select, filter=filter, expand=expand)
-        request = PageRequest(path.partition("/")[0], url)
-        page = self._get(
-            url,
-            request.entity,
-            prefer="",
-            parse=partial(odata.parse_page, request),
-        )
+        request = PageRequest(path.partition("/")[0], url, number=0)
+        page = self._get(request, odata.parse_page)
         self.release(page)
-        return [_decode(record, request.entity) for record in page.records]
+        return [_decode(record, str(request)) for record in page.records]
 
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
-        """About how many records these tables hold, by logical name; up to a day old.
+        """About how many records each table holds, by logical name; up to a day old.
 
         Raises:
             RequestError: The service refused.
-            PageError: The answer is not one.
+            PageError: The answer holds no counts.
 
         Source: learn.microsoft.com, "RetrieveTotalRecordCount function".
         """
+        function = "RetrieveTotalRecordCount"
         names = quote(json.dumps(list(logical_names), separators=(",", ":")))
-        request = PageRequest(
-            "RetrieveTotalRecordCount",
-            f"{self.api_url}RetrieveTotalRecordCount(EntityNames={names})",
-        )
-        page = self._get(
-            request.url,
-            request.entity,
-            prefer="",
-            parse=partial(odata.parse_document, request),
-        )
+        url = f"{self.api_url}{function}(EntityNames={names})"
+        request = PageRequest(function, url, number=0)
+        page = self._get(request, odata.parse_document)
         self.release(page)
         try:
             counts = json.loads(bytes(page.records[0]))["EntityRecordCountCollection"]
@@ -236,165 +185,64 @@ class DataverseClient:
                 for name, count in zip(counts["Keys"], counts["Values"], strict=True)
             }
         except (KeyError, TypeError, ValueError) as error:
-            raise PageError(f"{request.entity}: the answer is not understood") from error
+            raise PageError(f"{request}: the answer is not understood") from error
+
+    def get_bytes(self, url: str, prefer: str = "") -> Answer:
+        """An answer of any status, as it came.
+
+        Args:
+            url: Absolute, or a path below the API root.
+            prefer: The header ``Prefer``, if there is to be one.
+
+        Raises:
+            RequestError: No answer came, after every retry.
+            PageError: Every answer broke off.
+        """
+        path = url.removeprefix(self.api_url)
+        url = url if url.startswith(("https://", "http://")) else self.api_url + url
+        request = PageRequest(path.partition("?")[0][:100], url, number=0)
+        read = partial(read_answer, limit=_ANSWER_LIMIT)
+        return self._service.ask(request, lambda reply: read(reply.response), prefer)
 
     def stop(self) -> None:
-        """Send nothing any more; whoever waits raises ``StoppedError``."""
-        self._transport.throttle.stop()
+        """Send no further request; threads that wait raise ``StoppedError``."""
+        self._service.throttle.stop()
         self._budget.stop()
 
     def _get(
         self,
-        url: str,
-        label: str,
-        *,
-        prefer: str,
-        parse: Callable[[memoryview], Page],
+        request: PageRequest,
+        parse: Callable[[PageRequest, memoryview], Page],
+        prefer: str = "",
         expected: int | None = None,
     ) -> Page:
-        if self._outage:
-            raise RequestError(
-                f"{label}: not asked for, {self._outage}",
-                "Check the network and run again; it goes on from the last committed page.",
-                requests=0,
-            )
-        if odata.origin(url) != odata.origin(self.api_url):
-            raise PageError(
-                f"{label}: the link leads to another origin; the token is not sent",
-                "Set DATAVERSE_API_URL to the address the service uses in its own links.",
-            )
-        began = self._clock()
-        retries = self._transport.retries()
-        renewed = False
-        self._transport.count_requests()
-        throttle = self._transport.throttle
-        throttle.enter()
-        answered = False
-        try:
-            while True:
-                token = self._auth.get_token()
-                sent = self._clock()
-                response = self._send(url, label, prefer, token, retries, began)
-                waited_s = self._clock() - sent
-                with response:
-                    if response.status_code == 401 and not renewed:
-                        renewed = True
-                        retries = cast(Retries, response.raw.retries)
-                        self._auth.renew(token)
-                        continue
-                    if response.status_code != 200:
-                        raise self._refused(response, label)
-                    try:
-                        page = self._read(response, label, parse, expected)
-                    except (odata.NotJsonError, *NETWORK_ERRORS) as error:
-                        retries = self._again(response, error, url, label)
-                        continue
-                answered = True
-                with self._lock:
-                    self.bytes_read += page.size
-                asked_at = self._asked_at(response, began)
-                return replace(
-                    page,
-                    asked_at=asked_at,
-                    took_s=waited_s + page.took_s,
-                    requests=self._transport.count_requests(),
-                )
-        except EntityError as error:
-            error.requests = self._transport.count_requests()
-            raise
-        finally:
-            throttle.leave(answered)
-
-    def _send(
-        self, url: str, label: str, prefer: str, token: str, retries: Retries, began: float
-    ) -> requests.Response:
-        headers = {**_JSON, "Prefer": prefer} if prefer else _JSON
-        try:
-            response = self._transport.send(
-                "GET", url, headers=headers, retries=retries, token=token
-            )
-        except requests.RequestException as error:
-            reason = self._describe(error)
-            # No connection, and nobody was answered meanwhile: it is away. A connection that
-            # breaks says nothing of other requests.
-            if _is_unreachable(error) and self._answered_at <= began:
-                self._outage = f"since the service does not answer ({reason})"
-            raise RequestError(
-                f"{label}: no answer from the service ({reason})",
-                "Check the network and run again; it goes on from the last committed page.",
-            ) from None
-        self._answered_at = self._clock()
-        return response
-
-    def _read(
-        self,
-        response: requests.Response,
-        label: str,
-        parse: Callable[[memoryview], Page],
-        expected: int | None,
-    ) -> Page:
-        """Take a body and split it, within the budget of pages held."""
-        held = _announced(response) or expected or _WIDE_PAGE
-        self._budget.acquire(held)
-        began = self._clock()
-        try:
-            page = parse(_read_body(response, self._maps, held, label))
-            self._budget.adjust(page.size - held)
-            held = 0
-            return replace(page, took_s=self._clock() - began)
-        finally:
-            if held:
+        def read(reply: Reply) -> Page:
+            """Take a body and split it, within the budget of pages held."""
+            if reply.response.status_code != 200:
+                raise self._service.refusal(reply)
+            held = _announced(reply.response) or expected or _WIDE_PAGE
+            self._budget.acquire(held)
+            began = self._clock()
+            try:
+                page = _read_page(reply, parse, held)
+            except BaseException:
                 self._budget.release(held)
+                raise
+            self._budget.adjust(page.size - held)
+            took_s = reply.waited_s + self._clock() - began
+            asked_at = self._asked_at(reply)
+            return replace(page, asked_at=asked_at, took_s=took_s, requests=reply.requests)
 
-    def _again(
-        self, response: requests.Response, error: Exception, url: str, label: str
-    ) -> Retries:
-        """Ask for the same page again within the same schedule: a body broke after its headers."""
-        log.debug("%s: the answer broke off (%s); asked again", label, self._describe(error))
-        spent: Any = response.raw.retries
-        try:
-            retries: Retries = spent.increment("GET", url, error=ProtocolError("broken answer"))
-        except MaxRetryError:
-            what = "is not JSON" if isinstance(error, odata.NotJsonError) else "broke off"
-            raise PageError(
-                f"{label}: the answer {what}, after every retry ({self._describe(error)})",
-                "Does DATAVERSE_API_URL end in /api/data/v9.2/? Is a proxy in between?",
-            ) from None
-        response.close()
-        retries.sleep()
-        return retries
+        page = self._service.ask(request, read, prefer)
+        with self._lock:
+            self.bytes_read += page.size
+        return page
 
-    def _refused(self, response: requests.Response, label: str) -> RequestError:
-        status = response.status_code
-        try:
-            body = response.raw.read(_ERROR_LIMIT, decode_content=True)
-        except NETWORK_ERRORS:
-            body = b""
-        code, message = odata.parse_error(body)
-        request_id = next(
-            (
-                response.headers[name]
-                for name in ("x-ms-service-request-id", "REQ_ID")
-                if name in response.headers
-            ),
-            "",
-        )
-        if 300 <= status < 400:
-            message = f"redirected to {response.headers.get('Location', 'nowhere')[:200]}"
-        said = f"{status} {code}".rstrip() + (f": {message[:500].rstrip('.')}" if message else "")
-        named = f" (request {request_id[:64]})" if request_id else ""
-        return RequestError(
-            self._redactor.redact(f"{label}: the service answered {said}{named}"),
-            _hint(status),
-            status=status,
-            code=self._redactor.redact(code)[:64],
-        )
-
-    def _asked_at(self, response: requests.Response, began: float) -> datetime:
+    def _asked_at(self, reply: Reply) -> datetime:
         """The moment of asking by the server's clock, erring to the early side."""
-        elapsed = timedelta(seconds=self._clock() - began)
+        elapsed = timedelta(seconds=reply.elapsed_s)
         try:
-            answered_at = parsedate_to_datetime(response.headers["Date"])
+            answered_at = parsedate_to_datetime(reply.response.headers["Date"])
         except (KeyError, ValueError):
             answered_at = self._now()
         if answered_at.tzinfo is None:
@@ -404,48 +252,31 @@ class DataverseClient:
         except OverflowError:  # past the year 9999
             return self._now() - elapsed
 
-    def _describe(self, error: Exception) -> str:
-        return self._redactor.redact(describe(error))
 
-
-def _read_body(
-    response: requests.Response, maps: BodyMaps, expected: int, label: str
-) -> memoryview:
-    """A whole body, inflated.
-
-    Raises:
-        PageError: It is larger than any page can be.
-    """
-    body = maps.take(expected)
-    size = 0
+def _read_page(
+    reply: Reply, parse: Callable[[PageRequest, memoryview], Page], expected: int
+) -> Page:
     try:
-        while chunk := response.raw.read(_CHUNK, decode_content=True):
-            needed = size + len(chunk)
-            if needed > LARGEST_PAGE:
-                raise PageError(
-                    f"{label}: the answer is larger than {LARGEST_PAGE // 2**20} MiB",
-                    "No page of 5,000 records should be: read fewer at once (page_size of "
-                    "Config, from Python), and report it.",
-                )
-            if needed > len(body):
-                larger = maps.take(2 * needed)
-                larger[:size] = body[:size]
-                maps.give_back(body)
-                body = larger
-            body[size:needed] = chunk
-            size = needed
-    except BaseException:
-        maps.give_back(body)
-        raise
-    return maps.lend(body, size)
+        return parse(reply.request, bodies.read_body(reply.response.raw, expected))
+    except odata.NotJsonError as error:
+        raise BrokenBodyError(str(error)) from error
+    except bodies.TooLargeError as error:
+        raise PageError(
+            f"{reply.request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
+            "No page of 5,000 records should be: read fewer at once (page_size of "
+            "Config, from Python), and report it.",
+            requests=reply.requests,
+        ) from error
+    except PageError as error:
+        raise PageError(error.message, error.hint, requests=reply.requests) from error
 
 
 def _announced(response: requests.Response) -> int | None:
-    """How many bytes of JSON the headers promise; None where the body is compressed."""
+    """How many bytes of JSON the headers promise; None if the body is compressed."""
     length = response.headers.get("Content-Length", "")
     if "Content-Encoding" in response.headers or not length.isdecimal():
         return None
-    return min(int(length), LARGEST_PAGE) or None
+    return min(int(length), bodies.LARGEST_PAGE) or None
 
 
 def _decode(record: msgspec.Raw, label: str) -> Any:
@@ -453,26 +284,3 @@ def _decode(record: msgspec.Raw, label: str) -> Any:
         return json.loads(bytes(record))
     except (ValueError, RecursionError) as error:  # not UTF-8, or a number with 5,000 digits
         raise PageError(f"{label}: cannot be read ({error})") from error
-
-
-def _hint(status: int) -> str:
-    if status == 401:
-        return "The token is refused, also a new one: is the app an application user here?"
-    if status == 403:
-        return "Give the application user a role with this privilege (organization level read)."
-    if status == 404:
-        return "Is it the entity set name (plural), and spelt as the API spells it?"
-    if status == 429:
-        return "The service was busy for too long. Run again later, or with fewer --workers."
-    if status >= 500:
-        return "Run again later; it goes on from the last committed page."
-    if 300 <= status < 400:
-        return "Set DATAVERSE_API_URL to the address of the Web API itself."
-    return ""
-
-
-def _is_unreachable(error: requests.RequestException) -> bool:
-    """Whether not even a connection came about."""
-    cause = error.args[0] if error.args else None
-    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
-    return isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError)

@@ -1,21 +1,22 @@
-"""What columns an entity has: out of EntityDefinitions, or out of a sample record.
+"""Read EntityDefinitions: columns for a sync, choice columns and their labels, a list of tables.
 
-Pure functions from decoded JSON to ``Entity``. Metadata knows the key, the
-types and where a lookup points; a sample record only lets them be guessed, so
-it is the fallback, and says so.
+Pure functions from decoded JSON to values of ours. What is missing, null or additional is
+taken as the service means it; what does not fit raises ``msgspec.ValidationError``.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-metadata-web-api
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import msgspec
 
 from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
 # AttributeType (or, for Virtual ones, AttributeTypeName) → the column's type.
-_TYPES: Mapping[str, ColumnType] = {
+_TYPES: Mapping[str | None, ColumnType] = {
     "Integer": "INTEGER",
     "BigInt": "INTEGER",
     "Boolean": "INTEGER",
@@ -31,6 +32,57 @@ _NAVIGATION_ONLY = ("PartyList", "CalendarRules")
 _IMAGE_COMPANIONS = ("_timestamp", "_url")
 # The relationship of an owner column names the abstract table that both kinds of owner share.
 _ABSTRACT_TARGETS = {"owner": ("systemuser", "team"), "principal": ("systemuser", "team")}
+CHOICE_KINDS = ("Picklist", "State", "Status", "MultiSelectPicklist", "Boolean")
+
+
+def definitions_filter(names: Iterable[str]) -> str:
+    """The ``$filter`` for the definitions of these entity sets."""
+    return " or ".join(f"EntitySetName eq '{name}'" for name in names)
+
+
+def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
+    """The entity whose definition does not fit, and what is wrong with it."""
+    names = ("EntitySetName", "LogicalName")
+    known = definition if isinstance(definition, Mapping) else {}
+    whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
+    what = f"no usable {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    return str(whose), what
+
+
+# An entity and its columns
+
+
+class _TypeName(msgspec.Struct):
+    value: str | None = msgspec.field(default=None, name="Value")
+
+
+class _Attribute(msgspec.Struct, rename="pascal"):
+    logical_name: str
+    attribute_type: str | None
+    attribute_type_name: _TypeName | None = None
+    attribute_of: str | None = None
+    is_valid_for_read: bool | None = True
+    is_valid_odata: bool | None = msgspec.field(default=None, name="IsValidODataAttribute")
+
+    @property
+    def type_name(self) -> str:
+        return (self.attribute_type_name and self.attribute_type_name.value) or ""
+
+
+class _Relationship(msgspec.Struct, rename="pascal"):
+    referencing_attribute: str
+    referenced_entity: str
+
+
+class _Definition(msgspec.Struct, rename="pascal"):
+    logical_name: str
+    entity_set_name: str
+    primary_id_attribute: str
+    attributes: list[_Attribute]
+    is_intersect: bool | None = None
+    change_tracking_enabled: bool | None = None
+    many_to_one_relationships: list[_Relationship] | None = None
+
 
 DEFINITION_SELECT = (
     "LogicalName",
@@ -46,83 +98,190 @@ DEFINITION_EXPAND = (
 )
 
 
-def definitions_filter(names: Iterable[str]) -> str:
-    return " or ".join(f"EntitySetName eq '{name}'" for name in names)
-
-
-def parse_definition(definition: Mapping[str, Any]) -> Entity:
-    """One element of the EntityDefinitions answer.
+def parse_definition(definition: object) -> Entity:
+    """One element of an answer with ``DEFINITION_SELECT`` and ``DEFINITION_EXPAND``.
 
     Raises:
-        KeyError, TypeError, AttributeError: It is not shaped as documented.
+        msgspec.ValidationError: It is not shaped as documented.
     """
+    found = msgspec.convert(definition, _Definition)
     targets: dict[str, list[str]] = {}
-    for relationship in definition.get("ManyToOneRelationships") or ():
-        referenced = relationship["ReferencedEntity"]
+    for relationship in found.many_to_one_relationships or ():
+        referenced = relationship.referenced_entity
         names = _ABSTRACT_TARGETS.get(referenced, (referenced,))
-        targets.setdefault(relationship["ReferencingAttribute"], []).extend(names)
+        targets.setdefault(relationship.referencing_attribute, []).extend(names)
     columns: dict[str, Column] = {}
-    for attribute in definition["Attributes"]:
+    for attribute in found.attributes:
         for column in _columns_of(attribute, targets):
             # No attribute of Dataverse is named otherwise; what else comes stays in the JSON.
             if IDENTIFIER.fullmatch(column.name):
                 columns.setdefault(column.name, column)
-    key = definition["PrimaryIdAttribute"]
-    if not columns or not isinstance(key, str) or not IDENTIFIER.fullmatch(key):
-        raise KeyError("PrimaryIdAttribute")
+    key = found.primary_id_attribute
+    if not columns or not IDENTIFIER.fullmatch(key):
+        raise msgspec.ValidationError("no usable PrimaryIdAttribute")
     columns.setdefault(key, Column(key, "TEXT"))
     return Entity(
-        name=definition["EntitySetName"],
+        name=found.entity_set_name,
         key=key,
         columns=tuple(columns.values()),
         source="metadata",
-        logical_name=definition["LogicalName"],
-        is_intersect=bool(definition.get("IsIntersect")),
-        change_tracking=bool(definition.get("ChangeTrackingEnabled")),
+        logical_name=found.logical_name,
+        is_intersect=bool(found.is_intersect),
+        change_tracking=bool(found.change_tracking_enabled),
     )
 
 
-def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
-    """Of which entity an element is that ``parse_definition`` cannot take, and what is wrong."""
-    names = ("EntitySetName", "LogicalName")
-    known = definition if isinstance(definition, Mapping) else {}
-    whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
-    what = f"no usable {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    return str(whose), what
-
-
-def _columns_of(
-    attribute: Mapping[str, Any], targets: Mapping[str, Sequence[str]]
-) -> Iterable[Column]:
+def _columns_of(attribute: _Attribute, targets: Mapping[str, Sequence[str]]) -> Iterable[Column]:
     """The columns under the names they have in JSON: none, one, or two for a file."""
-    name = attribute["LogicalName"]
-    if not _is_readable(attribute):
-        return ()
-    kind = attribute["AttributeType"]
-    if kind in _NAVIGATION_ONLY:
+    name, kind = attribute.logical_name, attribute.attribute_type
+    if not _is_readable(attribute) or kind in _NAVIGATION_ONLY:
         return ()
     if kind in _LOOKUPS:
         pointed = tuple(sorted(set(targets.get(name, ()))))
         return (Column(f"_{name}_value", "TEXT", pointed),)
-    type_name = (attribute.get("AttributeTypeName") or {}).get("Value")
-    if type_name == "FileType":
+    if attribute.type_name == "FileType":
         return (Column(name, "TEXT"), Column(f"{name}_name", "TEXT"))
     return (Column(name, _TYPES.get(kind, "TEXT")),)
 
 
-def _is_readable(attribute: Mapping[str, Any]) -> bool:
+def _is_readable(attribute: _Attribute) -> bool:
     """Whether the Web API sends the attribute; older services do not have the flag."""
-    valid = attribute.get("IsValidODataAttribute")
-    if valid is not None:
-        return bool(valid)
-    parent = attribute.get("AttributeOf")
+    if attribute.is_valid_odata is not None:
+        return attribute.is_valid_odata
+    name, parent = attribute.logical_name, attribute.attribute_of
     if parent is None:
-        return bool(attribute.get("IsValidForRead", True))
-    name = attribute["LogicalName"]
+        return bool(attribute.is_valid_for_read)
     return name == parent or name in [parent + suffix for suffix in _IMAGE_COMPANIONS]
 
 
-# The fallback: a sample record
+# Choice columns and their labels
+
+CHOICES_SELECT = ("LogicalName", "EntitySetName", "PrimaryNameAttribute")
+CHOICES_EXPAND = "Attributes($select=LogicalName,AttributeType,AttributeTypeName)"
 
 
-# Drift
+class ChoicesDefinition(msgspec.Struct, rename="pascal"):
+    """The choice columns of an entity, and the column that names a record."""
+
+    logical_name: str
+    entity_set_name: str
+    attributes: list[_Attribute]
+    primary_name_attribute: str | None = None
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Column → one of ``CHOICE_KINDS``."""
+        return {
+            attribute.logical_name: kind
+            for attribute in self.attributes
+            # The type of a column of several choices is Virtual; the type's name tells.
+            for kind in (attribute.attribute_type, attribute.type_name.removesuffix("Type"))
+            if kind in CHOICE_KINDS
+        }
+
+
+def parse_choices_definition(definition: object) -> ChoicesDefinition:
+    """One element of an answer with ``CHOICES_SELECT`` and ``CHOICES_EXPAND``.
+
+    Raises:
+        msgspec.ValidationError: It is not shaped as documented.
+    """
+    return msgspec.convert(definition, ChoicesDefinition)
+
+
+class _Label(msgspec.Struct, rename="pascal"):
+    label: str | None = None
+    language_code: int | None = None
+
+
+class _Labels(msgspec.Struct, rename="pascal"):
+    localized_labels: list[_Label] | None = None
+    user_localized_label: _Label | None = None
+
+
+class Option(msgspec.Struct, rename="pascal"):
+    """One value of a choice column, and its labels."""
+
+    value: int | None = None
+    label: _Labels | None = None
+
+    @property
+    def labels(self) -> list[_Label]:
+        """One for each language."""
+        return (self.label and self.label.localized_labels) or []
+
+    @property
+    def user_language(self) -> int | None:
+        """The language of the label that the service chose for the app itself."""
+        chosen = self.label and self.label.user_localized_label
+        return chosen.language_code if chosen else None
+
+
+class _OptionSet(msgspec.Struct, rename="pascal"):
+    options: list[Option] | None = None
+    false_option: Option | None = None
+    true_option: Option | None = None
+
+
+class _ChoiceAttribute(msgspec.Struct, rename="pascal"):
+    logical_name: str
+    option_set: _OptionSet | None = None
+    global_option_set: _OptionSet | None = None
+
+
+def iter_options(attributes: Iterable[object]) -> Iterator[tuple[str, Option]]:
+    """Column and option, of an answer of choice columns; columns that do not fit are left out."""
+    for attribute in attributes:
+        with suppress(msgspec.ValidationError):
+            found = msgspec.convert(attribute, _ChoiceAttribute)
+            # A column has options of its own, or those of a global choice.
+            known = found.option_set or found.global_option_set or _OptionSet()
+            options = (*(known.options or ()), known.false_option, known.true_option)
+            yield from ((found.logical_name, option) for option in options if option)
+
+
+# A list of tables
+
+
+class TableDefinition(msgspec.Struct, rename="pascal"):
+    """A table as a list of tables shows it."""
+
+    logical_name: str
+    entity_set_name: str
+    primary_id_attribute: str
+    display_name: object = None
+    display_collection_name: object = None
+    is_custom_entity: bool | None = None
+    is_intersect: bool | None = None
+    is_private: bool | None = None
+    data_provider_id: object = None  # of a virtual table
+
+    @property
+    def title(self) -> str:
+        """The display name in one line, or else the entity set."""
+        titles = (_title(self.display_collection_name), _title(self.display_name))
+        return next(filter(None, titles), self.entity_set_name)
+
+
+TABLES_SELECT = tuple(field.encode_name for field in msgspec.structs.fields(TableDefinition))
+
+
+def parse_table(definition: object) -> TableDefinition | None:
+    """One element of an answer with ``TABLES_SELECT``; None if it cannot be an entity of ours."""
+    try:
+        found = msgspec.convert(definition, TableDefinition)
+    except msgspec.ValidationError:
+        return None
+    names = (found.entity_set_name, found.logical_name, found.primary_id_attribute)
+    return found if not found.is_private and all(map(IDENTIFIER.fullmatch, names)) else None
+
+
+def _title(labels: object) -> str:
+    try:
+        chosen = msgspec.convert(labels, _Labels).user_localized_label
+    except msgspec.ValidationError:
+        return ""
+    text = (chosen.label if chosen else None) or ""
+    # What any file and console can hold.
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())[:100]

@@ -52,7 +52,7 @@ def build_url(
 
 
 def changed_since(bookmark: str | None) -> str:
-    """The filter of an incremental read; empty for a full one."""
+    """The ``$filter`` of an incremental read; empty for a full one."""
     return f"modifiedon gt {bookmark}" if bookmark else ""
 
 
@@ -74,10 +74,10 @@ def iter_batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def orders(entity: Entity) -> tuple[str, ...]:
-    """What to order by, best first: a unique order repeats and skips nothing.
+    """The orders to try, best first: a unique order repeats and skips nothing.
 
-    The service refuses some of them on some tables (junction tables above all),
-    so the next is tried; the last is none at all.
+    The service refuses some orders on some tables (junction tables above all), so the
+    next is tried; the last is to ask for no order.
     """
     fallbacks = [name for name in ("createdon", "modifiedon") if entity.has(name)]
     return (entity.key, *fallbacks, "")
@@ -105,7 +105,7 @@ def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
     """Split an answer into its records, each with its own bytes; nothing is decoded.
 
     Raises:
-        NotJsonError: The body is no JSON text; it may have been cut off.
+        NotJsonError: The body is not JSON text; it may have been cut off.
         PageError: It is JSON, but not a page of records.
     """
     if body[:3] == _UTF8_BOM:
@@ -132,7 +132,7 @@ def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
 
 
 def _not_a_page(request: PageRequest, body: bytes | memoryview) -> PageError:
-    """Say what came instead: an error under a good status, or something else altogether."""
+    """The error for JSON that is not a page: an error under status 200, or something else."""
     code, message = _find_error(body) or ("", "")
     if said := ": ".join(filter(None, [code, message[:500].rstrip(".")])):
         return PageError(
@@ -162,13 +162,12 @@ def _split_slowly(request: PageRequest, body: bytes | memoryview) -> _Envelope:
         raise NotJsonError(str(error)) from error
     except RecursionError as error:
         raise PageError(f"{request}: the answer is nested too deep to be a record") from error
-    if not isinstance(answer, dict) or not isinstance(answer.get("value"), list):
-        raise _not_a_page(request, body)
-    if answer.get("error") is not None:
+    if not isinstance(answer, dict) or answer.get("error") is not None:
         raise _not_a_page(request, body)
     links = answer.get("@odata.nextLink"), answer.get("@odata.deltaLink")
     context = answer.get("@odata.context", "")
-    if not all(isinstance(link, str | None) for link in links) or not isinstance(context, str):
+    types = (list, str, str | None, str | None)
+    if not all(map(isinstance, (answer.get("value"), context, *links), types)):
         raise _not_a_page(request, body)
     records = [msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)]
     return _Envelope(records, *links, context)
@@ -204,7 +203,7 @@ def parse_document(request: PageRequest, body: bytes | memoryview) -> Page:
     """An answer that is one JSON document: a page with that as its only record.
 
     Raises:
-        NotJsonError: The body is no JSON text; it may have been cut off.
+        NotJsonError: The body is not JSON text; it may have been cut off.
     """
     try:
         msgspec.json.decode(body)
@@ -222,7 +221,7 @@ def parse_error(body: bytes) -> tuple[str, str]:
 
 
 def _find_error(body: bytes | memoryview) -> tuple[str, str] | None:
-    """The code and the message of the ``error`` in a JSON object; None where there is none."""
+    """The code and message of the member ``error`` of a JSON object; None without one."""
     try:
         error = json.loads(str(body, "utf-8-sig"))["error"]
         return str(error.get("code") or ""), str(error.get("message") or "").strip()
@@ -241,13 +240,13 @@ def follow(page: Page, link: str) -> str:
     """Check that a link leads to the origin it came from, and was not just asked for.
 
     Raises:
-        PageError: It leads elsewhere, where the token must not go, or in a circle.
+        PageError: The link leads to another origin, or to the page itself.
     """
     asked = page.request.url
     try:
         link = link if "://" in link else urljoin(asked, link)
         same = origin(link) == origin(asked)
-    except ValueError:  # a port that is no number, a host that is no host
+    except ValueError:  # the port is not a number, or the host not a host
         same = False
     if not same:
         raise PageError(
@@ -255,10 +254,12 @@ def follow(page: Page, link: str) -> str:
             f"{link.partition('?')[0][:100]}",
             hint="The token is not sent there. Set DATAVERSE_API_URL to the address the service "
             "uses in its own links.",
+            requests=page.requests,
         )
     if link == asked:
         raise PageError(
             f"{page.request}: the next link repeats the page itself",
             hint="The service would be read in a circle. Run again later; if it stays, report it.",
+            requests=page.requests,
         )
     return link

@@ -1,9 +1,8 @@
-"""An environment, signed in to: the client, and the workers that it is asked by."""
+"""A session with the service: the client, signed in, and the workers that send its requests."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from typing import TypeVar
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.credentials import ClientSecret
 from dataverse_sync.dataverse.throttle import Throttle
-from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Transport
+from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.redaction import Redactor
-
-log = logging.getLogger(__name__)
 
 # Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
 LISTEN_S = 0.5
@@ -25,46 +23,39 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class Session:
     client: DataverseClient
     pool: ThreadPoolExecutor
     auth: Auth
 
+    def sign_in(self) -> None:
+        """Wait for the sign-in that ``open_session`` started.
+
+        Raises:
+            AuthError: The sign-in was refused, or its host cannot be reached.
+            UnreachableError: The API did not answer at all.
+        """
+        wait_for(self.pool.submit(self.auth.get_token))
+
 
 @contextmanager
-def open_environment(
-    config: Config, redactor: Redactor, meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[Environment]:
-    """Sign in, and stop every worker at the end, also in the middle of their work.
+def open_session(config: Config, redactor: Redactor) -> Iterator[Session]:
+    """Start the sign-in on a worker; at the end stop every worker, also in the middle of a read.
 
     Args:
         config: Where, and as whom.
         redactor: Learns the secret and every token.
-        meanwhile: Called while the sign-in waits for its answers.
-
-    Raises:
-        AuthError: The sign-in was refused, or its host cannot be reached.
-        UnreachableError: The API did not answer at all.
     """
-
-    def say_capped(asked_s: float) -> None:
-        log.warning(
-            "the service asks to wait %.0f s; asked again after %.0f s", asked_s, LONGEST_WAIT_S
-        )
-
-    transport = Transport(
-        Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s, say_capped
-    )
-    auth = Auth(config, transport, redactor)
+    transport = Transport(Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s)
+    credential = ClientSecret(config, transport, redactor)
+    auth = Auth(credential, config.token_scope, redactor)
     client = DataverseClient(config, transport, auth, redactor)
     pool = ThreadPoolExecutor(config.workers, thread_name_prefix="dataverse")
+    pool.submit(auth.get_token)
     try:
-        signed_in = pool.submit(auth.get_token)
-        meanwhile()
-        wait_for(signed_in)
-        yield Environment(client, pool, auth)
+        yield Session(client, pool, auth)
     except BaseException:
-        # Those that wait raise; those in a read are left behind to end by themselves.
+        # Workers that wait raise; those in a read are left behind to end by themselves.
         client.stop()
         pool.shutdown(wait=False, cancel_futures=True)
         raise

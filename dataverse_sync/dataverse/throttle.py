@@ -1,4 +1,4 @@
-"""The one gate that all requests pass: how many at once, and when none at all."""
+"""The gate that all requests pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Clock = Callable[[], float]
 
 
 class StoppedError(Exception):
-    """The run is ending; no request goes out any more."""
+    """The run is ending, so no further request is sent."""
 
 
 class Throttle:
-    """The one gate that all requests pass: how many at once, and when none at all.
+    """The gate that all requests pass: bounds how many are in flight, and closes on a 429.
 
     A 429 closes it for as long as the service says and halves the requests in
     flight; they come back one by one as answers arrive. The 429s to what was on its
@@ -34,8 +34,8 @@ class Throttle:
     ) -> None:
         self.limit = limit
         self.waited_s = 0.0  # how long the gate was closed, all told
-        self._allowed = limit
-        self._in_flight = 0
+        self.allowed = limit  # how many may be in flight now
+        self.in_flight = 0
         self._streak = 0
         self._closed_until = 0.0
         self._bursts = 0
@@ -44,14 +44,6 @@ class Throttle:
         self._clock = clock
         self._wait = wait
         self._condition = threading.Condition()
-
-    @property
-    def in_flight(self) -> int:
-        return self._in_flight
-
-    @property
-    def allowed(self) -> int:
-        return self._allowed
 
     def enter(self) -> None:
         """Wait for the gate and for a place, and take it.
@@ -65,22 +57,22 @@ class Throttle:
                 closed_s = self._closed_until - self._clock()
                 if closed_s > 0:
                     self._wait(self._condition, closed_s)
-                elif self._in_flight >= self._allowed:
+                elif self.in_flight >= self.allowed:
                     self._wait(self._condition, None)
                 else:
-                    self._in_flight += 1
+                    self.in_flight += 1
                     self._sent.after = self._bursts
                     return
 
     def leave(self, answered: bool) -> None:
         """Give the place back; an answer lets the others climb back towards the limit."""
         with self._condition:
-            self._in_flight -= 1
-            if answered and self._allowed < self.limit:
+            self.in_flight -= 1
+            if answered and self.allowed < self.limit:
                 self._streak += 1
-                if self._streak >= self._allowed:
+                if self._streak >= self.allowed:
                     self._streak = 0
-                    self._allowed += 1
+                    self.allowed += 1
             self._condition.notify_all()
 
     def close(self, wait_s: float) -> None:
@@ -89,7 +81,7 @@ class Throttle:
             now = self._clock()
             if getattr(self._sent, "after", self._bursts) == self._bursts:
                 self._bursts += 1
-                self._allowed = max(1, min(self._allowed, self._in_flight) // 2)
+                self.allowed = max(1, min(self.allowed, self.in_flight) // 2)
                 self._streak = 0
             until = max(self._closed_until, now + wait_s)
             self.waited_s += until - max(self._closed_until, now)
@@ -110,7 +102,7 @@ class Throttle:
             self._sent.after = self._bursts
 
     def stop(self) -> None:
-        """Let nothing pass any more, and wake whoever waits."""
+        """Let no request pass any more; threads that wait raise ``StoppedError``."""
         with self._condition:
             self._stopped = True
             self._condition.notify_all()

@@ -1,173 +1,97 @@
 """Send one HTTP request well: retries, throttling, exact URLs, no cookies, verified TLS.
 
-Knows HTTP, not Dataverse. ``auth`` and ``dataverse_client`` send through it, and
-nothing else imports requests. One ``Transport`` serves all threads of a run; a
-session belongs to one thread, since requests does not promise that it may be
-shared (https://github.com/psf/requests/issues/2766).
+Knows HTTP, not Dataverse. One ``Transport`` serves all threads of a run; a session
+belongs to one thread, since requests does not promise that it may be shared
+(https://github.com/psf/requests/issues/2766).
 """
 
 from __future__ import annotations
 
-import email.utils
+import logging
 import re
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import certifi
 import requests
-import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import MaxRetryError
-from urllib3.exceptions import SSLError as Urllib3SSLError
-from urllib3.response import BaseHTTPResponse
-from urllib3.util.retry import RequestHistory, Retry
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+)
 
 from dataverse_sync.config import is_loopback
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries
 from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.version import __version__
 
-RETRIES = 5  # after waits of 1, 2, 4, 8 and 16 s
-THROTTLED_RETRIES = 10  # 429s that a request may meet before they count as failures
-LONGEST_WAIT_S = 300.0  # the window that the service's limits look back on
-RETRIED_STATUSES = (429, 500, 502, 503, 504)
-NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # while a body is being read
-_DISCARDED = 65536  # bytes of a fault's body
+log = logging.getLogger(__name__)
+
 USER_AGENT = f"dataverse-sync/{__version__}"
+_ANSWER_LIMIT = 65536  # bytes of an answer of the sign-in
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
 
-
-def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable."""
-    if text is None:
-        return None
-    text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - now).total_seconds())
-    except (ValueError, TypeError, OverflowError):
-        return None
+T = TypeVar("T")
 
 
-class Retries(Retry):
-    """urllib3's schedule with our waits: 1, 2, 4, 8, 16 s, and 429s through the shared gate."""
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request to send."""
 
-    def __init__(
-        self,
-        *args: Any,
-        throttle: Throttle,
-        throttled: int = THROTTLED_RETRIES,
-        gated: bool = True,
-        on_capped: Callable[[float], None] = lambda _: None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.throttle = throttle
-        self.throttled = throttled
-        self.gated = gated
-        self.on_capped = on_capped
-
-    @classmethod
-    def start(
-        cls, throttle: Throttle, on_capped: Callable[[float], None], gated: bool = True
-    ) -> Self:
-        """The whole schedule, for a request not yet sent."""
-        return cls(
-            total=RETRIES,
-            redirect=0,
-            allowed_methods=None,
-            status_forcelist=RETRIED_STATUSES,
-            raise_on_status=False,
-            raise_on_redirect=False,
-            remove_headers_on_redirect=["Authorization"],
-            throttle=throttle,
-            on_capped=on_capped,
-            gated=gated,
-        )
-
-    def new(self, **kwargs: Any) -> Self:
-        kept = {
-            "throttle": self.throttle,
-            "throttled": self.throttled,
-            "gated": self.gated,
-            "on_capped": self.on_capped,
-        }
-        return super().new(**{**kept, **kwargs})
-
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
-    ) -> Self:
-        if isinstance(error, Urllib3SSLError) and _is_certificate_error(error):
-            assert _pool is not None  # noqa: S101  a TLS error comes out of a pool
-            raise MaxRetryError(_pool, url or "", error) from error
-        if response is not None and response.status == 429 and self.throttled > 0:
-            met = RequestHistory(method, url, None, 429, None)
-            retries = self.new(throttled=self.throttled - 1, history=(*self.history, met))
-        else:
-            retries = super().increment(method, url, response, error, _pool, _stacktrace)
-        if response is not None:
-            _discard(response)
-        return retries
-
-    def get_backoff_time(self) -> float:
-        return float(min(16, 2 ** max(0, len(self.history) - 1)))
-
-    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        asked_s = None
-        if response is not None:
-            asked_s = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        if asked_s is not None and asked_s > LONGEST_WAIT_S:
-            self.on_capped(asked_s)
-            asked_s = LONGEST_WAIT_S
-        wait_s = asked_s or self.get_backoff_time()  # "0" again and again would spend all retries
-        if response is not None and response.status == 429 and self.gated:
-            self.throttle.close(wait_s)
-            self.throttle.leave(answered=False)
-            self.throttle.enter()
-        else:
-            self.throttle.sleep(wait_s)
+    method: str
+    url: str  # absolute; goes out byte for byte
+    headers: Mapping[str, str] = field(repr=False)  # beside those of every request
+    form: Mapping[str, str] | None = field(default=None, repr=False)
 
 
-def _discard(response: BaseHTTPResponse) -> None:
-    """Read a short body, to keep the connection; urllib3 would read any, also one without end."""
-    with suppress(*NETWORK_ERRORS):
-        response.read(_DISCARDED, decode_content=False)
-    response.close()
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of any status, read to its end or to a limit."""
+
+    status: int
+    body: bytes
+    headers: HTTPHeaderDict
 
 
-def _is_certificate_error(error: Exception) -> bool:
-    return "certificate" in str(error).lower()
+class BrokenBodyError(Exception):
+    """A body came whole but is damaged, so that the request is worth sending again."""
 
 
-# urllib3 rewrites the percent-encoding of a URL (%2f becomes %2F), but a next link
-# is a signed cookie that must go back byte for byte. What was asked for is kept
-# beside the request, for the connection to send.
-_asked = threading.local()
+# Connections
+
+
+class _ThisThread(threading.local):
+    """What a thread's connections send as the target, and count.
+
+    urllib3 rewrites the percent-encoding of a URL (%2f becomes %2F), but a next link is a
+    signed cookie that must go back byte for byte. So the adapter leaves here what was asked
+    for, and the connection sends that.
+    """
+
+    target: str | None = None  # path and query of the request that is being sent
+    sent = 0  # HTTP requests so far, retries too
+
+
+_this_thread = _ThisThread()
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
 
 
 class _ExactTarget:
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        _asked.requests = getattr(_asked, "requests", 0) + 1
-        target = getattr(_asked, "target", None)
-        if target and url.startswith("/"):
-            url = target
+        _this_thread.sent += 1
+        if _this_thread.target and url.startswith("/"):
+            url = _this_thread.target
         super().putrequest(method, url, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -187,6 +111,9 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
 class _Adapter(HTTPAdapter):
     """One thread's connections, with the run's TLS context."""
 
@@ -196,11 +123,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def cert_verify(self, conn: Any, url: str, verify: bool | str, cert: Any) -> None:
@@ -212,25 +139,12 @@ class _Adapter(HTTPAdapter):
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
-        target = re.sub(r"^[a-z]+://[^/?#]*", "", request.url or "", count=1)
-        target = target.partition("#")[0]
-        _asked.target = target if _SENDABLE.fullmatch(target) else None
+        target = re.sub(r"^[a-z]+://[^/?#]*", "", request.url or "", count=1).partition("#")[0]
+        _this_thread.target = target if _SENDABLE.fullmatch(target) else None
         try:
             return super().send(request, *args, **kwargs)
         finally:
-            _asked.target = None
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Sets the header itself: with no auth given, requests would take one out of the URL."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+            _this_thread.target = None
 
 
 class Transport:
@@ -240,70 +154,85 @@ class Transport:
         throttle: The gate that they all pass.
         connect_timeout_s: For a connection.
         read_timeout_s: Between two arrivals of data.
-        on_capped: Told how many seconds a ``Retry-After`` asked for beyond the longest wait.
     """
 
-    def __init__(
-        self,
-        throttle: Throttle,
-        connect_timeout_s: float,
-        read_timeout_s: float,
-        on_capped: Callable[[float], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, throttle: Throttle, connect_timeout_s: float, read_timeout_s: float) -> None:
         self.throttle = throttle
         self._timeout = (connect_timeout_s, read_timeout_s)
-        self._on_capped = on_capped
         self._local = threading.local()
         self._known_settings: dict[str, Mapping[str, Any]] = {}  # by origin
         self._sessions: list[requests.Session] = []
         self._lock = threading.Lock()
         self._context: ssl.SSLContext | None = None
 
-    def retries(self, gated: bool = True) -> Retries:
-        """A whole schedule; not gated, for a request that holds no place in the throttle."""
-        return Retries.start(self.throttle, self._on_capped, gated)
+    @property
+    def sent(self) -> int:
+        """HTTP requests that this thread has sent so far, retries too."""
+        return _this_thread.sent
 
-    def send(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        retries: Retries,
-        token: str | None = None,
-        data: Mapping[str, str] | None = None,
-    ) -> requests.Response:
-        """Send a request and return its answer, headers read and body not yet.
+    def fetch(
+        self, request: HttpRequest, read: Callable[[requests.Response], T], retries: Retries
+    ) -> T:
+        """Send a request, and again while its schedule lasts, until its answer was read whole.
 
-        Call it with a place taken in the throttle. The URL goes out byte for byte,
-        redirects are not followed, and no cookie is kept.
+        Call it with a place taken in the throttle, unless its retries are not gated. Redirects
+        are not followed, and no cookie is kept.
+
+        Args:
+            request: What to send.
+            read: Takes an answer whose body is still to be read. If it raises a network error
+                or BrokenBodyError, the request is sent again.
+            retries: What is left of the schedule.
 
         Raises:
             requests.RequestException: No answer came, after every retry.
+            BrokenBodyError, NETWORK_ERRORS: Every answer broke off, as ``read`` found.
             StoppedError: The run is ending.
         """
-        session = self._session(url)
-        # Not by the session, which would look for cookies and through a .netrc file each time.
-        request = requests.Request(
-            method, url, headers={**_HEADERS, **headers}, data=data, auth=_Bearer(token)
-        ).prepare()
-        request.url = url  # prepare has quoted it again
-        adapter = session.get_adapter(url)
-        adapter.max_retries = retries  # type: ignore[attr-defined]
+        while True:
+            with self._send(request, retries) as response:
+                try:
+                    return read(response)
+                except (BrokenBodyError, *NETWORK_ERRORS) as error:
+                    log.debug("the answer broke off (%s)", type(error).__name__)
+                    spent: Any = response.raw.retries
+                    try:
+                        broken = ProtocolError("the body broke off")
+                        retries = spent.increment(request.method, request.url, error=broken)
+                    except MaxRetryError:
+                        raise error from None
+            retries.sleep()
+
+    def get_answer(self, method: str, url: str, form: Mapping[str, str] | None = None) -> Answer:
+        """A short answer of any status, for the sign-in; it does not pass the gate.
+
+        The threads that hold the places may be waiting for this very token.
+
+        Raises:
+            NETWORK_ERRORS: No answer came whole, after every retry.
+            StoppedError: The run is ending.
+        """
+        request = HttpRequest(method, url, {"Accept": "application/json"}, form=form)
+        read = partial(read_answer, limit=_ANSWER_LIMIT)
+        return self.fetch(request, read, Retries.start(self.throttle, gated=False))
+
+    def _send(self, request: HttpRequest, retries: Retries) -> requests.Response:
+        session = self._session(request.url)
+        # Step by step: as a whole it would quote the URL again, look for a password in it, and
+        # the session would look for cookies and through a .netrc file each time.
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url = request.method, request.url
+        prepared.prepare_headers({**_HEADERS, **request.headers})
+        prepared.prepare_cookies({})
+        prepared.prepare_body(request.form, None)
+        session.get_adapter(request.url).max_retries = retries  # type: ignore[attr-defined]
+        settings = self._settings(request.url)
         try:
-            return session.send(
-                request, timeout=self._timeout, allow_redirects=False, **self._settings(url)
-            )
+            return session.send(prepared, timeout=self._timeout, allow_redirects=False, **settings)
         except requests.RequestException:
             raise
         except ValueError as error:  # it looks where a redirect leads, also where none is followed
             raise requests.exceptions.InvalidURL(f"a redirect leads nowhere: {error}") from error
-
-    def count_requests(self) -> int:
-        """HTTP requests that this thread has sent since it was last asked."""
-        count: int = getattr(_asked, "requests", 0)
-        _asked.requests = 0
-        return count
 
     def close(self) -> None:
         with self._lock:
@@ -340,3 +269,33 @@ class Transport:
                 self._context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 self._context.load_verify_locations(certifi.where())
             return self._context
+
+
+def read_answer(response: requests.Response, limit: int) -> Answer:
+    """An answer with at most so many bytes of its body."""
+    raw = response.raw
+    return Answer(raw.status, raw.read(limit, decode_content=True), raw.headers)
+
+
+# Errors
+
+
+def describe(error: Exception) -> str:
+    """The innermost cause of a network error, without the layers of libraries around it."""
+    inner: object = error
+    for _ in range(6):
+        # The reason of a TLS error is a word, which says less than its text.
+        layers = (getattr(inner, "reason", None), *getattr(inner, "args", ()))
+        deeper = next((layer for layer in layers if isinstance(layer, BaseException)), None)
+        if deeper is None:
+            break
+        inner = deeper
+    text = re.sub(r"<[^>]*>:?\s*|\w*Connection(Pool)?\([^)]*\):?\s*", "", str(inner))
+    return " ".join(text.split())[:300].rstrip(".") or type(inner).__name__
+
+
+def is_unreachable(error: requests.RequestException) -> bool:
+    """Whether no connection could be made."""
+    cause = error.args[0] if error.args else None
+    reason = cause.reason if isinstance(cause, MaxRetryError) else cause
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError | ProxyError)

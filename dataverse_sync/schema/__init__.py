@@ -1,1 +1,1 @@
-"""What is locked: neither HTTP nor SQL, but for discovery, which asks the client."""
+"""The locked schema: no HTTP and no SQL, but for ``discovery``, which asks the client."""

@@ -1,4 +1,4 @@
-"""Find out what columns entities have now: one metadata request, samples where that fails."""
+"""Find the columns that entities have now: by metadata, or else by a sample record."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from dataverse_sync.dataverse import definitions as metadata
+import msgspec
+
 from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.definitions import describe_misfit, parse_definition
 from dataverse_sync.errors import EntityError
 from dataverse_sync.model import Entity
 from dataverse_sync.schema.inference import infer_entity
@@ -18,29 +20,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found of the entity sets that were asked about."""
+    """What was found about some entity sets."""
 
     entities: dict[str, Entity] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()  # not in the metadata
     empty: tuple[str, ...] = ()  # no metadata, and no record to learn from
     failures: dict[str, EntityError] = field(default_factory=dict)
-    metadata_error: EntityError | None = None  # the metadata could not be read at all
+    metadata_error: EntityError | None = None  # why no metadata could be read
 
 
 def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
-    """What the metadata knows of these entity sets, in one request."""
+    """Find these entity sets in the metadata, in one request."""
     try:
-        definitions = client.get_definitions(names)
+        found = client.get_definitions(names)
     except EntityError as error:
         return Discovery(unknown=tuple(names), metadata_error=error)
     entities = {}
-    for definition in definitions:
+    for definition in found:
         try:
-            entity = metadata.parse_definition(definition)
-        except (KeyError, TypeError, AttributeError) as error:
+            entity = parse_definition(definition)
+        except msgspec.ValidationError as error:
             log.warning(
                 "%s: its EntityDefinitions entry cannot be used (%s); it goes by its first record",
-                *metadata.describe_misfit(definition, error),
+                *describe_misfit(definition, error),
             )
             continue
         if entity.name in names:
@@ -51,7 +53,7 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
 def read_samples(
     client: DataverseClient, pool: ThreadPoolExecutor, names: Sequence[str]
 ) -> Discovery:
-    """What the first record of each of these entity sets lets us guess."""
+    """Guess the columns of these entity sets from the first record of each."""
 
     def sample(name: str) -> Entity | EntityError | None:
         try:
@@ -62,7 +64,9 @@ def read_samples(
 
     found = dict(zip(names, pool.map(sample, names), strict=True))
     return Discovery(
-        entities={name: one for name, one in found.items() if isinstance(one, Entity)},
-        empty=tuple(name for name, one in found.items() if one is None),
-        failures={name: one for name, one in found.items() if isinstance(one, EntityError)},
+        entities={name: result for name, result in found.items() if isinstance(result, Entity)},
+        empty=tuple(name for name, result in found.items() if result is None),
+        failures={
+            name: result for name, result in found.items() if isinstance(result, EntityError)
+        },
     )

@@ -1,4 +1,4 @@
-"""What differs between the locked schema and the live one, and what to lock then; pure."""
+"""Compare the locked schema with the live one, and accept the live one; pure functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataverse_sync.model import Drift, Entity
 
 
 def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
-    """The differences that matter to the table: columns and their types."""
+    """The differences in columns, their types and the key."""
     was = {column.name: column.type for column in locked.columns if not column.gone}
     now = {column.name: column.type for column in live.columns}
     added = [
@@ -26,16 +26,15 @@ def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
         for name in was
         if name in now and was[name] != now[name] and not guessed
     ]
+    found = [*added, *removed, *retyped]
     # A key that was guessed wrong merges records: nothing else shows it.
-    rekeyed = [
-        Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT")
-        for _ in range(locked.key != live.key and live.source == "metadata")
-    ]
-    return [*added, *removed, *retyped, *rekeyed]
+    if locked.key != live.key and live.source == "metadata":
+        found.append(Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT"))
+    return found
 
 
 def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:
-    """What to lock now: the live schema, and the columns that are gone unless they are dropped."""
+    """The live schema; columns that Dataverse no longer has are kept unless ``drop``."""
     if drop:
         return live
     have = {column.name for column in live.columns}

@@ -1,4 +1,4 @@
-"""Guess an entity's key and types from a sample record, where metadata does not tell them."""
+"""Guess an entity's key and types from a sample record, if metadata does not tell them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
+# Junction tables: custom ones end in "set", older ones of the system in "collection".
+_PLURALS = (("s", ""), ("ies", "y"), ("es", ""), ("set", ""), ("collection", ""))
+
 
 def infer_entity(name: str, record: Mapping[str, Any]) -> Entity:
-    """What one record lets us guess; columns that are null in it become TEXT.
+    """Guess an entity from one record; columns that are null in it become TEXT.
 
     Raises:
-        PageError: The record holds no column at all.
+        PageError: The record holds no column.
     """
     columns = {
         column: value
@@ -34,20 +37,12 @@ def infer_entity(name: str, record: Mapping[str, Any]) -> Entity:
 
 def detect_key(entity_set: str, columns: Sequence[str]) -> tuple[str, str]:
     """The likeliest key column, and how it was found, in words for the log."""
-    singulars = [entity_set]
-    if entity_set.endswith("s"):
-        singulars.append(entity_set[:-1])
-    if entity_set.endswith("ies"):
-        singulars.append(entity_set[:-3] + "y")
-    if entity_set.endswith("es"):
-        singulars.append(entity_set[:-2])
-    # Junction tables: custom ones end in "set", older ones of the system in "collection".
-    singulars += [
-        entity_set.removesuffix(suffix)
-        for suffix in ("set", "collection")
+    singulars = [
+        entity_set.removesuffix(suffix) + ending
+        for suffix, ending in _PLURALS
         if entity_set.endswith(suffix)
     ]
-    for singular in singulars:
+    for singular in (entity_set, *singulars):
         if f"{singular}id" in columns:
             how = "named as the set" if singular == entity_set else f"'{singular}' + 'id'"
             return f"{singular}id", how

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
+
+import msgspec
 
 from dataverse_sync.errors import ConfigError
-from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
+from dataverse_sync.files import write_whole
+from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity, Source
 
 LOCK_VERSION = 1
-Lock = dict[str, Entity]  # entity set → what is locked
+SchemaLock = dict[str, Entity]  # entity set → what is locked
+
+_FIELDS = ("logical_name", "key", "key_found", "source", "is_intersect", "change_tracking")
 
 
-def dump_lock(lock: Lock) -> str:
+class _Column(msgspec.Struct):
+    type: ColumnType
+    targets: tuple[str, ...] = ()
+    gone: bool = False
+
+
+class _Entity(msgspec.Struct):
+    logical_name: str | None
+    key: str
+    key_found: str
+    source: Source
+    is_intersect: bool
+    change_tracking: bool
+    columns: dict[str, _Column]
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+class _Entities(msgspec.Struct):
+    entities: dict[str, msgspec.Raw]
+
+
+def dump_lock(lock: SchemaLock) -> str:
     """The lock as JSON: sorted, one column a line, so that a diff reads well."""
     entities = []
-    for name in sorted(lock):
-        entity = lock[name]
-        head = {
-            "logical_name": entity.logical_name,
-            "key": entity.key,
-            "key_found": entity.key_found,
-            "source": entity.source,
-            "is_intersect": entity.is_intersect,
-            "change_tracking": entity.change_tracking,
-        }
-        lines = [f"      {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    for name, entity in sorted(lock.items()):
+        fields = [
+            f"      {json.dumps(field)}: {json.dumps(getattr(entity, field))}," for field in _FIELDS
+        ]
         columns = [
             f"        {json.dumps(column.name)}: {json.dumps(_dump_column(column))}"
             for column in sorted(entity.columns, key=lambda column: column.name)
         ]
         entities.append(
             f"    {json.dumps(name)}: {{\n"
-            + "\n".join(lines)
+            + "\n".join(fields)
             + '\n      "columns": {\n'
             + ",\n".join(columns)
             + "\n      }\n    }"
@@ -54,77 +73,59 @@ def _dump_column(column: Column) -> dict[str, Any]:
     return about
 
 
-def parse_lock(text: str, where: str) -> Lock:
+def parse_lock(text: str, where: str) -> SchemaLock:
     """The lock out of its text.
 
     Raises:
         ConfigError: It is damaged or newer: what is wrong, and in which entity.
     """
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{where}: damaged, not JSON ({error})",
-            "Restore the file, or remove it: it is written again from the database.",
-        ) from error
-    try:
-        version = document["version"]
-        if isinstance(version, int) and version > LOCK_VERSION:
+        version = msgspec.json.decode(text, type=_Version).version
+        if version > LOCK_VERSION:
             raise ConfigError(
                 f"{where}: made by a newer version of this program (lock version {version})",
                 "Update dataverse_sync.",
             )
         if version != LOCK_VERSION:
-            raise ValueError(f"version is {version!r}")
-        return {name: _parse_entity(name, entry) for name, entry in document["entities"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"version is {version}")
+        entities = msgspec.json.decode(text, type=_Entities).entities
+        return {name: _parse_entity(name, entry) for name, entry in entities.items()}
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ConfigError(
-            f"{where}: damaged, {what}",
+            f"{where}: damaged, {error}",
             "Restore the file, or remove it: it is written again from the database.",
         ) from error
 
 
-def _parse_entity(name: str, entry: Mapping[str, Any]) -> Entity:
-    columns = []
+def _parse_entity(name: str, text: msgspec.Raw) -> Entity:
     if not IDENTIFIER.fullmatch(name):
         raise ValueError(f"{name!r} is not an entity set name")
     try:
-        for column, about in entry["columns"].items():
-            if not IDENTIFIER.fullmatch(column):
-                raise ValueError(f"{column!r} is not a column name")
-            if about["type"] not in get_args(ColumnType):
-                raise ValueError(f"column {column}: unknown type {about['type']!r}")
-            targets = about.get("targets", [])
-            if not all(isinstance(target, str) for target in targets):
-                raise ValueError(f"column {column}: a target is no text")
-            gone = bool(about.get("gone", False))
-            columns.append(Column(column, about["type"], tuple(targets), gone))
-        entity = Entity(
-            name=name,
-            key=entry["key"],
-            columns=tuple(columns),
-            source=entry["source"],
-            logical_name=entry["logical_name"],
-            is_intersect=bool(entry["is_intersect"]),
-            change_tracking=bool(entry["change_tracking"]),
-            key_found=str(entry["key_found"]),
-        )
-        if not any(column.name == entity.key for column in columns):
-            raise ValueError(f"the key {entity.key!r} is not among the columns")
-        if entity.source not in ("metadata", "sample"):
-            raise ValueError(f"unknown source {entity.source!r}")
-        if not isinstance(entity.logical_name, str | None):
-            raise ValueError("the logical name is no text")
-    except KeyError as error:
-        raise ValueError(f"entity {name}: {error.args[0]!r} is missing") from error
-    except (ValueError, TypeError, AttributeError) as error:
+        filed = msgspec.json.decode(text, type=_Entity)
+    except msgspec.DecodeError as error:
         raise ValueError(f"entity {name}: {error}") from error
-    return entity
+    for column in filed.columns:
+        if not IDENTIFIER.fullmatch(column):
+            raise ValueError(f"entity {name}: {column!r} is not a column name")
+    if filed.key not in filed.columns:
+        raise ValueError(f"entity {name}: the key {filed.key!r} is not among the columns")
+    return Entity(
+        name=name,
+        key=filed.key,
+        columns=tuple(
+            Column(column, about.type, about.targets, about.gone)
+            for column, about in filed.columns.items()
+        ),
+        source=filed.source,
+        logical_name=filed.logical_name,
+        is_intersect=filed.is_intersect,
+        change_tracking=filed.change_tracking,
+        key_found=filed.key_found,
+    )
 
 
-def load_lock(path: Path) -> Lock | None:
-    """The lock file, or None where there is none.
+def load_lock(path: Path) -> SchemaLock | None:
+    """The lock file, or None if there is none.
 
     Raises:
         ConfigError: It cannot be read, is damaged or newer.
@@ -141,20 +142,11 @@ def load_lock(path: Path) -> Lock | None:
     return parse_lock(text, str(path))
 
 
-def save_lock(path: Path, lock: Lock) -> None:
+def save_lock(path: Path, lock: SchemaLock) -> None:
     """Write the lock file whole or not at all.
 
     Raises:
         OSError: The folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(dump_lock(lock))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    write_whole(path, dump_lock(lock))

@@ -17,7 +17,7 @@ from dataverse_sync.config import Config
 from dataverse_sync.errors import ConfigError, StorageError
 from dataverse_sync.model import Drift
 from dataverse_sync.moments import to_text
-from dataverse_sync.schema.lock import Lock, dump_lock, load_lock, parse_lock, save_lock
+from dataverse_sync.schema.lock import SchemaLock, dump_lock, load_lock, parse_lock, save_lock
 from dataverse_sync.store import database
 from dataverse_sync.store import tables as schema_manager
 from dataverse_sync.store.database import OWN_TABLES
@@ -55,7 +55,7 @@ Tables = Mapping[str, Mapping[str, tuple[str, bool]]]
 class Locked:
     """What is locked, and how the tables that are there agree with it."""
 
-    lock: Lock  # of file and database together
+    lock: SchemaLock  # of file and database together
     tables: Tables  # each table's columns: declared type, and whether it is the key
     misfits: tuple[str, ...]
     is_file_current: bool
@@ -109,7 +109,7 @@ def load_fitting_lock(config: Config) -> Locked:
     return locked
 
 
-def save_file(config: Config, lock: Lock) -> None:
+def save_file(config: Config, lock: SchemaLock) -> None:
     """Write the lock file.
 
     Raises:
@@ -128,7 +128,7 @@ def save_file(config: Config, lock: Lock) -> None:
 class LockCopy:
     """The lock that the tables were made from, and the text of the one before it."""
 
-    lock: Lock
+    lock: SchemaLock
     replaces: str | None
 
 
@@ -150,7 +150,7 @@ def load_lock_copy(connection: Connection, where: str) -> LockCopy | None:
     return LockCopy(parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces)
 
 
-def save_lock_copy(connection: Connection, lock: Lock, now: datetime) -> None:
+def save_lock_copy(connection: Connection, lock: SchemaLock, now: datetime) -> None:
     """Keep the lock in the database; call it in the transaction that changes the tables."""
     text = dump_lock(lock)
     before = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import INTEGER, REAL, TEXT, TypeEngine
 
 from dataverse_sync.model import Column, ColumnType, Entity
-from dataverse_sync.schema.lock import Lock
+from dataverse_sync.schema.lock import SchemaLock
 
 SPECIAL_COLUMNS = ("sync_time", "valid_from", "json_response")
 INDEXED = ("modifiedon", "createdon")
@@ -149,7 +149,9 @@ def compile_insert(table: Table) -> str:
 # The lock file
 
 
-def find_misfits(lock: Lock, tables: Mapping[str, Mapping[str, tuple[str, bool]]]) -> Sequence[str]:
+def find_misfits(
+    lock: SchemaLock, tables: Mapping[str, Mapping[str, tuple[str, bool]]]
+) -> Sequence[str]:
     """Where locked entities do not fit the tables that are there.
 
     Args:

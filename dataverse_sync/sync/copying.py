@@ -11,7 +11,7 @@ from contextlib import suppress
 from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import Environment
+from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, GuardError, StorageError, SyncError
 from dataverse_sync.model import (
     Counts,
@@ -41,7 +41,7 @@ class Copying:
     """The work on all selected entities of a run; how each ended is in ``reports``."""
 
     def __init__(
-        self, setup: Setup, session: Environment, connection: Connection, prepared: Prepared
+        self, setup: Setup, session: Session, connection: Connection, prepared: Prepared
     ) -> None:
         self.syncs: dict[str, EntitySync] = {}
         self.reports: dict[str, EntityReport] = {}

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from dataverse_sync.dataverse.session import Environment, wait_for
+from dataverse_sync.dataverse.session import Session, wait_for
 from dataverse_sync.errors import RunError, SyncError
 from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.discovery import Discovery
 from dataverse_sync.schema.drift import diff_entity
 from dataverse_sync.schema.inference import infer_entity
-from dataverse_sync.schema.lock import Lock
+from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import sync_state, tables
 from dataverse_sync.store.database import transaction
 from dataverse_sync.store.schema_lock import Locked, record_drift, save_file, save_lock_copy
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Prepared:
     """What a run works by."""
 
-    lock: Lock  # what is locked, with what this run has added
+    lock: SchemaLock  # what is locked, with what this run has added
     tables: Mapping[str, EntityTable]  # of the configured entities that are locked
     compared: Sequence[str]  # the selected entities that were locked before this run
     added: Sequence[Drift]  # entities that are new in a lock that was there
@@ -41,7 +41,7 @@ class Prepared:
     live: Future[Discovery]  # the metadata, asked for beside the records
 
 
-def build_tables(lock: Lock, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
+def build_tables(lock: SchemaLock, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
     """The tables of the configured entities that are locked."""
     names = [entity.name for entity in entities if entity.name in lock]
     return {name: tables.build_table(lock[name]) for name in names}
@@ -51,7 +51,7 @@ def lock_schema(
     setup: Setup,
     locked: Locked,
     known: Mapping[str, EntityTable],
-    session: Environment,
+    session: Session,
     connection: Connection,
 ) -> Prepared:
     """Lock what is not locked yet; the rest is compared once its records have come.
@@ -88,7 +88,7 @@ def lock_schema(
     return Prepared(lock, made, compared, added, found, live)
 
 
-def _discover(names: Sequence[str], live: Future[Discovery], session: Environment) -> Discovery:
+def _discover(names: Sequence[str], live: Future[Discovery], session: Session) -> Discovery:
     """Entities by their metadata, else by their first record."""
     known = wait_for(live)
     if known.metadata_error is not None:
@@ -120,7 +120,7 @@ def _tell_left_out(made: Iterable[EntityTable]) -> None:
             )
 
 
-def _find_taken_out(setup: Setup, lock: Lock) -> list[Drift]:
+def _find_taken_out(setup: Setup, lock: SchemaLock) -> list[Drift]:
     """Entities that are locked but not configured any more: recorded once, and kept."""
     configured = {entity.name for entity in setup.entities}
     names = [name for name in lock if name not in configured]

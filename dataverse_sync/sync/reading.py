@@ -171,7 +171,7 @@ class QueryRead(ABC):
 
     def refused(self, error: RequestError) -> Sequence[PageRequest]:
         """Ask the same in the next best order, if the order may be what was refused."""
-        assert isinstance(error.request, PageRequest)  # noqa: S101  the client says it of a page
+        assert error.request is not None  # noqa: S101  the client says it of every page
         query = self._asked.pop(error.request)
         if query is None or error.status not in REFUSED_QUERY or error.request.number > 1:
             raise error

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, check_entities
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
@@ -77,8 +77,9 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     locked = _configure(setup, stack)
 
     emit(PhaseStarted(2, f"Signing in to {config.api_origin}"))
-    session = stack.enter_context(open_environment(config, setup.redactor))
+    session = stack.enter_context(open_session(config, setup.redactor))
     known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
+    session.sign_in()
 
     emit(PhaseStarted(3, f"Preparing the database {config.db_path}"))
     connection = stack.enter_context(_prepare_database(setup))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError, EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
@@ -99,7 +99,8 @@ def run_verify(
     with ExitStack() as stack:
         if repair:
             stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
-        session = stack.enter_context(open_environment(config, redactor))
+        session = stack.enter_context(open_session(config, redactor))
+        session.sign_in()
         engine = (
             database.open_engine(config.db_path)
             if repair

@@ -6,7 +6,7 @@ import json
 import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,116 +18,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import (
     CLOSE,
-    NETWORK_VARIABLES,
     RESET,
     TENANT,
+    TOKEN,
     Asked,
     FakeTime,
     LoopbackServer,
     Reply,
+    Service,
     http,
     json_reply,
     run_threads,
 )
-from urllib3.exceptions import MaxRetryError, ProtocolError
 
+from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
-from dataverse_sync.dataverse.auth import (
+from dataverse_sync.dataverse.auth import Auth
+from dataverse_sync.dataverse.credentials import Token, parse_token
+from dataverse_sync.dataverse.sign_in_host import (
     SIGN_IN_HOSTS,
-    Auth,
-    SignIn,
-    Token,
-    describe,
+    SignInHost,
     is_allowed_host,
     parse_challenge,
-    parse_token,
 )
-from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.dataverse.transport import Transport
-from dataverse_sync.errors import AuthError, SyncError, UnreachableError
+from dataverse_sync.errors import AuthError, UnreachableError
 from dataverse_sync.redaction import MASK, Redactor
 
-CLIENT_ID = "b2a7e4f0-58d3-4f19-8c6e-07d1a93b5e64"
-SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
-CHALLENGE = SignIn("https://login.microsoftonline.com", TENANT)
+CHALLENGE = SignInHost("https://login.microsoftonline.com", TENANT)
 ORG = "https://org.crm.dynamics.com/"
 AUTHORIZE = f"https://login.microsoftonline.com/{TENANT}/oauth2/authorize"
 
 
-@pytest.fixture(autouse=True)
-def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NETWORK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def fake() -> FakeTime:
-    return FakeTime()
+def auth(service: Service, transport: Transport, fake: FakeTime) -> Auth:
+    return make_auth(config_of(service), transport, Redactor(), fake.clock)
 
 
-class Service:
-    """The Web API and its sign-in host on one loopback origin; both can be changed."""
-
-    def __init__(self) -> None:
-        self.server = LoopbackServer(self._answer)
-        self.challenge: Callable[[], Reply] = lambda: http(
-            401, b"", ("WWW-Authenticate", self.bearer())
-        )
-        self.token: Callable[[Asked], Reply] = lambda _: self.new_token()
-        self.tokens = 0
-
-    def _answer(self, asked: Asked) -> Reply:
-        return self.challenge() if asked.method == "GET" else self.token(asked)
-
-    def bearer(self, origin: str = "") -> str:
-        return (
-            f"Bearer authorization_uri={origin or self.server.origin}/{TENANT}/oauth2/authorize, "
-            f"resource_id={self.server.origin}/"
-        )
-
-    def new_token(self, expires_in: object = 3599) -> Reply:
-        self.tokens += 1
-        return json_reply(
-            {
-                "token_type": "Bearer",
-                "expires_in": expires_in,
-                "access_token": f"opaque-token-number-{self.tokens}",
-            }
-        )
-
-    @property
-    def api_url(self) -> str:
-        return f"{self.server.origin}/api/data/v9.2/"
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    made = Service()
-    with made.server:
-        yield made
-
-
-@pytest.fixture
-def make_auth(fake: FakeTime) -> Iterator[Callable[..., Auth]]:
-    transports: list[Transport] = []
-
-    def make(api_url: str, workers: int = 50, **settings: Any) -> Auth:
-        transports.append(Transport(Throttle(workers, fake.clock, fake.wait), 5, 5))
-        config = Config(api_url, CLIENT_ID, SECRET, **settings)
-        return Auth(config, transports[-1], Redactor(), fake.clock)
-
-    yield make
-    for transport in transports:
-        transport.close()
-
-
-@pytest.fixture
-def auth(make_auth: Callable[..., Auth], service: Service) -> Auth:
-    return make_auth(service.api_url)
-
-
-def posts(service: Service) -> list[Asked]:
-    return [asked for asked in service.server.asked if asked.method == "POST"]
+def config_of(service: Service, **settings: Any) -> Config:
+    return Config(service.api_url, CLIENT_ID, SECRET, **settings)
 
 
 # The challenge
@@ -154,7 +84,7 @@ def posts(service: Service) -> list[Asked]:
         [f"Bearer authorization_uri=HTTPS://LOGIN.MicrosoftOnline.com/{TENANT}/oauth2/authorize"],
     ],
 )
-def test_a_challenge_is_understood_in_every_form(headers: list[str]) -> None:
+def test_challenge_understood_in_every_form(headers: list[str]) -> None:
     assert parse_challenge(headers) == CHALLENGE
 
 
@@ -175,7 +105,7 @@ def test_a_challenge_is_understood_in_every_form(headers: list[str]) -> None:
         [f"Bearer authorization_uri=/{TENANT}/oauth2/authorize"],
     ],
 )
-def test_a_challenge_that_names_no_sign_in_host_is_none(headers: list[str]) -> None:
+def test_challenge_without_host_is_none(headers: list[str]) -> None:
     assert parse_challenge(headers) is None
 
 
@@ -199,15 +129,15 @@ PIECES = st.sampled_from(
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.text(), st.lists(PIECES).map("".join)), max_size=4))
-def test_any_challenge_is_a_host_and_a_tenant_or_nothing(headers: list[str]) -> None:
-    sign_in = parse_challenge(headers)
+def test_any_challenge_parses_or_is_none(headers: list[str]) -> None:
+    found = parse_challenge(headers)
 
-    assert sign_in is None or (
-        "://" in sign_in.host and "/" not in sign_in.tenant_id and sign_in.tenant_id
+    assert found is None or (
+        "://" in found.origin and "/" not in found.tenant_id and found.tenant_id
     )
 
 
-def test_a_long_challenge_takes_no_time() -> None:
+def test_long_challenge_parses_quickly() -> None:
     hostile = ["Bearer " + "a" * 60_000, "Bearer a" + " " * 60_000, 'Bearer a="' + "\\" * 60_000]
 
     assert parse_challenge([*hostile, f"Bearer authorization_uri={AUTHORIZE}"]) == CHALLENGE
@@ -228,11 +158,11 @@ def test_a_long_challenge_takes_no_time() -> None:
         ("https://localhost", False),
     ],
 )
-def test_the_secret_may_go_to_the_sign_in_hosts_of_microsoft(host: str, allowed: bool) -> None:
+def test_only_microsoft_hosts_may_have_secret(host: str, allowed: bool) -> None:
     assert is_allowed_host(host, "https://org.api.crm.dynamics.com/api/data/v9.2/") is allowed
 
 
-def test_loopback_may_have_the_secret_where_the_api_is_on_loopback() -> None:
+def test_loopback_allowed_if_api_on_loopback() -> None:
     api_url = "http://127.0.0.1:8080/api/data/v9.2/"
 
     assert is_allowed_host("http://127.0.0.1:9090", api_url)
@@ -243,11 +173,11 @@ def test_loopback_may_have_the_secret_where_the_api_is_on_loopback() -> None:
 # Signing in
 
 
-def test_the_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None:
+def test_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None:
     token = auth.get_token()
 
     discovery, request = service.server.asked
-    assert token == "opaque-token-number-1"
+    assert token == f"{TOKEN}-1"
     assert (discovery.method, discovery.target) == ("GET", "/api/data/v9.2/")
     assert "authorization" not in discovery.headers
     assert request.target == f"/{TENANT}/oauth2/v2.0/token"
@@ -261,19 +191,18 @@ def test_the_sign_in_follows_the_challenge(auth: Auth, service: Service) -> None
     assert auth.server_date == datetime(2024, 5, 1, 10, 0, 0, tzinfo=UTC)
 
 
-def test_the_tenant_of_the_configuration_wins_and_the_host_is_the_challenges(
-    make_auth: Any, service: Service
-) -> None:
-    auth = make_auth(service.api_url, tenant_id="contoso.example", scope="api://org/.default")
+def test_configured_tenant_wins(service: Service, transport: Transport, fake: FakeTime) -> None:
+    config = config_of(service, tenant_id="contoso.example", scope="api://org/.default")
+    auth = make_auth(config, transport, Redactor(), fake.clock)
 
     auth.get_token()
 
-    assert posts(service)[0].target == "/contoso.example/oauth2/v2.0/token"
-    assert parse_qs(posts(service)[0].body.decode())["scope"] == ["api://org/.default"]
+    assert service.posts[0].target == "/contoso.example/oauth2/v2.0/token"
+    assert parse_qs(service.posts[0].body.decode())["scope"] == ["api://org/.default"]
     assert auth.tenant_id == "contoso.example"
 
 
-def test_the_bearer_challenge_is_found_among_several_headers(auth: Auth, service: Service) -> None:
+def test_bearer_found_among_other_challenges(auth: Auth, service: Service) -> None:
     service.challenge = lambda: http(
         401,
         b"<html>401</html>",
@@ -282,27 +211,23 @@ def test_the_bearer_challenge_is_found_among_several_headers(auth: Auth, service
         ("WWW-Authenticate", service.bearer()),
     )
 
-    assert auth.get_token() == "opaque-token-number-1"
+    assert auth.get_token() == f"{TOKEN}-1"
 
 
-def test_a_challenge_that_names_another_host_gets_nothing(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_foreign_host_gets_no_secret(auth: Auth, service: Service, fake: FakeTime) -> None:
     service.challenge = lambda: http(
         401, b"", ("WWW-Authenticate", service.bearer("https://login.evil.example"))
     )
 
-    with pytest.raises(AuthError, match=r"https://login\.evil\.example, which is no sign-in host"):
+    with pytest.raises(AuthError, match=r"login\.evil\.example, which is not a sign-in host"):
         auth.get_token()
 
-    assert posts(service) == []
+    assert service.posts == []
     assert fake.waits == []
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404])
-def test_an_answer_without_a_challenge_says_what_to_check(
-    auth: Auth, service: Service, status: int
-) -> None:
+def test_missing_challenge_has_a_hint(auth: Auth, service: Service, status: int) -> None:
     service.challenge = lambda: http(status, b"<html>Welcome</html>", date=None)
 
     with pytest.raises(AuthError, match=rf"answered {status} and did not say where") as caught:
@@ -313,7 +238,7 @@ def test_an_answer_without_a_challenge_says_what_to_check(
     assert auth.tenant_id is None
 
 
-def test_a_date_that_is_none_is_left_out(auth: Auth, service: Service) -> None:
+def test_unreadable_date_is_left_out(auth: Auth, service: Service) -> None:
     service.challenge = lambda: http(
         401, b"", ("WWW-Authenticate", service.bearer()), date="the day before yesterday"
     )
@@ -323,11 +248,6 @@ def test_a_date_that_is_none_is_left_out(auth: Auth, service: Service) -> None:
     assert auth.server_date is None
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def tls_of(authority: trustme.CA, host: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(host).configure_cert(context)
@@ -335,8 +255,8 @@ def tls_of(authority: trustme.CA, host: str) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("named", ["login.microsoftonline.com", "login.evil.example"])
-def test_over_tls_the_secret_reaches_microsoft_and_nobody_else(
-    make_auth: Any,
+def test_secret_over_tls_reaches_microsoft_only(
+    transport: Transport,
     authority: trustme.CA,
     named: str,
     tmp_path: Path,
@@ -355,7 +275,8 @@ def test_over_tls_the_secret_reaches_microsoft_and_nobody_else(
     tunnels = {host: tls_of(authority, host) for host in (api, named)}
     with LoopbackServer(script, tunnels=tunnels) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.origin)
-        auth = make_auth(f"https://{api}/api/data/v9.2/")
+        config = Config(f"https://{api}/api/data/v9.2/", CLIENT_ID, SECRET)
+        auth = make_auth(config, transport, Redactor(), time.monotonic)
         try:
             auth.get_token()
         except AuthError as error:
@@ -366,8 +287,8 @@ def test_over_tls_the_secret_reaches_microsoft_and_nobody_else(
     assert hosts == (["login.microsoftonline.com"] if named.endswith(".com") else [])
 
 
-def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
-    make_auth: Any,
+def test_expired_certificate_gets_no_request(
+    transport: Transport,
     authority: trustme.CA,
     fake: FakeTime,
     tmp_path: Path,
@@ -382,7 +303,8 @@ def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
     ).configure_cert(context)
 
     with LoopbackServer(lambda _: CLOSE, tls=context) as server:
-        auth = make_auth(f"{server.origin}/api/data/v9.2/")
+        config = Config(f"{server.origin}/api/data/v9.2/", CLIENT_ID, SECRET)
+        auth = make_auth(config, transport, Redactor(), fake.clock)
         with pytest.raises(UnreachableError, match="certificate has expired"):
             auth.get_token()
 
@@ -394,14 +316,14 @@ def test_an_expired_certificate_is_told_as_such_and_nothing_is_sent(
 
 
 @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
-def test_the_life_of_a_token_is_a_number_or_text(expires_in: object) -> None:
+def test_token_life_is_number_or_text(expires_in: object) -> None:
     body = json.dumps({"access_token": "opaque-token", "expires_in": expires_in}).encode()
 
-    assert parse_token(body, 100.0) == Token("opaque-token", 100.0, 3699.0)
+    assert parse_token(body) == Token("opaque-token", 3599.0)
 
 
-def test_a_token_that_does_not_say_how_long_lives_for_an_hour() -> None:
-    assert parse_token(b'{"access_token": "opaque-token"}', 0.0).expires_at == 3599.0
+def test_token_lives_one_hour_by_default() -> None:
+    assert parse_token(b'{"access_token": "opaque-token"}').life_s == 3599.0
 
 
 @pytest.mark.parametrize(
@@ -428,9 +350,9 @@ def test_a_token_that_does_not_say_how_long_lives_for_an_hour() -> None:
         b"[" * 100_000,
     ],
 )
-def test_an_answer_without_a_usable_token_is_an_error(body: bytes) -> None:
+def test_unusable_token_is_an_error(body: bytes) -> None:
     with pytest.raises(ValueError, match="access_token"):
-        parse_token(body, 0.0)
+        parse_token(body)
 
 
 @settings(deadline=None)
@@ -440,24 +362,24 @@ def test_an_answer_without_a_usable_token_is_an_error(body: bytes) -> None:
         st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
     )
 )
-def test_any_answer_is_a_token_that_lives_or_an_error(answer: dict[str, object]) -> None:
+def test_any_answer_is_token_or_error(answer: dict[str, object]) -> None:
     try:
-        token = parse_token(json.dumps(answer).encode(), 50.0)
+        token = parse_token(json.dumps(answer).encode())
     except ValueError:
         return
 
     assert token.value
-    assert token.expires_at > 50.0
+    assert token.life_s > 0.0
 
 
 @pytest.mark.parametrize(
     ("life_s", "renewed_at_s"),
     [(5400, 3000), (3599, 3000), (3200, 2900), (1000, 700), (600, 300), (400, 200), (60, 30)],
 )
-def test_a_token_is_renewed_by_age_or_before_its_end(
+def test_token_renewed_by_age_or_end(
     auth: Auth, service: Service, fake: FakeTime, life_s: int, renewed_at_s: int
 ) -> None:
-    service.token = lambda _: service.new_token(life_s)
+    service.token = lambda: service.new_token(life_s)
     auth.get_token()
 
     fake.now += renewed_at_s - 1
@@ -465,42 +387,42 @@ def test_a_token_is_renewed_by_age_or_before_its_end(
     fake.now += 1
     after = auth.get_token()
 
-    assert (before, after) == ("opaque-token-number-1", "opaque-token-number-2")
+    assert (before, after) == (f"{TOKEN}-1", f"{TOKEN}-2")
     assert len(service.server.targets("GET")) == 1  # the challenge is asked for once
 
 
-def test_fifty_threads_with_an_expired_token_cost_one_token_request(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_expired_token_renewed_once_for_all(auth: Auth, service: Service, fake: FakeTime) -> None:
     auth.get_token()
     fake.now += 3600
 
     tokens = run_threads(50, lambda _: auth.get_token())
 
-    assert tokens == ["opaque-token-number-2"] * 50
-    assert len(posts(service)) == 2
+    assert tokens == [f"{TOKEN}-2"] * 50
+    assert len(service.posts) == 2
 
 
-def test_fifty_threads_with_a_refused_token_cost_one_token_request(
-    auth: Auth, service: Service
-) -> None:
+def test_refused_token_renewed_once_for_all(auth: Auth, service: Service) -> None:
     refused = auth.get_token()
 
-    tokens = run_threads(50, lambda _: auth.renew(refused))
+    run_threads(50, lambda _: auth.renew(refused))
+    tokens = run_threads(50, lambda _: auth.get_token())
 
-    assert tokens == ["opaque-token-number-2"] * 50
-    assert len(posts(service)) == 2
+    assert tokens == [f"{TOKEN}-2"] * 50
+    assert len(service.posts) == 2
 
 
-def test_a_throttled_sign_in_does_not_wait_for_places_that_wait_for_it(
-    make_auth: Any, service: Service, fake: FakeTime
+def test_throttled_sign_in_needs_no_place(
+    make_transport: Any, service: Service, fake: FakeTime
 ) -> None:
-    auth = make_auth(service.api_url, workers=4)
-    throttle = auth._transport.throttle
+    transport = make_transport(workers=4)
+    auth, throttle = (
+        make_auth(config_of(service), transport, Redactor(), fake.clock),
+        transport.throttle,
+    )
     auth.get_token()
     fake.now += 3600
     replies = [http(429, b"", ("Retry-After", "7"))] * 2
-    service.token = lambda _: replies.pop() if replies else service.new_token()
+    service.token = lambda: replies.pop() if replies else service.new_token()
 
     def work(_: int) -> str:
         throttle.enter()
@@ -511,7 +433,7 @@ def test_a_throttled_sign_in_does_not_wait_for_places_that_wait_for_it(
 
     tokens = run_threads(4, work)
 
-    assert tokens == ["opaque-token-number-2"] * 4
+    assert tokens == [f"{TOKEN}-2"] * 4
     assert fake.waits == [7, 7]
     assert throttle.allowed == 4
 
@@ -530,10 +452,10 @@ def test_a_throttled_sign_in_does_not_wait_for_places_that_wait_for_it(
         ("AADSTS50034", "Check DATAVERSE_CLIENT_ID"),
     ],
 )
-def test_a_refusal_names_its_code_and_the_way_out(
+def test_refusal_names_code_and_hint(
     auth: Auth, service: Service, fake: FakeTime, code: str, hint: str
 ) -> None:
-    service.token = lambda _: json_reply(
+    service.token = lambda: json_reply(
         {
             "error": "invalid_client",
             "error_description": f"{code}: It is not so.\r\nTrace ID: 1f0e\r\nTimestamp: now",
@@ -561,37 +483,33 @@ def test_a_refusal_names_its_code_and_the_way_out(
         (b"[" * 60_000, "no reason given"),
     ],
 )
-def test_a_refusal_may_have_any_body(
-    auth: Auth, service: Service, body: bytes, reason: str
-) -> None:
-    service.token = lambda _: http(400, body)
+def test_refusal_may_have_any_body(auth: Auth, service: Service, body: bytes, reason: str) -> None:
+    service.token = lambda: http(400, body)
 
     with pytest.raises(AuthError, match=rf"refused \(400\): {reason}"):
         auth.get_token()
 
 
-def test_an_answer_without_a_token_is_an_error_of_the_sign_in(auth: Auth, service: Service) -> None:
-    service.token = lambda _: http(200, b"<html>Sign in to the hotel network</html>")
+def test_answer_without_token_fails_sign_in(auth: Auth, service: Service) -> None:
+    service.token = lambda: http(200, b"<html>Sign in to the hotel network</html>")
 
     with pytest.raises(AuthError, match="answered, but there is no access_token in the answer"):
         auth.get_token()
 
 
-def test_a_broken_answer_of_the_sign_in_host_is_asked_for_again(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_broken_sign_in_answer_is_retried(auth: Auth, service: Service, fake: FakeTime) -> None:
     replies = [CLOSE, http(503), http(200, b'{"access', length=99), RESET]
-    service.token = lambda _: replies.pop(0) if replies else service.new_token()
+    service.token = lambda: replies.pop(0) if replies else service.new_token()
 
-    assert auth.get_token() == "opaque-token-number-1"
+    assert auth.get_token() == f"{TOKEN}-1"
     assert fake.waits == [1, 2, 4, 8]
 
 
 @pytest.mark.parametrize("fault", [CLOSE, http(200, b'{"access', length=99)])
-def test_a_sign_in_host_that_cannot_be_reached_ends_the_sign_in(
+def test_unreachable_sign_in_host_is_auth_error(
     auth: Auth, service: Service, fake: FakeTime, fault: Reply
 ) -> None:
-    service.token = lambda _: fault
+    service.token = lambda: fault
 
     with pytest.raises(AuthError, match=r"Sign-in: http://127.*cannot be reached") as caught:
         auth.get_token()
@@ -601,7 +519,7 @@ def test_a_sign_in_host_that_cannot_be_reached_ends_the_sign_in(
 
 
 @pytest.mark.parametrize("fault", [CLOSE, http(401, b"half", length=99)])
-def test_an_api_that_cannot_be_reached_is_another_error(
+def test_unreachable_api_is_another_error(
     auth: Auth, service: Service, fake: FakeTime, fault: Reply
 ) -> None:
     service.challenge = lambda: fault
@@ -613,40 +531,36 @@ def test_an_api_that_cannot_be_reached_is_another_error(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_api_that_answers_only_with_faults_is_unreachable(
-    auth: Auth, service: Service, status: int
-) -> None:
+def test_faulty_api_is_unreachable(auth: Auth, service: Service, status: int) -> None:
     service.challenge = lambda: http(status, b"busy")
 
     with pytest.raises(UnreachableError, match=f"answered {status}, after every retry"):
         auth.get_token()
 
 
-def test_threads_behind_a_failed_sign_in_fail_with_it(
-    auth: Auth, service: Service, fake: FakeTime
-) -> None:
+def test_waiting_threads_share_the_failure(auth: Auth, service: Service, fake: FakeTime) -> None:
     refused = auth.get_token()
-    service.token = lambda _: CLOSE
+    service.token = lambda: CLOSE
 
     results = run_threads(20, lambda _: auth.renew(refused))
 
     assert [type(result) for result in results] == [AuthError] * 20
-    assert len(posts(service)) == 1 + 6
+    assert len(service.posts) == 1 + 6
     assert fake.waits == [1, 2, 4, 8, 16]
 
 
-def test_a_stop_reaches_a_sign_in_between_its_retries(auth: Auth, service: Service) -> None:
-    stop = auth._transport.throttle.stop
-
-    def refuse(_: Asked) -> Reply:
-        stop()
+def test_stop_ends_sign_in_between_retries(
+    auth: Auth, service: Service, transport: Transport
+) -> None:
+    def refuse() -> Reply:
+        transport.throttle.stop()
         return CLOSE
 
     service.token = refuse
 
     with pytest.raises(StoppedError):
         auth.get_token()
-    assert len(posts(service)) == 1
+    assert len(service.posts) == 1
 
 
 # Secrets
@@ -672,11 +586,11 @@ def leaks(text: str, *secrets: str, piece: int = 8) -> list[str]:
         f"'{SECRET}' \"{SECRET}\" {SECRET}{SECRET}",
     ],
 )
-def test_an_echoed_secret_stays_secret(
+def test_echoed_secret_is_masked(
     auth: Auth, service: Service, caplog: pytest.LogCaptureFixture, echo: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    service.token = lambda _: json_reply({"error": echo, "error_description": echo}, status=400)
+    service.token = lambda: json_reply({"error": echo, "error_description": echo}, status=400)
 
     with pytest.raises(AuthError) as caught:
         auth.get_token()
@@ -686,11 +600,9 @@ def test_an_echoed_secret_stays_secret(
     assert leaks(told, SECRET) == []
 
 
-def test_the_beginning_of_a_secret_at_the_end_of_a_long_message_stays_secret(
-    auth: Auth, service: Service
-) -> None:
+def test_cut_message_shows_no_secret(auth: Auth, service: Service) -> None:
     echo = "x" * 495 + SECRET
-    service.token = lambda _: json_reply({"error_description": echo}, status=400)
+    service.token = lambda: json_reply({"error_description": echo}, status=400)
 
     with pytest.raises(AuthError) as caught:
         auth.get_token()
@@ -698,55 +610,38 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_long_message_stays_secret(
     assert caught.value.message.endswith("x[secr")
 
 
-def test_a_whole_sign_in_logs_no_secret_and_no_token(
+def test_sign_in_logs_no_secret(
     auth: Auth, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)  # urllib3's own lines too
     replies = [CLOSE, http(503)]
-    service.token = lambda _: replies.pop() if replies else service.new_token()
+    service.token = lambda: replies.pop() if replies else service.new_token()
 
     token = auth.get_token()
 
-    config = auth._config
+    shown = [caplog.text, *map(repr, (auth, config_of(service), auth._token, auth._credential))]
     assert "POST /" in caplog.text
-    assert leaks(caplog.text + repr(auth) + repr(config) + repr(auth._token), SECRET, token) == []
+    assert leaks("".join(shown), SECRET, token) == []
 
 
-def test_the_redactor_learns_the_secret_and_every_token(auth: Auth, service: Service) -> None:
+def test_redactor_learns_secret_and_tokens(
+    service: Service, transport: Transport, fake: FakeTime
+) -> None:
+    redactor = Redactor()
+    auth = make_auth(config_of(service), transport, redactor, fake.clock)
     first = auth.get_token()
-    second = auth.renew(first)
+    auth.renew(first)
+    second = auth.get_token()
 
-    redacted = auth._redactor.redact(f"{SECRET} {first} {second}")
+    redacted = redactor.redact(f"{SECRET} {first} {second}")
 
     assert leaks(redacted, SECRET, first[-8:], second[-8:]) == []
 
 
-# Words for errors
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (OSError(OSError("the heart of it.")), "the heart of it"),
-        (ProtocolError("Connection aborted.", OSError("reset by peer")), "reset by peer"),
-        (MaxRetryError(None, "/", OSError("no route to host")), "no route to host"),  # type: ignore[arg-type]
-        (OSError(OSError(OSError(OSError(OSError(OSError(OSError("deep"))))))), "deep"),
-        (OSError(), "OSError"),
-        (SyncError("what"), "what"),
-        (OSError("<urllib3.connection.HTTPConnection object at 0x7f>: refused"), "refused"),
-        (OSError("HTTPSConnectionPool(host='org', port=443): Read timed out."), "Read timed out"),
-    ],
-)
-def test_a_network_error_is_told_by_its_heart(error: Exception, text: str) -> None:
-    assert describe(error) == text
-
-
-def test_get_token_can_be_called_while_another_thread_signs_in(
-    auth: Auth, service: Service
-) -> None:
+def test_threads_wait_for_one_sign_in(auth: Auth, service: Service) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
-    def slow(_: Asked) -> Reply:
+    def slow() -> Reply:
         asked.set()
         go_on.wait(5)
         return service.new_token()
@@ -764,4 +659,25 @@ def test_get_token_can_be_called_while_another_thread_signs_in(
         thread.join(5)
 
     assert waiting == []
-    assert results == ["opaque-token-number-1"] * 3
+    assert results == [f"{TOKEN}-1"] * 3
+
+
+def test_any_credential_is_kept_fresh(fake: FakeTime) -> None:
+    class Numbers:
+        """A credential that needs no challenge and no tenant."""
+
+        asked: list[str] = []  # noqa: RUF012
+
+        def get_token(self, scope: str) -> Token:
+            self.asked.append(scope)
+            return Token(f"token-{len(self.asked)}", 1000.0)
+
+    auth = Auth(Numbers(), "api://org/.default", Redactor(), fake.clock)
+
+    first, again = auth.get_token(), auth.get_token()
+    fake.now += 700
+    later = auth.get_token()
+
+    assert (first, again, later) == ("token-1", "token-1", "token-2")
+    assert Numbers.asked == ["api://org/.default"] * 2
+    assert (auth.tenant_id, auth.server_date) == (None, None)

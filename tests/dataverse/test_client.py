@@ -19,7 +19,6 @@ from loopback import (
     CLOSE,
     DATE,
     JSON_TYPE,
-    NETWORK_VARIABLES,
     ORIGIN,
     RESET,
     RESPONSES,
@@ -37,53 +36,31 @@ from loopback import (
     zipped,
 )
 
+from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
+from dataverse_sync.dataverse import bodies, odata
 from dataverse_sync.dataverse import client as dataverse_client
-from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.auth import Auth
-from dataverse_sync.dataverse.body_pool import PageBudget
+from dataverse_sync.dataverse.bodies import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.throttle import StoppedError, Throttle
+from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.version import __version__
 
-SECRET = "kQ8~vT2xZr.Lw0sNd-Yp5HgJc9Mb3_FuXe7A"
 LOCAL_NOW = datetime(2031, 1, 1, tzinfo=UTC)
 SCHEDULE = [1, 2, 4, 8, 16]
 EMPTY = json_reply({"value": []})
 ONE = b'{"value":[{"accountid":"1"}]}'
 
 
-@pytest.fixture(autouse=True)
-def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NETWORK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def fake() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    made = Service()
-    with made.server:
-        yield made
-
-
-@pytest.fixture
-def client(service: Service, fake: FakeTime) -> Iterator[DataverseClient]:
-    config = Config(service.api_url, "client-id", SECRET)
-    transport = Transport(Throttle(8, fake.clock, fake.wait), 5, 5)
-    redactor = Redactor()
-    auth = Auth(config, transport, redactor, fake.clock)
+def client(service: Service, transport: Transport, fake: FakeTime) -> DataverseClient:
+    config, redactor = Config(service.api_url, CLIENT_ID, SECRET), Redactor()
+    auth = make_auth(config, transport, redactor, fake.clock)
     auth.get_token()
-    yield DataverseClient(config, transport, auth, redactor, fake.clock, lambda: LOCAL_NOW)
-    transport.close()
+    return DataverseClient(config, transport, auth, redactor, fake.clock, lambda: LOCAL_NOW)
 
 
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", headers: str = "") -> Reply:
@@ -95,9 +72,7 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n", headers: str = "") -> Rep
 # What is sent
 
 
-def test_a_read_carries_the_five_headers_and_no_other(
-    client: DataverseClient, service: Service
-) -> None:
+def test_read_carries_five_headers_only(client: DataverseClient, service: Service) -> None:
     client.get_page(service.request())
 
     assert service.data[0].headers == {
@@ -112,9 +87,7 @@ def test_a_read_carries_the_five_headers_and_no_other(
     }
 
 
-def test_pages_are_read_to_the_end_by_their_links(
-    client: DataverseClient, service: Service
-) -> None:
+def test_pages_follow_next_links(client: DataverseClient, service: Service) -> None:
     service.replies(
         recorded("contacts_page1.json", origin=service.server.origin),
         recorded("contacts_last_page.json", origin=service.server.origin),
@@ -134,9 +107,7 @@ def test_pages_are_read_to_the_end_by_their_links(
     assert service.data[1].headers == service.data[0].headers
 
 
-def test_a_sample_is_asked_for_without_a_page_size(
-    client: DataverseClient, service: Service
-) -> None:
+def test_sample_has_no_page_size(client: DataverseClient, service: Service) -> None:
     service.replies(recorded("accounts_filtered.json"))
 
     record = client.get_sample("accounts")
@@ -147,7 +118,7 @@ def test_a_sample_is_asked_for_without_a_page_size(
     assert "prefer" not in service.data[0].headers
 
 
-def test_the_sample_of_an_empty_set_is_none(client: DataverseClient) -> None:
+def test_sample_of_empty_set_is_none(client: DataverseClient) -> None:
     assert client.get_sample("accounts") is None
 
 
@@ -159,7 +130,7 @@ def test_the_sample_of_an_empty_set_is_none(client: DataverseClient) -> None:
         (b'{"a":' + b"7" * 5000 + b"}", "accounts, the first record: cannot be read"),
     ],
 )
-def test_a_sample_that_is_no_record_is_an_error(
+def test_odd_sample_is_an_error(
     client: DataverseClient, service: Service, record: bytes, reason: str
 ) -> None:
     service.replies(http(200, b'{"value":[' + record + b"]}"))
@@ -168,17 +139,13 @@ def test_a_sample_that_is_no_record_is_an_error(
         client.get_sample("accounts")
 
 
-def test_a_tracked_read_asks_for_tracking_and_the_page_size(
-    client: DataverseClient, service: Service
-) -> None:
+def test_tracked_read_prefers_tracking(client: DataverseClient, service: Service) -> None:
     client.get_page(service.request(track_changes=True))
 
     assert service.data[0].headers["prefer"] == "odata.track-changes,odata.maxpagesize=5000"
 
 
-def test_definitions_are_asked_for_by_set_name_and_never_paged(
-    client: DataverseClient, service: Service
-) -> None:
+def test_definitions_are_not_paged(client: DataverseClient, service: Service) -> None:
     service.replies(json_reply({"value": [{"LogicalName": "account"}]}))
 
     definitions = client.get_definitions(["accounts", "contacts"])
@@ -194,9 +161,7 @@ def test_definitions_are_asked_for_by_set_name_and_never_paged(
     assert "prefer" not in service.data[0].headers
 
 
-def test_many_definitions_are_asked_for_a_hundred_at_a_time(
-    client: DataverseClient, service: Service
-) -> None:
+def test_definitions_come_by_the_hundred(client: DataverseClient, service: Service) -> None:
     service.script = lambda asked: json_reply({"value": [{"n": asked.target.count("%20eq%20")}]})
 
     definitions = client.get_definitions([f"vin_set{n}" for n in range(250)])
@@ -204,21 +169,58 @@ def test_many_definitions_are_asked_for_a_hundred_at_a_time(
     assert definitions == [{"n": 100}, {"n": 100}, {"n": 50}]
 
 
-def test_a_definition_that_cannot_be_read_is_an_error(
-    client: DataverseClient, service: Service
-) -> None:
+def test_unreadable_definition_is_an_error(client: DataverseClient, service: Service) -> None:
     service.replies(http(200, b'{"value":[{"LogicalName":"\xff"}]}'))
 
     with pytest.raises(PageError, match="EntityDefinitions: cannot be read"):
         client.get_definitions(["accounts"])
 
 
+# Any answer
+
+
+def test_get_bytes_reads_any_path(client: DataverseClient, service: Service) -> None:
+    service.replies(zipped(b"\xef\xbb\xbf12"))
+
+    answer = client.get_bytes("accounts/$count", "odata.maxpagesize=3")
+
+    assert (answer.status, answer.body) == (200, b"\xef\xbb\xbf12")
+    assert service.data[0].target == "/api/data/v9.2/accounts/$count"
+    assert service.data[0].headers["prefer"] == "odata.maxpagesize=3"
+
+
+def test_get_bytes_returns_refusals(client: DataverseClient, service: Service) -> None:
+    service.replies(http(401), http(404, b"no such set"))
+
+    answer = client.get_bytes(f"{service.api_url}nothings")
+
+    assert (answer.status, answer.body) == (404, b"no such set")
+    assert service.tokens == 2
+
+
+def test_get_bytes_waits_at_the_gate(
+    client: DataverseClient, service: Service, transport: Transport
+) -> None:
+    seen: list[int] = []
+    service.script = lambda _: seen.append(transport.throttle.in_flight) or EMPTY
+
+    client.get_bytes("accounts")
+
+    assert seen == [1]
+    assert transport.throttle.in_flight == 0
+
+
+def test_get_bytes_stays_at_the_origin(client: DataverseClient, service: Service) -> None:
+    with pytest.raises(PageError, match="the token is not sent"):
+        client.get_bytes("http://127.0.0.1:1/api/data/v9.2/accounts")
+
+    assert service.data == []
+
+
 # The token
 
 
-def test_a_refused_token_is_renewed_once_and_the_page_asked_for_again(
-    client: DataverseClient, service: Service
-) -> None:
+def test_token_renewed_once_on_401(client: DataverseClient, service: Service) -> None:
     service.replies(http(401, b"<html>Unauthorized</html>"), http(200, ONE))
 
     page = client.get_page(service.request())
@@ -228,9 +230,7 @@ def test_a_refused_token_is_renewed_once_and_the_page_asked_for_again(
     assert [asked.headers["authorization"][-2:] for asked in service.data] == ["-1", "-2"]
 
 
-def test_a_second_401_is_an_error_with_its_reason(
-    client: DataverseClient, service: Service, fake: FakeTime
-) -> None:
+def test_second_401_is_an_error(client: DataverseClient, service: Service, fake: FakeTime) -> None:
     service.replies(http(401), recorded("error_responses/401.json", status=401))
 
     with pytest.raises(RequestError) as caught:
@@ -247,9 +247,7 @@ def test_a_second_401_is_an_error_with_its_reason(
     assert fake.waits == []
 
 
-def test_eight_threads_that_are_refused_cost_one_token(
-    client: DataverseClient, service: Service
-) -> None:
+def test_refused_threads_share_one_renewal(client: DataverseClient, service: Service) -> None:
     def script(asked: Asked) -> Reply:
         return http(401) if asked.headers["authorization"].endswith("-1") else EMPTY
 
@@ -261,7 +259,7 @@ def test_eight_threads_that_are_refused_cost_one_token(
     assert service.tokens == 2
 
 
-def test_a_renewal_does_not_start_the_schedule_again(
+def test_renewal_keeps_the_schedule(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     service.replies(http(503), http(503), http(503), http(401), http(503))
@@ -273,8 +271,8 @@ def test_a_renewal_does_not_start_the_schedule_again(
     assert len(service.data) == 7
 
 
-def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
-    client: DataverseClient, service: Service
+def test_failed_renewal_gives_place_back(
+    client: DataverseClient, service: Service, transport: Transport
 ) -> None:
     service.replies(http(401))
     service.token = lambda: json_reply({"error_description": "AADSTS7000222: Expired."}, status=401)
@@ -282,7 +280,7 @@ def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
     with pytest.raises(AuthError, match="AADSTS7000222"):
         client.get_page(service.request())
 
-    assert client.in_flight == 0
+    assert transport.throttle.in_flight == 0
 
 
 # Refusals
@@ -298,7 +296,7 @@ def test_a_token_that_cannot_be_renewed_ends_the_run_and_gives_the_place_back(
         (503, "0x80072324", "The server is busy", "Run again later"),
     ],
 )
-def test_a_refusal_tells_code_message_request_and_the_way_out(
+def test_refusal_tells_code_and_request(
     client: DataverseClient, service: Service, status: int, code: str, said: str, hint: str
 ) -> None:
     request_id = ("x-ms-service-request-id", "3d1f6c2a-90be-4f7d-8a15-6be2c9d04f71")
@@ -333,7 +331,7 @@ def test_a_refusal_tells_code_message_request_and_the_way_out(
         (http(418, b"teapot"), "418: teapot"),
     ],
 )
-def test_a_refusal_may_have_any_body(
+def test_refusal_may_have_any_body(
     client: DataverseClient, service: Service, reply: Reply, said: str
 ) -> None:
     service.replies(reply)
@@ -344,7 +342,7 @@ def test_a_refusal_may_have_any_body(
     assert caught.value.message == f"accounts, page 1: the service answered {said}"
 
 
-def test_a_redirect_is_told_and_not_followed(client: DataverseClient, service: Service) -> None:
+def test_redirect_is_told_not_followed(client: DataverseClient, service: Service) -> None:
     with LoopbackServer(in_turn(EMPTY)) as elsewhere:
         service.replies(http(302, b"", ("Location", elsewhere.origin + "/login")))
 
@@ -357,9 +355,7 @@ def test_a_redirect_is_told_and_not_followed(client: DataverseClient, service: S
     assert "DATAVERSE_API_URL" in error.value.hint
 
 
-def test_a_redirect_to_no_address_at_all_fails_the_request_alone(
-    client: DataverseClient, service: Service
-) -> None:
+def test_redirect_to_nowhere_fails_one_request(client: DataverseClient, service: Service) -> None:
     service.replies(http(302, b"", ("Location", "http://[")))
 
     with pytest.raises(RequestError, match="a redirect leads nowhere"):
@@ -367,7 +363,7 @@ def test_a_redirect_to_no_address_at_all_fails_the_request_alone(
 
 
 @pytest.mark.parametrize("piece", [slice(None), slice(0, 15), slice(-12, None)])
-def test_an_echoed_token_or_secret_stays_secret(
+def test_echoed_token_is_masked(
     client: DataverseClient,
     service: Service,
     piece: slice,
@@ -414,7 +410,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_page_whose_body_breaks_is_asked_for_again(
+def test_broken_body_is_retried(
     client: DataverseClient, service: Service, fake: FakeTime, broken: Reply
 ) -> None:
     service.replies(broken, broken, zipped(PAGE))
@@ -427,7 +423,7 @@ def test_a_page_whose_body_breaks_is_asked_for_again(
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_body_that_breaks_every_time_ends_after_one_schedule(
+def test_broken_bodies_end_with_the_schedule(
     client: DataverseClient, service: Service, fake: FakeTime, broken: Reply
 ) -> None:
     service.replies(broken)
@@ -440,7 +436,26 @@ def test_a_body_that_breaks_every_time_ends_after_one_schedule(
     assert client._budget._held == 0
 
 
-def test_faults_of_every_kind_share_one_schedule(
+@pytest.mark.parametrize(
+    ("replies", "requests"),
+    [
+        ([BROKEN["cut gzip"]], 6),
+        ([http(503), BROKEN["not JSON"], http(200, b"[]")], 3),
+        ([CLOSE, json_reply({"value": [], "@odata.nextLink": "http://127.0.0.1:1/"})], 2),
+    ],
+)
+def test_page_error_knows_its_requests(
+    client: DataverseClient, service: Service, replies: list[Reply], requests: int
+) -> None:
+    service.replies(*replies)
+
+    with pytest.raises(PageError) as caught:
+        client.get_page(service.request())
+
+    assert caught.value.requests == requests
+
+
+def test_all_faults_share_one_schedule(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     service.replies(CLOSE, http(503), BROKEN["cut gzip"], RESET, http(500), BROKEN["not JSON"])
@@ -453,7 +468,7 @@ def test_faults_of_every_kind_share_one_schedule(
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b'{"value": 1}', b'{"error":{}}'])
-def test_json_that_is_no_page_is_not_asked_for_again(
+def test_other_json_is_not_retried(
     client: DataverseClient, service: Service, fake: FakeTime, body: bytes
 ) -> None:
     service.replies(http(200, body))
@@ -465,9 +480,7 @@ def test_json_that_is_no_page_is_not_asked_for_again(
     assert client._budget._held == 0
 
 
-def test_a_record_nested_too_deep_is_an_error_of_its_page(
-    client: DataverseClient, service: Service
-) -> None:
+def test_deep_record_is_a_page_error(client: DataverseClient, service: Service) -> None:
     service.replies(http(200, b'{"value":[' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"]}"))
 
     with pytest.raises(PageError, match="nested too deep"):
@@ -486,7 +499,7 @@ def test_a_record_nested_too_deep_is_an_error_of_its_page(
         "//evil.example/accounts",
     ],
 )
-def test_a_next_link_to_another_origin_is_an_error(
+def test_next_link_elsewhere_is_an_error(
     client: DataverseClient, service: Service, link: str
 ) -> None:
     service.replies(json_reply({"value": [], "@odata.nextLink": link}))
@@ -498,9 +511,7 @@ def test_a_next_link_to_another_origin_is_an_error(
     assert client._budget._held == 0
 
 
-def test_a_next_link_to_the_page_itself_is_an_error(
-    client: DataverseClient, service: Service
-) -> None:
+def test_next_link_to_itself_is_an_error(client: DataverseClient, service: Service) -> None:
     request = service.request()
     service.replies(json_reply({"value": [], "@odata.nextLink": request.url}))
 
@@ -508,9 +519,7 @@ def test_a_next_link_to_the_page_itself_is_an_error(
         client.get_page(request)
 
 
-def test_a_request_to_another_origin_is_never_sent(
-    client: DataverseClient, service: Service
-) -> None:
+def test_request_elsewhere_is_not_sent(client: DataverseClient, service: Service) -> None:
     with (
         LoopbackServer(in_turn(EMPTY)) as elsewhere,
         pytest.raises(PageError, match="the token is not sent"),
@@ -524,7 +533,7 @@ def test_a_request_to_another_origin_is_never_sent(
 # The moment of asking
 
 
-def test_the_moment_of_asking_is_the_servers_less_what_it_took(
+def test_asked_at_is_server_date_less_elapsed(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     def script(_: Asked) -> Reply:
@@ -538,9 +547,7 @@ def test_the_moment_of_asking_is_the_servers_less_what_it_took(
     assert page.asked_at == datetime(2024, 5, 1, 9, 59, 52, 500_000, tzinfo=UTC)
 
 
-def test_the_moment_of_asking_includes_the_retries(
-    client: DataverseClient, service: Service
-) -> None:
+def test_asked_at_is_before_the_retries(client: DataverseClient, service: Service) -> None:
     service.replies(http(503), http(503), EMPTY)
 
     page = client.get_page(service.request())
@@ -549,7 +556,7 @@ def test_the_moment_of_asking_includes_the_retries(
 
 
 @pytest.mark.parametrize("date", [None, "yesterday", "Fri, 31 Dec 9999 23:59:59 -0200"])
-def test_without_a_date_of_the_server_the_local_clock_serves(
+def test_asked_at_by_local_clock_without_date(
     client: DataverseClient, service: Service, date: str | None
 ) -> None:
     service.replies(http(503), http(200, b'{"value":[]}', date=date))
@@ -559,7 +566,7 @@ def test_without_a_date_of_the_server_the_local_clock_serves(
     assert page.asked_at == LOCAL_NOW - timedelta(seconds=1)
 
 
-def test_a_date_without_a_zone_is_utc(client: DataverseClient, service: Service) -> None:
+def test_date_without_zone_is_utc(client: DataverseClient, service: Service) -> None:
     service.replies(http(200, b'{"value":[]}', date="Wed, 01 May 2024 10:00:00 -0000"))
 
     assert client.get_page(service.request()).asked_at == datetime(2024, 5, 1, 10, tzinfo=UTC)
@@ -568,7 +575,7 @@ def test_a_date_without_a_zone_is_utc(client: DataverseClient, service: Service)
 # An outage
 
 
-def test_after_one_request_without_a_connection_the_others_fail_at_once(
+def test_outage_fails_other_requests_at_once(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     client.get_page(service.request())
@@ -585,7 +592,7 @@ def test_after_one_request_without_a_connection_the_others_fail_at_once(
     assert "last committed page" in first.value.hint
 
 
-def test_a_table_whose_connections_break_says_nothing_of_the_others(
+def test_broken_connections_are_no_outage(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     service.script = lambda asked: CLOSE if asked.target.endswith("accounts") else EMPTY
@@ -598,9 +605,7 @@ def test_a_table_whose_connections_break_says_nothing_of_the_others(
     assert client.get_page(service.request("contacts")).records == ()
 
 
-def test_a_request_that_fails_while_others_are_answered_is_no_outage(
-    client: DataverseClient, service: Service
-) -> None:
+def test_failure_beside_answers_is_no_outage(client: DataverseClient, service: Service) -> None:
     def script(asked: Asked) -> Reply:
         if asked.target.endswith("accounts"):
             return EMPTY
@@ -616,7 +621,7 @@ def test_a_request_that_fails_while_others_are_answered_is_no_outage(
     assert client.get_page(service.request("accounts")).records == ()
 
 
-def test_a_server_that_is_away_for_a_moment_is_waited_for(
+def test_short_outage_is_waited_for(
     client: DataverseClient, service: Service, fake: FakeTime
 ) -> None:
     service.replies(CLOSE, RESET, CLOSE, CLOSE, CLOSE, http(200, ONE))
@@ -625,7 +630,7 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(
     assert fake.waits == SCHEDULE
 
 
-def test_a_stop_ends_reads_that_wait(client: DataverseClient, service: Service) -> None:
+def test_stop_ends_waiting_reads(client: DataverseClient, service: Service) -> None:
     client.stop()
 
     with pytest.raises(StoppedError):
@@ -636,18 +641,20 @@ def test_a_stop_ends_reads_that_wait(client: DataverseClient, service: Service) 
 # How much is held
 
 
-def test_what_was_read_and_waited_is_counted(client: DataverseClient, service: Service) -> None:
+def test_bytes_and_waits_are_counted(
+    client: DataverseClient, service: Service, transport: Transport
+) -> None:
     service.replies(http(429, b"", ("Retry-After", "9")), zipped(PAGE))
 
     client.release(client.get_page(service.request()))
 
     assert client.bytes_read == len(PAGE)
     assert client.waited_s == 9
-    assert client.in_flight == 0
+    assert transport.throttle.in_flight == 0
     assert client._budget._held == 0
 
 
-def test_how_long_a_page_took_is_told_without_the_wait_for_room(
+def test_took_s_leaves_out_the_budget(
     client: DataverseClient, service: Service, fake: FakeTime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire, parse = PageBudget.acquire, odata.parse_page
@@ -672,7 +679,7 @@ def test_how_long_a_page_took_is_told_without_the_wait_for_room(
 
 
 @pytest.mark.parametrize("give_back", [lambda one: one.release(50), lambda one: one.adjust(-50)])
-def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back(
+def test_budget_holds_back_until_released(
     give_back: Callable[[PageBudget], None],
 ) -> None:
     budget = PageBudget(100)
@@ -690,7 +697,7 @@ def test_a_budget_holds_back_what_does_not_fit_until_something_is_given_back(
     assert acquired.is_set()
 
 
-def test_two_pages_fit_however_large() -> None:
+def test_two_pages_always_fit() -> None:
     budget = PageBudget(100)
 
     budget.acquire(5000)
@@ -701,7 +708,7 @@ def test_two_pages_fit_however_large() -> None:
     assert budget._held == 10_000
 
 
-def test_thirty_threads_never_hold_more_than_the_budget() -> None:
+def test_threads_never_exceed_the_budget() -> None:
     budget = PageBudget(100)
     lock = threading.Lock()
     held, most = 0, 0
@@ -725,7 +732,7 @@ def test_thirty_threads_never_hold_more_than_the_budget() -> None:
     assert 50 < most <= 100
 
 
-def test_a_stop_wakes_whoever_waits_for_the_budget() -> None:
+def test_stop_wakes_budget_waiters() -> None:
     budget = PageBudget(100)
     budget.acquire(60)
     budget.acquire(40)
@@ -737,9 +744,7 @@ def test_a_stop_wakes_whoever_waits_for_the_budget() -> None:
     stopper.join()
 
 
-def test_pages_wait_for_room_and_come_when_others_are_released(
-    client: DataverseClient, service: Service
-) -> None:
+def test_page_waits_for_released_room(client: DataverseClient, service: Service) -> None:
     client._budget = PageBudget(int(len(PAGE) * 2.5))
     service.replies(http(200, PAGE))
     first = client.get_page(service.request())
@@ -757,9 +762,7 @@ def test_pages_wait_for_room_and_come_when_others_are_released(
     assert len(third[0].records) == 200
 
 
-def test_room_is_claimed_by_the_headers_or_such_a_page_before_or_for_a_wide_page(
-    client: DataverseClient, service: Service
-) -> None:
+def test_reserved_size_by_header_or_last_page(client: DataverseClient, service: Service) -> None:
     claims: list[int] = []
 
     class Noting(PageBudget):
@@ -782,10 +785,10 @@ def test_room_is_claimed_by_the_headers_or_such_a_page_before_or_for_a_wide_page
     assert client._budget._held == 0
 
 
-def test_a_page_larger_than_expected_is_whole(
+def test_page_larger_than_expected_is_whole(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "_CHUNK", 1000)
+    monkeypatch.setattr(bodies, "_CHUNK", 1000)
     monkeypatch.setattr(dataverse_client, "_WIDE_PAGE", 10)
     service.replies(zipped(PAGE))
 
@@ -797,13 +800,13 @@ def test_a_page_larger_than_expected_is_whole(
     ]
 
 
-def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
+def test_too_large_page_is_not_retried(
     client: DataverseClient,
     service: Service,
     fake: FakeTime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 2 * 2**20)
     service.replies(http(200, b'{"value":["' + b"x" * 3 * 2**20 + b'"]}'), EMPTY)
 
     with pytest.raises(PageError, match="the answer is larger than 2 MiB"):
@@ -814,10 +817,10 @@ def test_a_page_larger_than_any_page_is_an_error_and_not_asked_again(
     assert client.get_page(service.request()).records == ()  # the others go on
 
 
-def test_a_body_that_never_ends_ends(
+def test_endless_body_is_cut_off(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 2 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 2 * 2**20)
 
     def endless(_: Asked) -> Reply:
         def parts() -> Iterator[bytes]:
@@ -833,10 +836,10 @@ def test_a_body_that_never_ends_ends(
         client.get_page(service.request())
 
 
-def test_a_compression_bomb_ends_in_bounded_memory(
+def test_compression_bomb_uses_bounded_memory(
     client: DataverseClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", 4 * 2**20)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", 4 * 2**20)
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     megabyte = bytes(2**20)
     bomb = b"".join(packer.compress(megabyte) for _ in range(60)) + packer.flush()

@@ -35,11 +35,11 @@ def records(page: Page) -> list[bytes]:
 # Queries
 
 
-def test_a_url_without_options_is_the_path_alone():
+def test_url_without_options_is_the_path():
     assert odata.build_url(API, "accounts") == f"{API}accounts"
 
 
-def test_a_url_carries_its_options_readable_and_encoded_where_they_must_be():
+def test_url_options_are_encoded():
     url = odata.build_url(
         API,
         "accounts",
@@ -57,13 +57,13 @@ def test_a_url_carries_its_options_readable_and_encoded_where_they_must_be():
     )
 
 
-def test_a_top_of_zero_is_sent():
+def test_top_of_zero_is_sent():
     assert odata.build_url(API, "accounts", top=0) == f"{API}accounts?$top=0"
 
 
 @quickly
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
-def test_a_filter_arrives_as_it_was_meant_whatever_it_holds(value):
+def test_any_filter_arrives_unchanged(value):
     url = odata.build_url(API, "accounts", filter=value, orderby="accountid")
 
     assert parse_qs(urlsplit(url).query, strict_parsing=True) == {
@@ -72,16 +72,16 @@ def test_a_filter_arrives_as_it_was_meant_whatever_it_holds(value):
     }
 
 
-def test_an_incremental_read_asks_for_what_came_after_the_bookmark():
+def test_incremental_read_filters_by_bookmark():
     assert odata.changed_since("2024-05-01T10:00:00Z") == "modifiedon gt 2024-05-01T10:00:00Z"
 
 
 @pytest.mark.parametrize("bookmark", [None, ""])
-def test_a_full_read_has_no_filter(bookmark):
+def test_full_read_has_no_filter(bookmark):
     assert odata.changed_since(bookmark) == ""
 
 
-def test_a_batch_of_ids_is_asked_for_with_bare_guids():
+def test_ids_are_bare_guids():
     upper = ID.upper()
 
     assert odata.any_of("accountid", [ID, upper]) == f"accountid eq {ID} or accountid eq {upper}"
@@ -102,7 +102,7 @@ def test_a_batch_of_ids_is_asked_for_with_bare_guids():
         "\uff15b7c2f1e-0000-4000-8000-c0ffee000001",
     ],
 )
-def test_only_guids_are_let_into_a_filter(intruder):
+def test_only_guids_enter_a_filter(intruder):
     assert not odata.is_guid(intruder)
     assert odata.any_of("accountid", [intruder]) == ""
     assert odata.any_of("accountid", [intruder, ID, intruder]) == f"accountid eq {ID}"
@@ -118,7 +118,7 @@ def test_ids_come_in_batches_of_fifty():
     assert list(odata.iter_batches([])) == []
 
 
-def test_fifty_ids_fit_into_a_url_that_the_service_takes():
+def test_fifty_ids_fit_into_a_url():
     key = "k" * 128
 
     url = odata.build_url(API, "e" * 128, filter=odata.any_of(key, [ID] * odata.IDS_PER_REQUEST))
@@ -134,7 +134,7 @@ def test_fifty_ids_fit_into_a_url_that_the_service_takes():
         (["accountid"], ("accountid", "")),
     ],
 )
-def test_the_key_is_ordered_by_first_and_nothing_last(columns, expected):
+def test_key_is_the_first_order(columns, expected):
     entity = Entity("accounts", "accountid", tuple(Column(c, "TEXT") for c in columns), "metadata")
 
     assert odata.orders(entity) == expected
@@ -143,7 +143,7 @@ def test_the_key_is_ordered_by_first_and_nothing_last(columns, expected):
 # Pages
 
 
-def test_a_page_is_split_into_the_bytes_of_its_records():
+def test_page_is_split_into_records():
     body = (
         b'{"@odata.context":"ctx",'
         b'"value":[ {"b" :1.0000,"a": "\\u00e9\xc3\xa9"}\r\n, {} ,\t{"a":[1, 2]}],'
@@ -161,18 +161,18 @@ def test_a_page_is_split_into_the_bytes_of_its_records():
     assert (page.context, page.size, page.request) == ("ctx", len(body), REQUEST)
 
 
-def test_an_empty_last_page_has_no_links():
+def test_empty_last_page_has_no_links():
     page = parse_page(REQUEST, b'{"value":[]}')
 
     assert page == Page(REQUEST, (), size=12)
     assert page.next_request is None
 
 
-def test_a_page_with_a_byte_order_mark_is_read():
+def test_page_with_byte_order_mark_is_read():
     assert records(parse_page(REQUEST, b'\xef\xbb\xbf{"value":[{"a":1}]}')) == [b'{"a":1}']
 
 
-def test_a_page_with_a_lone_surrogate_is_split_as_any_other():
+def test_page_with_lone_surrogate_is_split():
     body = (
         b' {"@odata.context":"ctx", "n" : {"value":[0]} ,"value" : [ {"a":"\\ud800"} , '
         b'{"b":"\xc3\xa9"} ] ,"@odata.nextLink":"https://x/2","@odata.deltaLink":"https://x/d"} '
@@ -199,7 +199,7 @@ def test_a_page_with_a_lone_surrogate_is_split_as_any_other():
         '{"value":[]}'.encode("utf-16"),
     ],
 )
-def test_a_body_that_is_not_json_or_ends_early_is_worth_asking_again(body):
+def test_cut_body_raises_not_json(body):
     with pytest.raises(NotJsonError):
         parse_page(REQUEST, body)
 
@@ -213,7 +213,7 @@ def test_a_body_that_is_not_json_or_ends_early_is_worth_asking_again(body):
     ],
 )
 @pytest.mark.parametrize("surrogate", [False, True])
-def test_an_error_in_a_good_answer_is_told_and_its_records_are_no_page(body, surrogate):
+def test_error_under_200_is_told(body, surrogate):
     if surrogate:
         body = b'{"x":"\\ud800",' + body[1:]
 
@@ -227,7 +227,7 @@ def test_an_error_in_a_good_answer_is_told_and_its_records_are_no_page(body, sur
     )
 
 
-def test_an_error_that_is_null_is_none():
+def test_null_error_is_none():
     page = odata.parse_page(REQUEST, b'{"value":[{"a":1}],"error":null}')
 
     assert len(page.records) == 1
@@ -252,7 +252,7 @@ def test_an_error_that_is_null_is_none():
     ],
 )
 @pytest.mark.parametrize("surrogate", [False, True])
-def test_json_that_is_no_page_is_refused_with_a_hint(body, surrogate):
+def test_other_json_is_refused_with_hint(body, surrogate):
     if surrogate and body.startswith(b"{"):
         body = b'{"x":"\\ud800"' + (b"," if len(body) > 2 else b"") + body[1:]
 
@@ -263,14 +263,14 @@ def test_json_that_is_no_page_is_refused_with_a_hint(body, surrogate):
 
 
 @pytest.mark.parametrize("before", [b"", b'"\\ud800",'])
-def test_a_record_nested_too_deep_is_refused(before):
+def test_deep_record_is_refused(before):
     body = b'{"value":[' + before + b"[" * 10_000 + b"]" * 10_000 + b"]}"
 
     with pytest.raises(PageError, match="nested too deep"):
         parse_page(REQUEST, body)
 
 
-def test_the_next_request_takes_the_link_as_it_came():
+def test_next_request_takes_link_verbatim():
     link = f"{API}accounts?$skiptoken=%3Ccookie%20page=%222%22%20/%3E"
 
     page = parse_page(REQUEST, json.dumps({"value": [], "@odata.nextLink": link}).encode())
@@ -338,7 +338,7 @@ randoms = st.randoms(use_true_random=True)
 
 @quickly
 @given(random=randoms)
-def test_a_slice_is_exactly_the_bytes_of_its_record(random):
+def test_record_is_its_exact_bytes(random):
     body, expected = Writer(random, PLAIN + ESCAPES).page()
 
     quick = parse_page(REQUEST, body)
@@ -351,7 +351,7 @@ def test_a_slice_is_exactly_the_bytes_of_its_record(random):
 
 @quickly
 @given(random=randoms, mark=st.sampled_from([b"", b"\xef\xbb\xbf"]))
-def test_a_slice_is_exact_with_lone_surrogates_too(random, mark):
+def test_record_bytes_exact_with_lone_surrogates(random, mark):
     body, expected = Writer(random, PLAIN + ESCAPES + LONE).page()
 
     page = parse_page(REQUEST, mark + body)
@@ -363,7 +363,7 @@ def test_a_slice_is_exact_with_lone_surrogates_too(random, mark):
 
 @quickly
 @given(random=randoms)
-def test_a_page_cut_short_is_never_taken_for_a_whole_one(random):
+def test_cut_page_is_never_whole(random):
     body = Writer(random, PLAIN + ESCAPES + LONE).page()[0].strip()
 
     with pytest.raises((NotJsonError, PageError)):
@@ -374,7 +374,7 @@ def test_a_page_cut_short_is_never_taken_for_a_whole_one(random):
 @given(
     body=st.binary(max_size=60) | st.binary(max_size=30).map(lambda b: b'{"value":[' + b + b"]}")
 )
-def test_any_bytes_are_a_page_or_one_of_two_errors(body):
+def test_any_bytes_are_page_or_error(body):
     try:
         page = parse_page(REQUEST, body)
     except (NotJsonError, PageError):
@@ -382,7 +382,7 @@ def test_any_bytes_are_a_page_or_one_of_two_errors(body):
     assert page.size == len(body)
 
 
-def test_a_member_value_that_is_no_array_does_not_hide_the_one_that_is():
+def test_repeated_value_member_is_found():
     twice = b'{"a":"\\ud800","value":5,"value":[{"b":1}]}'
 
     assert records(parse_page(REQUEST, twice)) == [b'{"b":1}']
@@ -391,7 +391,7 @@ def test_a_member_value_that_is_no_array_does_not_hide_the_one_that_is():
 # Links
 
 
-def test_a_link_to_the_same_origin_is_followed_as_it_came():
+def test_link_to_same_origin_is_followed():
     link = f"{API}accounts?$skiptoken=%3Ccookie%20a=%22%253c%22%20/%3E"
 
     assert odata.follow(PAGE, link) == link
@@ -405,7 +405,7 @@ def test_a_link_to_the_same_origin_is_followed_as_it_came():
         "HTTPS://contoso.api.crm.dynamics.com/accounts?x",
     ],
 )
-def test_the_same_origin_may_be_spelt_otherwise(link):
+def test_same_origin_spelt_otherwise_is_followed(link):
     assert odata.follow(PAGE, link) == link
 
 
@@ -418,7 +418,7 @@ def test_the_same_origin_may_be_spelt_otherwise(link):
         ("//contoso.api.crm.dynamics.com/x", "https://contoso.api.crm.dynamics.com/x"),
     ],
 )
-def test_a_relative_link_is_completed(link, expected):
+def test_relative_link_is_completed(link, expected):
     assert odata.follow(PAGE, link) == expected
 
 
@@ -441,7 +441,7 @@ def test_a_relative_link_is_completed(link, expected):
         "https://ⓒontoso℀.api.crm.dynamics.com/",
     ],
 )
-def test_a_link_to_another_origin_is_refused(link):
+def test_link_to_another_origin_is_refused(link):
     with pytest.raises(PageError, match="page 3: the next link leads to another origin") as caught:
         odata.follow(PAGE, link + "?$skiptoken=cookie")
 
@@ -450,7 +450,7 @@ def test_a_link_to_another_origin_is_refused(link):
 
 
 @pytest.mark.parametrize("link", [REQUEST.url, "?$select=name", "accounts?$select=name"])
-def test_a_link_that_repeats_the_page_is_refused(link):
+def test_link_to_the_page_itself_is_refused(link):
     with pytest.raises(PageError, match="the next link repeats the page itself"):
         odata.follow(PAGE, link)
 
@@ -464,7 +464,7 @@ def test_a_link_that_repeats_the_page_is_refused(link):
         ("accounts", ("", "", None)),
     ],
 )
-def test_an_origin_is_scheme_host_and_port(url, expected):
+def test_origin_is_scheme_host_port(url, expected):
     assert odata.origin(url) == expected
 
 
@@ -496,13 +496,13 @@ def test_an_origin_is_scheme_host_and_port(url, expected):
         (b"[" * 100_000, ("", "[" * 200)),
     ],
 )
-def test_code_and_message_are_found_in_whatever_body_an_error_has(body, expected):
+def test_error_code_found_in_any_body(body, expected):
     assert odata.parse_error(body) == expected
 
 
 @quickly
 @given(body=st.binary(max_size=80))
-def test_any_body_of_an_error_gives_two_texts(body):
+def test_any_error_body_gives_two_texts(body):
     code, message = odata.parse_error(body)
 
     assert isinstance(code, str)
@@ -530,7 +530,7 @@ def test_any_body_of_an_error_gives_two_texts(body):
         (1714557600, None),
     ],
 )
-def test_a_moment_is_aware_utc_or_none(text, expected):
+def test_moment_is_aware_utc_or_none(text, expected):
     found = moments.parse_timestamp(text)
 
     assert found == expected
@@ -556,7 +556,7 @@ def test_a_moment_is_aware_utc_or_none(text, expected):
         ("entity-list/powerfx-connector-651-tables.json", 651, False),
     ],
 )
-def test_a_recorded_answer_is_split_byte_for_byte(name, count, delta):
+def test_recorded_answer_is_split_exactly(name, count, delta):
     body = (SAMPLES / name).read_bytes()
 
     page = parse_page(REQUEST, body)
@@ -574,7 +574,7 @@ def test_a_recorded_answer_is_split_byte_for_byte(name, count, delta):
 
 
 @needs_samples
-def test_a_recorded_decimal_keeps_its_zeros():
+def test_recorded_decimal_keeps_zeros():
     body = (SAMPLES / "webapi-msdocs" / "account-formatted-values-money.json").read_bytes()
 
     page = parse_page(REQUEST, body)
@@ -583,7 +583,7 @@ def test_a_recorded_decimal_keeps_its_zeros():
 
 
 @needs_samples
-def test_a_recorded_next_link_is_followed_as_it_came():
+def test_recorded_next_link_is_followed():
     body = (SAMPLES / "webapi-msdocs" / "contacts-maxpagesize2-page1.json").read_bytes()
     body = body.replace(b"[Organization URI]", b"https://contoso.api.crm.dynamics.com")
 
@@ -605,19 +605,19 @@ def test_a_recorded_next_link_is_followed_as_it_came():
         ("token-endpoint-400-AADSTS90011.json", "", "AADSTS90011"),
     ],
 )
-def test_a_recorded_error_gives_its_code_and_message(name, code, said):
+def test_recorded_error_gives_code_and_message(name, code, said):
     found_code, message = odata.parse_error((SAMPLES / "errors" / name).read_bytes())
 
     assert found_code == code
     assert said in message
 
 
-def test_a_bare_nan_is_not_json() -> None:
+def test_bare_nan_is_not_json() -> None:
     with pytest.raises(odata.NotJsonError, match="NaN is not JSON"):
         odata.parse_page(PageRequest("accounts", "u"), b'{"value":[{"a":NaN}]}')
 
 
-def test_a_number_of_any_length_may_stand_beside_a_lone_surrogate() -> None:
+def test_long_number_beside_lone_surrogate() -> None:
     body = b'{"value":[{"a":' + b"1" * 6000 + b'},{"b":"\\ud800"}]}'
 
     page = odata.parse_page(PageRequest("accounts", "u"), body)

@@ -1,16 +1,11 @@
-"""The transport against a server that misbehaves on order; only the clock is not real."""
+"""What a request is on the wire: its bytes, its connection, its TLS; and words for its errors."""
 
 from __future__ import annotations
 
-import socket
 import ssl
 import string
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,603 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import (
     CLOSE,
-    NETWORK_VARIABLES,
-    RESET,
-    Asked,
     FakeTime,
     LoopbackServer,
-    Reply,
-    SlowTime,
     http,
     in_turn,
     run_threads,
     zipped,
 )
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
-from dataverse_sync.dataverse.throttle import StoppedError, Throttle
-from dataverse_sync.dataverse.transport import LONGEST_WAIT_S, Transport, parse_retry_after
+from dataverse.conftest import fetch
+from dataverse_sync.dataverse.throttle import Throttle
+from dataverse_sync.dataverse.transport import Transport, describe
+from dataverse_sync.errors import SyncError
 from dataverse_sync.version import __version__
 
-NOON = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
-SCHEDULE = [1, 2, 4, 8, 16]
 OK = http(200, b"{}")
 TOKEN = "a-token-that-goes-to-the-api-alone"
-
-
-@pytest.fixture(autouse=True)
-def _plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NETWORK_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def fake() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-def make_transport(fake: FakeTime) -> Iterator[Callable[..., Transport]]:
-    made: list[Transport] = []
-
-    def make(
-        time: FakeTime | SlowTime = fake,
-        workers: int = 4,
-        read_timeout_s: float = 5.0,
-        **options: Any,
-    ) -> Transport:
-        throttle = Throttle(workers, time.clock, time.wait)
-        made.append(Transport(throttle, 5.0, read_timeout_s, **options))
-        return made[-1]
-
-    yield make
-    for transport in made:
-        transport.close()
-
-
-@pytest.fixture
-def transport(make_transport: Callable[..., Transport]) -> Transport:
-    return make_transport()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., LoopbackServer]]:
-    servers: list[LoopbackServer] = []
-
-    def start(*replies: Reply, script: Any = None, **options: Any) -> LoopbackServer:
-        server = LoopbackServer(script or in_turn(*replies), **options)
-        servers.append(server.__enter__())
-        return server
-
-    yield start
-    for server in servers:
-        server.__exit__(None, None, None)
-
-
-def fetch(transport: Transport, url: str, token: str | None = None) -> tuple[int, bytes]:
-    """One request with a place in the throttle, and its whole body."""
-    transport.throttle.enter()
-    try:
-        response = transport.send(
-            "GET",
-            url,
-            headers={"Accept": "application/json"},
-            retries=transport.retries(),
-            token=token,
-        )
-        with response:
-            return response.status_code, response.raw.read(decode_content=True)
-    finally:
-        transport.throttle.leave(answered=True)
-
-
-def has(condition: Callable[[], bool]) -> bool:
-    """Whether this comes true within five seconds."""
-    end = time.monotonic() + 5
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.002)
-    return True
-
-
-# Retry-After
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("7", 7.0),
-        (" 30 ", 30.0),
-        ("0", 0.0),
-        ("1.5", 1.5),
-        ("Wed, 01 May 2024 12:00:45 GMT", 45.0),
-        ("Wed, 01 May 2024 14:00:45 +0200", 45.0),
-        ("Wed, 01 May 2024 12:00:45 -0000", 45.0),
-        ("Wed, 01 May 2024 11:00:00 GMT", 0.0),
-    ],
-)
-def test_retry_after_is_read_in_seconds_and_as_a_date(text: str, seconds: float) -> None:
-    assert parse_retry_after(text, NOON) == seconds
-
-
-@pytest.mark.parametrize(
-    "text", [None, "", "soon", "-5", "1e9", "9" * 10, "Wed, 99 May 2024 12:00:45 GMT", "\u0663"]
-)
-def test_an_unusable_retry_after_is_none(text: str | None) -> None:
-    assert parse_retry_after(text, NOON) is None
-
-
-@settings(deadline=None)
-@given(
-    st.one_of(
-        st.text(),
-        st.from_regex(r"[A-Z][a-z]{2}, \d{1,5} [A-Z][a-z]{2} \d{1,6} [\d:]{0,9} ?([+-]\d+|GMT)?"),
-        st.text(alphabet="0123456789:., -+GMTWedMay"),
-    )
-)
-def test_any_retry_after_is_a_wait_or_nothing(text: str) -> None:
-    seconds = parse_retry_after(text, NOON)
-
-    assert seconds is None or 0 <= seconds < 1e12
-
-
-# The throttle
-
-
-class WouldWaitError(Exception):
-    pass
-
-
-def refuse_to_wait(_: threading.Condition, seconds: float | None) -> object:
-    raise WouldWaitError(seconds)
-
-
-@settings(deadline=None)
-@given(
-    st.integers(1, 8),
-    st.lists(st.sampled_from(["enter", "answered", "unanswered", "close", "time"]), max_size=60),
-)
-def test_whatever_happens_no_more_than_the_limit_pass_and_none_while_closed(
-    limit: int, events: list[str]
-) -> None:
-    fake = FakeTime()
-    throttle = Throttle(limit, fake.clock, refuse_to_wait)
-    inside, closed_until = 0, 0.0
-
-    for event in events:
-        if event == "enter":
-            try:
-                throttle.enter()
-            except WouldWaitError:
-                assert fake.now < closed_until or inside >= throttle.allowed
-            else:
-                inside += 1
-                assert fake.now >= closed_until
-        elif event == "close" and inside:
-            throttle.close(10)
-            closed_until = fake.now + 10
-        elif event == "time":
-            fake.now += 4
-        elif event in ("answered", "unanswered") and inside:
-            throttle.leave(event == "answered")
-            inside -= 1
-
-        assert throttle.in_flight == inside <= limit
-        assert 1 <= throttle.allowed <= limit
-
-
-def test_thirty_threads_share_three_places() -> None:
-    throttle = Throttle(3)
-    lock = threading.Lock()
-    inside: set[int] = set()
-    most = 0
-
-    def work(number: int) -> None:
-        nonlocal most
-        for _ in range(5):
-            throttle.enter()
-            with lock:
-                inside.add(number)
-                most = max(most, len(inside))
-            time.sleep(0.001)
-            with lock:
-                inside.remove(number)
-            throttle.leave(answered=True)
-
-    results = run_threads(30, work)
-
-    assert results == [None] * 30
-    assert most == 3
-    assert throttle.in_flight == 0
-
-
-def test_several_429_at_once_halve_once_and_the_places_come_back_one_by_one(
-    fake: FakeTime,
-) -> None:
-    throttle = Throttle(8, fake.clock, fake.wait)
-    for _ in range(8):
-        throttle.enter()
-    seen = []
-
-    for _ in range(5):
-        throttle.close(10)
-    halved = throttle.allowed
-    for _ in range(8):
-        throttle.leave(answered=False)
-    for _ in range(30):
-        throttle.enter()
-        throttle.leave(answered=True)
-        seen.append(throttle.allowed)
-
-    assert halved == 4
-    assert seen == [4] * 3 + [5] * 5 + [6] * 6 + [7] * 7 + [8] * 9  # six answers bring the seventh
-
-
-@pytest.mark.parametrize("wait_s", [0, 1])
-def test_a_burst_of_429_halves_once_however_long_it_asks_to_wait(
-    serve: Any, make_transport: Any, wait_s: int
-) -> None:
-    together, allowed = threading.Barrier(8), []
-    refused = http(429, b"", ("Retry-After", str(wait_s)))
-
-    def script(asked: Asked) -> Reply:
-        if len(server.asked) <= 8:
-            together.wait(10)
-            time.sleep(0.02 * asked.connection)  # one after the other, each alone
-            return refused
-        allowed.append(transport.throttle.allowed)
-        return OK
-
-    server = serve(script=script)
-    transport = make_transport(workers=8)
-    answers = run_threads(8, lambda _: fetch(transport, server.origin + "/"))
-
-    assert answers == [(200, b"{}")] * 8
-    assert min(allowed) == 4
-
-
-def test_a_429_to_what_was_sent_before_the_gate_closed_does_not_halve_again(
-    fake: FakeTime,
-) -> None:
-    throttle = Throttle(16, fake.clock, fake.wait)
-    one, late, later = (ThreadPoolExecutor(1) for _ in range(3))
-    seen = []
-
-    def do(worker: ThreadPoolExecutor, work: Callable[..., None], *values: float) -> None:
-        worker.submit(work, *values).result(5)
-        seen.append(throttle.allowed)
-
-    for _ in range(14):
-        throttle.enter()
-    for worker in (one, late):
-        do(worker, throttle.enter)
-    do(one, throttle.close, 10)
-    fake.now += 11
-    do(late, throttle.close, 10)  # the gate was open again when its 429 came
-    closed = fake.now + 10
-    for _ in range(10):
-        throttle.leave(answered=False)
-    do(later, throttle.enter)  # which waits for the gate
-    do(later, throttle.close, 10)
-    do(late, throttle.sleep, 1)  # what is sent after this wait is sent anew
-    do(late, throttle.close, 10)
-    for worker in (one, late, later):
-        worker.shutdown()
-
-    assert closed <= fake.now
-    assert seen == [16, 16, 8, 8, 8, 3, 3, 1]
-
-
-def test_an_answer_that_did_not_come_brings_no_place_back(fake: FakeTime) -> None:
-    throttle = Throttle(2, fake.clock, fake.wait)
-    throttle.enter()
-    throttle.close(1)
-
-    for _ in range(5):
-        throttle.leave(answered=False)
-        throttle.enter()
-
-    assert throttle.allowed == 1
-
-
-def test_the_time_waited_counts_the_closed_gate_once(fake: FakeTime) -> None:
-    throttle = Throttle(2, fake.clock, fake.wait)
-
-    throttle.close(10)
-    throttle.close(10)
-    fake.now += 4
-    throttle.close(10)
-    throttle.close(1)
-
-    assert throttle.waited_s == 14
-
-
-def test_a_sleeper_also_waits_for_the_gate(fake: FakeTime) -> None:
-    throttle = Throttle(2, fake.clock, fake.wait)
-    throttle.close(60)
-
-    throttle.sleep(1)
-
-    assert fake.now == 1060
-
-
-def test_stop_wakes_whoever_waits_for_the_gate_a_place_or_a_moment() -> None:
-    closed, full, sleeping = Throttle(1), Throttle(1), Throttle(1)
-    closed.close(3600)
-    full.enter()
-    throttles = [closed, full, sleeping]
-    stopper = threading.Timer(0.1, lambda: [throttle.stop() for throttle in throttles])
-    waits = [closed.enter, full.enter, lambda: sleeping.sleep(3600)]
-
-    stopper.start()
-    results = run_threads(3, lambda number: waits[number]())
-    stopper.join()
-
-    assert [type(result) for result in results] == [StoppedError] * 3
-
-
-def test_nothing_passes_after_a_stop(fake: FakeTime) -> None:
-    throttle = Throttle(1, fake.clock, fake.wait)
-
-    throttle.stop()
-
-    with pytest.raises(StoppedError):
-        throttle.enter()
-    with pytest.raises(StoppedError):
-        throttle.sleep(0)
-
-
-# Retries
-
-
-def test_a_request_without_an_answer_is_sent_again_after_1_2_4_8_and_16_s(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
-    server = serve(CLOSE)
-
-    with pytest.raises(requests.ConnectionError):
-        fetch(transport, server.origin + "/")
-
-    assert fake.waits == SCHEDULE
-    assert len(server.asked) == 6
-
-
-def test_a_host_where_nobody_listens_is_tried_six_times(
-    transport: Transport, fake: FakeTime
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-
-    with pytest.raises(requests.ConnectionError, match="refused"):
-        fetch(transport, f"http://127.0.0.1:{port}/")
-
-    assert fake.waits == SCHEDULE
-
-
-def test_a_silent_server_is_given_up_after_the_read_timeout_of_each_try(
-    serve: Any, make_transport: Any, fake: FakeTime
-) -> None:
-    silent = threading.Event()
-    server = serve(script=lambda _: Reply(b"", "close") if silent.wait(10) else CLOSE)
-    transport = make_transport(read_timeout_s=0.03)
-
-    with pytest.raises(requests.ConnectionError, match="Read timed out"):
-        fetch(transport, server.origin + "/")
-    silent.set()
-
-    assert fake.waits == SCHEDULE
-    assert len(server.asked) == 6
-
-
-@pytest.mark.parametrize("fault", [CLOSE, RESET, *map(http, (429, 500, 502, 503, 504))])
-def test_a_fault_is_recovered_from_by_the_last_retry(
-    serve: Any, transport: Transport, fake: FakeTime, fault: Reply
-) -> None:
-    server = serve(*[fault] * 5, OK)
-
-    answer = fetch(transport, server.origin + "/")
-
-    assert answer == (200, b"{}")
-    assert fake.waits == SCHEDULE
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 412, 413, 501])
-def test_a_refusal_is_not_asked_again(
-    serve: Any, transport: Transport, fake: FakeTime, status: int
-) -> None:
-    server = serve(http(status, b"no"), OK)
-
-    answer = fetch(transport, server.origin + "/")
-
-    assert answer == (status, b"no")
-    assert fake.waits == []
-
-
-def test_the_last_answer_comes_back_whole_when_the_retries_are_used_up(
-    serve: Any, transport: Transport
-) -> None:
-    server = serve(*[http(503, b"first")] * 5, http(503, b"last"))
-
-    answer = fetch(transport, server.origin + "/")
-
-    assert answer == (503, b"last")
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_retry_after_in_seconds_replaces_the_schedule(
-    serve: Any, transport: Transport, fake: FakeTime, status: int
-) -> None:
-    server = serve(http(status, b"", ("Retry-After", "37")), OK)
-
-    fetch(transport, server.origin + "/")
-
-    assert fake.waits == [37]
-
-
-def test_a_retry_after_as_a_date_is_obeyed(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
-    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    server = serve(http(429, b"", ("Retry-After", moment)), OK)
-
-    fetch(transport, server.origin + "/")
-
-    assert len(fake.waits) == 1
-    assert 90 < fake.waits[0] <= 100
-
-
-@pytest.mark.parametrize("asked", ["in a while", "0"])
-def test_a_retry_after_that_says_nothing_leaves_the_schedule(
-    serve: Any, transport: Transport, fake: FakeTime, asked: str
-) -> None:
-    server = serve(*[http(429, b"", ("Retry-After", asked))] * 3, OK)
-
-    fetch(transport, server.origin + "/")
-
-    assert fake.waits == [1, 2, 4]
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_an_hour_of_retry_after_is_capped_and_told(
-    serve: Any, make_transport: Any, fake: FakeTime, status: int
-) -> None:
-    told: list[float] = []
-    server = serve(http(status, b"", ("Retry-After", "3600")), OK)
-    transport = make_transport(on_capped=told.append)
-
-    fetch(transport, server.origin + "/")
-
-    assert fake.waits == [LONGEST_WAIT_S]
-    assert told == [3600]
-
-
-def test_ten_429_do_not_count_as_failures_and_five_more_do(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
-    server = serve(http(429, b"slow down", ("Retry-After", "2")))
-
-    answer = fetch(transport, server.origin + "/")
-
-    assert answer == (429, b"slow down")
-    assert fake.waits == [2.0] * 15
-    assert transport.throttle.waited_s == 30
-
-
-def test_no_request_leaves_while_the_gate_is_closed(serve: Any, make_transport: Any) -> None:
-    slow = SlowTime()
-    arrivals: list[float] = []
-
-    def script(_: Asked) -> Reply:
-        arrivals.append(slow.now)
-        return http(429, b"", ("Retry-After", "30")) if len(arrivals) == 1 else OK
-
-    server = serve(script=script)
-    transport = make_transport(slow)
-    first = threading.Thread(target=fetch, args=(transport, server.origin + "/1"))
-    first.start()
-    assert has(lambda: transport.throttle.waited_s == 30)
-    others = [
-        threading.Thread(target=fetch, args=(transport, f"{server.origin}/{n}")) for n in (2, 3, 4)
-    ]
-    for thread in others:
-        thread.start()
-
-    time.sleep(0.05)
-    slow.now += 29.9
-    time.sleep(0.05)
-    before = len(arrivals)
-    slow.now += 0.2
-    for thread in [first, *others]:
-        thread.join(5)
-
-    assert before == 1
-    assert len(arrivals) == 5
-    assert min(arrivals[1:]) >= 1030
-
-
-def test_a_throttled_request_gives_its_place_to_no_more_than_are_allowed(
-    serve: Any, make_transport: Any, fake: FakeTime
-) -> None:
-    lock = threading.Lock()
-    inside, most, count = 0, 0, 0
-
-    def script(_: Asked) -> Reply:
-        nonlocal inside, most, count
-        with lock:
-            inside, count = inside + 1, count + 1
-            most, throttled = max(most, inside), count % 3 == 0
-        time.sleep(0.005)
-        with lock:
-            inside -= 1
-        return http(429, b"", ("Retry-After", "1")) if throttled else OK
-
-    server = serve(script=script)
-    transport = make_transport(workers=6)
-
-    answers = run_threads(12, lambda n: [fetch(transport, server.origin + "/") for _ in range(3)])
-
-    assert answers == [[(200, b"{}")] * 3] * 12
-    assert most <= 6
-    assert transport.throttle.in_flight == 0
-
-
-def test_a_fault_with_a_body_without_end_is_left_and_a_short_one_keeps_its_connection(
-    serve: Any, transport: Transport
-) -> None:
-    def endless() -> Iterator[bytes]:
-        yield b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
-        while True:
-            yield b"10000\r\n" + b" " * 2**16 + b"\r\n"
-
-    server = serve(Reply(endless()), http(503, b"busy"), http(429, b"busy"), OK)
-
-    answer = fetch(transport, server.origin + "/")
-
-    assert answer == (200, b"{}")
-    assert [asked.connection for asked in server.asked] == [1, 2, 2, 2]
-
-
-def test_a_stop_ends_a_request_between_its_retries(serve: Any, make_transport: Any) -> None:
-    server = serve(http(503))
-    transport = make_transport(SlowTime())
-    stopper = threading.Thread(
-        target=lambda: has(lambda: len(server.asked) == 1) and transport.throttle.stop()
-    )
-
-    stopper.start()
-    with pytest.raises(StoppedError):
-        fetch(transport, server.origin + "/")
-    stopper.join()
-
-    assert len(server.asked) == 1
-
-
-def test_a_request_that_holds_no_place_does_not_touch_the_gate(
-    serve: Any, transport: Transport, fake: FakeTime
-) -> None:
-    server = serve(http(429, b"", ("Retry-After", "5")), OK)
-
-    response = transport.send(
-        "GET", server.origin + "/", headers={}, retries=transport.retries(gated=False)
-    )
-    response.close()
-
-    assert response.status_code == 200
-    assert fake.waits == [5]
-    assert transport.throttle.allowed == 4
-    assert transport.throttle.waited_s == 0
-    assert transport.throttle.in_flight == 0
-
-
-def test_every_try_is_counted_once(serve: Any, transport: Transport) -> None:
-    server = serve(CLOSE, http(503), http(429), OK)
-    transport.count_requests()
-
-    fetch(transport, server.origin + "/")
-
-    assert transport.count_requests() == 4
-    assert transport.count_requests() == 0
-
 
 # What goes out
 
@@ -627,7 +42,7 @@ NEXT_LINK = (
 )
 
 
-def test_a_url_goes_out_byte_for_byte_on_every_try(serve: Any, transport: Transport) -> None:
+def test_url_goes_out_byte_for_byte(serve: Any, transport: Transport) -> None:
     server = serve(CLOSE, http(503), OK)
 
     fetch(transport, server.origin + NEXT_LINK)
@@ -642,7 +57,7 @@ PRINTABLE = string.ascii_letters + string.digits + "%/?:@!$&'()*+,;=-._~[]{}|\\^
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(alphabet=PRINTABLE, max_size=40))
-def test_whatever_is_printable_goes_out_as_it_is(text: str) -> None:
+def test_printable_url_goes_out_verbatim(text: str) -> None:
     fake = FakeTime()
     transport = Transport(Throttle(1, fake.clock, fake.wait), 5, 5)
     target = "/api/data/v9.2/accounts?" + text
@@ -655,9 +70,7 @@ def test_whatever_is_printable_goes_out_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a b", "é", "a\r\nX-Injected: 1", "a\tb"])
-def test_what_may_not_stand_in_a_url_is_quoted_and_breaks_no_line(
-    serve: Any, transport: Transport, text: str
-) -> None:
+def test_unsafe_characters_are_quoted(serve: Any, transport: Transport, text: str) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/accounts?name=" + text)
@@ -666,7 +79,7 @@ def test_what_may_not_stand_in_a_url_is_quoted_and_breaks_no_line(
     assert "x-injected" not in server.asked[0].headers
 
 
-def test_a_fragment_stays_at_home(serve: Any, transport: Transport) -> None:
+def test_fragment_is_not_sent(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/accounts?a=%2f#part")
@@ -674,7 +87,7 @@ def test_a_fragment_stays_at_home(serve: Any, transport: Transport) -> None:
     assert server.targets() == ["/accounts?a=%2f"]
 
 
-def test_a_request_carries_only_its_own_headers(serve: Any, transport: Transport) -> None:
+def test_request_carries_only_its_headers(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     fetch(transport, server.origin + "/", TOKEN)
@@ -688,7 +101,7 @@ def test_a_request_carries_only_its_own_headers(serve: Any, transport: Transport
     }
 
 
-def test_a_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
+def test_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
     server = serve(http(200, b"", ("Set-Cookie", "ARRAffinity=0a1b2c; Path=/; HttpOnly")))
 
     fetch(transport, server.origin + "/")
@@ -697,7 +110,7 @@ def test_a_cookie_is_not_sent_back(serve: Any, transport: Transport) -> None:
     assert "cookie" not in server.asked[1].headers
 
 
-def test_a_redirect_is_not_followed_and_no_token_leaves(serve: Any, transport: Transport) -> None:
+def test_redirect_gets_no_token(serve: Any, transport: Transport) -> None:
     elsewhere = serve(OK)
     server = serve(http(302, b"", ("Location", elsewhere.origin + "/")))
 
@@ -707,7 +120,7 @@ def test_a_redirect_is_not_followed_and_no_token_leaves(serve: Any, transport: T
     assert elsewhere.asked == []
 
 
-def test_a_netrc_file_is_not_used(
+def test_netrc_file_is_not_used(
     serve: Any, transport: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / ".netrc"
@@ -724,7 +137,7 @@ def test_a_netrc_file_is_not_used(
     assert "authorization" not in server.asked[1].headers
 
 
-def test_credentials_in_a_link_are_not_sent(serve: Any, transport: Transport) -> None:
+def test_credentials_in_link_are_not_sent(serve: Any, transport: Transport) -> None:
     server = serve(OK)
     link = server.origin.replace("://", "://me:word@") + "/"
 
@@ -734,7 +147,7 @@ def test_credentials_in_a_link_are_not_sent(serve: Any, transport: Transport) ->
     assert [asked.headers.get("authorization") for asked in server.asked] == [None, "Bearer token"]
 
 
-def test_the_proxies_are_looked_up_once_for_all_threads(
+def test_proxies_are_looked_up_once(
     serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -756,7 +169,7 @@ def test_the_proxies_are_looked_up_once_for_all_threads(
     assert len(asked) == 1
 
 
-def test_a_proxy_is_not_used_for_loopback(
+def test_proxy_not_used_for_loopback(
     serve: Any, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, server = serve(OK), serve(OK)
@@ -769,7 +182,7 @@ def test_a_proxy_is_not_used_for_loopback(
     assert len(server.asked) == 1
 
 
-def test_a_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
+def test_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
     server = serve(zipped(b'{"value":[]}'))
 
     _, body = fetch(transport, server.origin + "/")
@@ -777,9 +190,7 @@ def test_a_zipped_answer_is_unzipped(serve: Any, transport: Transport) -> None:
     assert body == b'{"value":[]}'
 
 
-def test_a_thread_keeps_its_connection_and_shares_it_with_no_other(
-    serve: Any, transport: Transport
-) -> None:
+def test_thread_keeps_its_own_connection(serve: Any, transport: Transport) -> None:
     server = serve(OK)
 
     run_threads(3, lambda n: [fetch(transport, f"{server.origin}/{n}") for _ in range(4)])
@@ -790,11 +201,6 @@ def test_a_thread_keeps_its_connection_and_shares_it_with_no_other(
 
 
 # TLS
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 def tls_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
@@ -809,7 +215,7 @@ def trust(authority: trustme.CA, variable: str, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
-def test_an_authority_of_ones_own_is_trusted_through_the_environment(
+def test_own_authority_trusted_by_environment(
     serve: Any,
     transport: Transport,
     authority: trustme.CA,
@@ -826,7 +232,7 @@ def test_an_authority_of_ones_own_is_trusted_through_the_environment(
     assert server.targets() == [NEXT_LINK] * 2
 
 
-def test_threads_share_what_is_trusted(
+def test_threads_share_the_trust_store(
     serve: Any,
     transport: Transport,
     authority: trustme.CA,
@@ -861,7 +267,7 @@ def issue(authority: trustme.CA, fault: str) -> ssl.SSLContext:
         ("unknown authority", "unable to get local issuer"),
     ],
 )
-def test_a_certificate_that_does_not_hold_is_refused_at_once(
+def test_bad_certificate_is_refused_at_once(
     serve: Any,
     transport: Transport,
     fake: FakeTime,
@@ -881,7 +287,7 @@ def test_a_certificate_that_does_not_hold_is_refused_at_once(
     assert server.asked == []
 
 
-def test_a_self_signed_certificate_is_refused_at_once(
+def test_self_signed_certificate_is_refused(
     serve: Any, transport: Transport, fake: FakeTime, tmp_path: Path
 ) -> None:
     nobody = trustme.CA()
@@ -898,7 +304,7 @@ def test_a_self_signed_certificate_is_refused_at_once(
     assert server.asked == []
 
 
-def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
+def test_proxy_keeps_url_and_verification(
     serve: Any,
     transport: Transport,
     fake: FakeTime,
@@ -925,3 +331,23 @@ def test_through_a_proxy_the_far_end_is_verified_and_the_url_stays_exact(
         ("CONNECT", f"{wrong}:443"),
     ]
     assert "authorization" not in proxy.asked[0].headers
+
+
+# Words for errors
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(OSError("the heart of it.")), "the heart of it"),
+        (ProtocolError("Connection aborted.", OSError("reset by peer")), "reset by peer"),
+        (MaxRetryError(None, "/", OSError("no route to host")), "no route to host"),  # type: ignore[arg-type]
+        (OSError(OSError(OSError(OSError(OSError(OSError(OSError("deep"))))))), "deep"),
+        (OSError(), "OSError"),
+        (SyncError("what"), "what"),
+        (OSError("<urllib3.connection.HTTPConnection object at 0x7f>: refused"), "refused"),
+        (OSError("HTTPSConnectionPool(host='org', port=443): Read timed out."), "Read timed out"),
+    ],
+)
+def test_network_error_described_by_its_cause(error: Exception, text: str) -> None:
+    assert describe(error) == text

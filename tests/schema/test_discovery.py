@@ -45,7 +45,7 @@ def pool():
         yield pool
 
 
-def test_metadata_knows_some_and_the_others_are_unknown():
+def test_metadata_knows_some_sets():
     client = Client([definition("account"), definition("stranger")])
 
     found = discovery.read_metadata(client, ["accounts", "contacts"])
@@ -59,13 +59,17 @@ def test_metadata_knows_some_and_the_others_are_unknown():
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        ({"Attributes": None}, "'NoneType' object is not iterable"),
-        ({"Attributes": [{}]}, "no usable LogicalName"),
-        ({"PrimaryIdAttribute": None}, "no usable PrimaryIdAttribute"),
-        ({"Attributes": "x"}, "string indices must be integers"),
+        ({"Attributes": None}, "Expected `array`, got `null` - at `$.Attributes`"),
+        (
+            {"Attributes": [{}]},
+            "Object missing required field `LogicalName` - at `$.Attributes[0]`",
+        ),
+        ({"PrimaryIdAttribute": None}, "Expected `str`, got `null` - at `$.PrimaryIdAttribute`"),
+        ({"PrimaryIdAttribute": "a b"}, "no usable PrimaryIdAttribute"),
+        ({"Attributes": "x"}, "Expected `array`, got `str` - at `$.Attributes`"),
     ],
 )
-def test_a_definition_that_cannot_be_used_is_said_and_left_out(caplog, damage, what):
+def test_misfit_definition_is_warned_of(caplog, damage, what):
     client = Client([{**definition("contact"), **damage}, definition("account")])
 
     found = discovery.read_metadata(client, ["accounts", "contacts"])
@@ -77,7 +81,7 @@ def test_a_definition_that_cannot_be_used_is_said_and_left_out(caplog, damage, w
     assert caplog.messages[0].endswith("); it goes by its first record")
 
 
-def test_where_metadata_is_refused_everything_is_unknown():
+def test_refused_metadata_leaves_all_unknown():
     refusal = RequestError("EntityDefinitions: the service answered 403", status=403)
 
     found = discovery.read_metadata(Client(refusal), ["accounts", "contacts"])
@@ -86,7 +90,7 @@ def test_where_metadata_is_refused_everything_is_unknown():
     assert found.metadata_error is refusal
 
 
-def test_samples_tell_columns_and_what_is_empty_or_refused(pool):
+def test_samples_tell_columns_or_failure(pool):
     refusal = RequestError("contacts: the service answered 403", status=403)
     client = Client(accounts={"accountid": "a1", "size": 3}, contacts=refusal, leads=None, odd={})
 
@@ -99,6 +103,6 @@ def test_samples_tell_columns_and_what_is_empty_or_refused(pool):
     assert isinstance(found.failures["odd"], PageError)
 
 
-def test_a_bug_is_no_failure_of_the_entity(pool):
+def test_bug_is_not_an_entity_failure(pool):
     with pytest.raises(ZeroDivisionError):
         discovery.read_samples(Client(accounts=ZeroDivisionError()), pool, ["accounts"])

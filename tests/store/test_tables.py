@@ -1,14 +1,12 @@
-"""Tables out of the lock, records into rows of them, and the lock file itself."""
+"""Tables out of the lock, and records into rows of them."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,9 +16,9 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from dataverse_sync.errors import ConfigError, PageError
+from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, ColumnType, Entity
-from dataverse_sync.schema.lock import Lock, dump_lock, load_lock, parse_lock, save_lock
+from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import rows as rows_module
 from dataverse_sync.store.rows import to_rows
 from dataverse_sync.store.tables import EntityTable, build_table, compile_upsert, find_misfits
@@ -368,300 +366,20 @@ def test_a_second_version_of_a_record_takes_the_place_of_the_first(stored):
     assert stored.execute(select).fetchall() == [(None, 2, versions[1])]
 
 
-# The lock file
+# Whether a lock fits the tables that are there
 
-LOCK: Lock = {
+LOCK = {
+    "accounts": ACCOUNT,
     "contacts": Entity(
         "contacts",
         "contactid",
         (Column("name", "TEXT"), Column("contactid", "TEXT"), Column("old", "REAL", gone=True)),
         "sample",
-        key_found="'contact' + 'id'",
     ),
-    "accounts": ACCOUNT,
 }
 
 
-def test_the_lock_is_sorted_and_has_one_column_a_line():
-    text = dump_lock(LOCK)
-
-    assert text.splitlines()[:18] == [
-        "{",
-        '  "version": 1,',
-        '  "entities": {',
-        '    "accounts": {',
-        '      "logical_name": "account",',
-        '      "key": "accountid",',
-        '      "key_found": "metadata",',
-        '      "source": "metadata",',
-        '      "is_intersect": false,',
-        '      "change_tracking": true,',
-        '      "columns": {',
-        '        "_ownerid_value": {"type": "TEXT", "targets": ["systemuser", "team"]},',
-        '        "accountid": {"type": "TEXT"},',
-        '        "modifiedon": {"type": "TEXT"},',
-        '        "name": {"type": "TEXT"},',
-        '        "number": {"type": "INTEGER"},',
-        '        "revenue": {"type": "REAL"}',
-        "      }",
-    ]
-    assert '        "old": {"type": "REAL", "gone": true}' in text.splitlines()
-    assert text.endswith("}\n")
-    assert json.loads(text)["version"] == 1
-
-
-def in_order(lock: Lock) -> Lock:
-    """The lock with its columns sorted, as the file has them."""
-    return {
-        name: Entity(
-            name,
-            entity.key,
-            tuple(sorted(entity.columns, key=lambda column: column.name)),
-            entity.source,
-            entity.logical_name,
-            entity.is_intersect,
-            entity.change_tracking,
-            entity.key_found,
-        )
-        for name, entity in lock.items()
-    }
-
-
-_names = st.sampled_from(["id", "name", "Name", "_ownerid_value", "x" * 128, "order", "B2"])
-
-
-@st.composite
-def _entities(draw: Any) -> Entity:
-    columns = draw(
-        st.lists(
-            st.builds(
-                Column,
-                _names,
-                st.sampled_from(["TEXT", "INTEGER", "REAL"]),
-                st.sampled_from([(), ("account",), ("team", "systemuser"), ('é"\\',)]),
-                st.booleans(),
-            ),
-            min_size=1,
-            max_size=5,
-            unique_by=lambda column: column.name,
-        )
-    )
-    return Entity(
-        draw(_names),
-        draw(st.sampled_from(columns)).name,
-        tuple(columns),
-        draw(st.sampled_from(["metadata", "sample"])),
-        draw(st.none() | st.text(max_size=5)),
-        draw(st.booleans()),
-        draw(st.booleans()),
-        draw(st.text(max_size=10)),
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(entities=st.lists(_entities(), max_size=3))
-def test_a_lock_survives_its_file(entities):
-    lock = {entity.name: entity for entity in entities}
-
-    text = dump_lock(lock)
-
-    assert parse_lock(text, "schema.json") == in_order(lock)
-    assert dump_lock(parse_lock(text, "schema.json")) == text
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda lock: lock.pop("version"), "damaged, 'version' is missing"),
-        (lambda lock: lock.update(version=0), "damaged, version is 0"),
-        (lambda lock: lock.update(version="1"), "damaged, version is '1'"),
-        (lambda lock: lock.update(version=None), "damaged, version is None"),
-        (lambda lock: lock.pop("entities"), "damaged, 'entities' is missing"),
-        (lambda lock: lock.update(entities=[]), "damaged"),
-        (lambda lock: lock["entities"].update(accounts=None), "damaged, entity accounts"),
-        (lambda lock: lock["entities"].update({"a b": {}}), "'a b' is not an entity set name"),
-    ],
-)
-def test_a_damaged_lock_is_told_with_the_way_out(change, said):
-    document = json.loads(dump_lock(LOCK))
-    change(document)
-
-    with pytest.raises(ConfigError, match=said) as caught:
-        parse_lock(json.dumps(document), "schema/schema.json")
-
-    assert caught.value.message.startswith("schema/schema.json: damaged")
-    assert "Restore the file" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"key": "id"}, "the key 'id' is not among the columns"),
-        ({"key": None}, "the key None is not among the columns"),
-        ({"source": "guess"}, "unknown source 'guess'"),
-        ({"logical_name": 5}, "the logical name is no text"),
-        ({"columns": []}, "has no attribute 'items'"),
-        ({"columns": {"a b": {"type": "TEXT"}}}, "'a b' is not a column name"),
-        ({"columns": {"x": {"type": "BLOB"}}}, "column x: unknown type 'BLOB'"),
-        ({"columns": {"x": {"type": ["TEXT"]}}}, "unknown type"),
-        ({"columns": {"x": {}}}, "'type' is missing"),
-        ({"columns": {"x": "TEXT"}}, "string indices must be integers"),
-        ({"columns": {"x": {"type": "TEXT", "targets": [5]}}}, "column x: a target is no text"),
-        ({"columns": {"x": {"type": "TEXT", "targets": None}}}, "not iterable"),
-    ],
-)
-def test_a_damaged_entity_of_a_lock_is_named(change, said):
-    document = json.loads(dump_lock(LOCK))
-    document["entities"]["accounts"].update(change)
-
-    with pytest.raises(ConfigError, match=said) as caught:
-        parse_lock(json.dumps(document), "schema.json")
-
-    assert "entity accounts: " in caught.value.message
-
-
-@pytest.mark.parametrize("missing", ["key", "key_found", "source", "logical_name", "is_intersect"])
-def test_what_is_missing_in_an_entity_is_named(missing):
-    document = json.loads(dump_lock(LOCK))
-    del document["entities"]["accounts"][missing]
-
-    with pytest.raises(ConfigError, match=f"damaged, entity accounts: '{missing}' is missing"):
-        parse_lock(json.dumps(document), "schema.json")
-
-
-def test_a_lock_of_a_newer_version_asks_for_an_update():
-    with pytest.raises(ConfigError, match=r"newer version .* \(lock version 2\)") as caught:
-        parse_lock('{"version": 2, "tables": []}', "schema.json")
-
-    assert caught.value.hint == "Update dataverse_sync."
-
-
-_damage = st.recursive(
-    st.sampled_from([None, True, False, 0, 1, -1, 2**70, 0.5, math.inf, "", "id", "é", "\ud800"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_names, inner, max_size=2),
-    max_leaves=4,
-)
-_nearly_a_column = st.fixed_dictionaries(
-    {"type": st.sampled_from(["TEXT", "INTEGER", "REAL"]) | _damage},
-    optional={"targets": st.lists(st.text(max_size=3) | _damage) | _damage, "gone": _damage},
-)
-_nearly_an_entity = st.fixed_dictionaries(
-    {},
-    optional={
-        "columns": st.dictionaries(_names | st.text(max_size=3), _nearly_a_column | _damage)
-        | st.fixed_dictionaries({"id": _nearly_a_column}),
-        "key": st.just("id") | _damage,
-        "source": st.sampled_from(["metadata", "sample"]) | _damage,
-        "logical_name": st.text(max_size=3) | _damage,
-        "is_intersect": st.booleans() | _damage,
-        "change_tracking": st.booleans() | _damage,
-        "key_found": st.text(max_size=3) | _damage,
-    },
-)
-_nearly_a_lock = st.fixed_dictionaries(
-    {"version": st.just(1)},
-    optional={
-        "entities": st.dictionaries(_names | st.text(max_size=3), _nearly_an_entity | _damage),
-        "more": _damage,
-    },
-)
-
-
-def parse(text: str) -> None:
-    """Holds that the text is a lock or a ConfigError."""
-    try:
-        lock = parse_lock(text, "schema.json")
-    except ConfigError as error:
-        assert error.message.startswith("schema.json: ")
-    else:
-        assert parse_lock(dump_lock(lock), "schema.json") == in_order(lock)
-
-
-@settings(max_examples=100, deadline=None)
-@given(document=_nearly_a_lock | _damage)
-def test_any_json_is_a_lock_or_a_config_error(document):
-    parse(json.dumps(document))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    text=st.text(max_size=50),
-    at=st.integers(0, len(dump_lock(LOCK))),
-    length=st.integers(0, 20),
-)
-def test_any_text_is_a_lock_or_a_config_error(text, at, length):
-    whole = dump_lock(LOCK)
-
-    parse(text)
-    parse(whole[:at] + text[:3] + whole[at + length :])
-
-
-@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"version": ' + "9" * 5000 + "}", "\x00"])
-def test_text_that_is_no_json_is_a_damaged_lock(text):
-    with pytest.raises(ConfigError, match=r"^schema\.json: damaged, not JSON"):
-        parse_lock(text, "schema.json")
-
-
-def test_a_lock_is_saved_and_loaded(tmp_path):
-    path = tmp_path / "new" / "folder" / "schema.json"
-
-    save_lock(path, LOCK)
-
-    assert load_lock(path) == in_order(LOCK)
-    assert path.read_bytes() == dump_lock(LOCK).encode()
-
-
-def test_a_lock_with_a_byte_order_mark_and_windows_lines_is_loaded(tmp_path):
-    path = tmp_path / "schema.json"
-    path.write_bytes(b"\xef\xbb\xbf" + dump_lock(LOCK).replace("\n", "\r\n").encode())
-
-    assert load_lock(path) == in_order(LOCK)
-
-
-def test_a_missing_lock_is_none(tmp_path):
-    assert load_lock(tmp_path / "schema.json") is None
-
-
-def test_a_lock_that_cannot_be_read_is_told(tmp_path):
-    (tmp_path / "latin.json").write_bytes(b'{"\xe9": 1}')
-
-    for path in (tmp_path, tmp_path / "latin.json"):
-        with pytest.raises(ConfigError, match="cannot be read"):
-            load_lock(path)
-
-
-def test_a_lock_takes_the_place_of_the_one_before_and_leaves_nothing_beside_it(tmp_path):
-    path = tmp_path / "schema.json"
-    save_lock(path, LOCK)
-
-    save_lock(path, {"accounts": ACCOUNT})
-
-    assert load_lock(path) == in_order({"accounts": ACCOUNT})
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_lock_that_cannot_be_written_leaves_the_one_before_whole(tmp_path, monkeypatch, broken):
-    path = tmp_path / "schema.json"
-    save_lock(path, LOCK)
-
-    def fail(*_: object) -> None:
-        assert load_lock(path) == in_order(LOCK)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(*((os, "fsync") if broken == "fsync" else (Path, "replace")), fail)
-
-    with pytest.raises(OSError, match="No space left"):
-        save_lock(path, {"accounts": ACCOUNT})
-
-    assert load_lock(path) == in_order(LOCK)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-# Whether a lock fits the tables that are there
-
-
-def tables_of(lock: Lock) -> dict[str, dict[str, tuple[str, bool]]]:
+def tables_of(lock: SchemaLock) -> dict[str, dict[str, tuple[str, bool]]]:
     return {
         name: {
             column.name: (str(column.type), column.primary_key)

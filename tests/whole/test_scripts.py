@@ -108,7 +108,7 @@ def configure_all(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_each_helps(
+def test_each_script_has_help(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
@@ -122,7 +122,7 @@ def test_each_helps(
     assert all(option in out for option in ("--env-file", "--config", "--entity"))
 
 
-def test_a_script_runs_as_a_program_from_any_folder(world: World) -> None:
+def test_script_runs_from_any_folder(world: World) -> None:
     configure_all(world)
 
     done = run_python(str(ROOT / "scripts" / "test_entity_access.py"), folder=world.folder)
@@ -132,14 +132,14 @@ def test_a_script_runs_as_a_program_from_any_folder(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_nothing_in_them_looks_like_a_test(name: str, load_script: Callable[[str], Script]) -> None:
+def test_script_holds_nothing_named_test(name: str, load_script: Callable[[str], Script]) -> None:
     module = load_script(name).module
 
     assert module.__test__ is False
     assert not [one for one in vars(module) if one.lower().startswith("test")]
 
 
-def test_pytest_collects_nothing_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytest_collects_nothing_from_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     quiet = ("-q", "-p", "no:cacheprovider")
@@ -156,9 +156,7 @@ def run_python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_missing_settings_are_told_and_exit_2(
-    name: str, load_script: Callable[[str], Script]
-) -> None:
+def test_missing_settings_exit_2(name: str, load_script: Callable[[str], Script]) -> None:
     script = load_script(name)
 
     assert script() == 2
@@ -166,7 +164,7 @@ def test_missing_settings_are_told_and_exit_2(
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_an_entity_that_is_not_configured_exits_2_and_nothing_is_asked(
+def test_unknown_entity_exits_2(
     name: str, world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -178,7 +176,7 @@ def test_an_entity_that_is_not_configured_exits_2_and_nothing_is_asked(
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_refused_sign_in_exits_3_and_shows_no_secret(
+def test_refused_sign_in_exits_3(
     name: str, world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -196,7 +194,7 @@ def test_a_refused_sign_in_exits_3_and_shows_no_secret(
 # test_pagination.py
 
 
-def test_pagination_reads_and_times_each_size(
+def test_pagination_times_each_size(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     world = make_world()
@@ -230,7 +228,7 @@ def test_pagination_follows_pages_to_the_end(
     assert "fits on one page of 23" in script.out
 
 
-def test_pagination_goes_on_where_the_order_by_key_is_refused(
+def test_pagination_without_order_by_key(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     table = Table("vin_x", "vin_xes", "vin_xid", [Column("vin_name", "String")], orderable=False)
@@ -243,9 +241,7 @@ def test_pagination_goes_on_where_the_order_by_key_is_refused(
     assert script.cells("4")[:3] == ["4", "3", "9"]
 
 
-def test_pagination_finds_keys_that_come_twice(
-    world: World, load_script: Callable[[str], Script]
-) -> None:
+def test_pagination_finds_repeated_keys(world: World, load_script: Callable[[str], Script]) -> None:
     configure_all(world)
     world.emulator.control.fault(Fault("repeat_page", match="skiptoken", times=1))
     script = load_script("test_pagination")
@@ -255,7 +251,7 @@ def test_pagination_finds_keys_that_come_twice(
     assert "No size is best" in script.out
 
 
-def test_pagination_finds_that_two_sizes_read_different_records(
+def test_pagination_finds_differing_sizes(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -278,16 +274,14 @@ def test_pagination_of_an_unknown_set_fails(
 
 
 @pytest.mark.parametrize("sizes", ["0", "5001", "many", ""])
-def test_pagination_takes_only_sizes_that_the_service_takes(
-    sizes: str, load_script: Callable[[str], Script]
-) -> None:
+def test_pagination_refuses_odd_sizes(sizes: str, load_script: Callable[[str], Script]) -> None:
     assert load_script("test_pagination")("--sizes", sizes) == 2
 
 
 # test_entity_access.py
 
 
-def test_access_tells_of_each_entity_set_what_a_sync_can_go_by(
+def test_access_describes_each_entity_set(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -305,7 +299,7 @@ def test_access_tells_of_each_entity_set_what_a_sync_can_go_by(
     assert not [one for one in world.emulator.log if one.records > 1 and one.kind == "data"]
 
 
-def test_access_says_why_a_set_cannot_be_read(
+def test_access_says_why_set_is_unreadable(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     secret = Table("vin_secret", "vin_secrets", "vin_secretid", [], privilege_missing=True)
@@ -322,7 +316,7 @@ def test_access_says_why_a_set_cannot_be_read(
     assert "1 of 3 entity sets can be read." in script.out
 
 
-def test_access_without_metadata_guesses_the_key_and_counts(
+def test_access_without_metadata_guesses_key(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     world = make_world([CANDIDATES, ACCOUNTS, CONTACTS, LINKS, PRODUCTS], metadata_readable=False)
@@ -340,7 +334,7 @@ def test_access_without_metadata_guesses_the_key_and_counts(
     assert "The metadata cannot be read" in script.out
 
 
-def test_access_tells_that_tracking_is_refused(
+def test_access_tells_of_refused_tracking(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     world.emulator.control.tracking_denied.add("vin_products")
@@ -394,9 +388,7 @@ def read_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths}
 
 
-def test_mocks_hold_nothing_of_the_originals(
-    people: World, load_script: Callable[[str], Script]
-) -> None:
+def test_mocks_hold_no_original_value(people: World, load_script: Callable[[str], Script]) -> None:
     employer, ids = fill_people(people)
     script = load_script("generate_mocks")
 
@@ -416,9 +408,7 @@ def test_mocks_hold_nothing_of_the_originals(
         assert original.lower() not in everything, original
 
 
-def test_mocks_are_plausible_and_agree_with_each_other(
-    people: World, load_script: Callable[[str], Script]
-) -> None:
+def test_mocks_agree_with_each_other(people: World, load_script: Callable[[str], Script]) -> None:
     employer, _ = fill_people(people)
     script = load_script("generate_mocks")
     script("--output", "mocks", "--records", "2")
@@ -453,9 +443,7 @@ def test_mocks_are_plausible_and_agree_with_each_other(
     assert "no_such_column" in files["error_responses/400.json"]
 
 
-def test_mocks_keep_values_when_told_to(
-    people: World, load_script: Callable[[str], Script]
-) -> None:
+def test_mocks_keep_values_on_demand(people: World, load_script: Callable[[str], Script]) -> None:
     fill_people(people)
     script = load_script("generate_mocks")
 
@@ -465,7 +453,7 @@ def test_mocks_keep_values_when_told_to(
     assert all(record in saved for record in people.source("vin_people").values())
 
 
-def test_mocks_of_a_refused_set_are_its_error_without_ids(
+def test_mocks_of_refused_set_are_errors(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     secret = Table("vin_secret", "vin_secrets", "vin_secretid", [], privilege_missing=True)
@@ -484,9 +472,7 @@ def test_mocks_of_a_refused_set_are_its_error_without_ids(
     assert "1 of 2 entity sets saved." in script.out
 
 
-def test_mocks_are_never_written_over_others(
-    people: World, load_script: Callable[[str], Script]
-) -> None:
+def test_mocks_are_not_overwritten(people: World, load_script: Callable[[str], Script]) -> None:
     fill_people(people)
     (people.folder / "mocks").mkdir()
     (people.folder / "mocks" / "mine.json").write_text("{}")
@@ -497,7 +483,7 @@ def test_mocks_are_never_written_over_others(
     assert read_files(people.folder / "mocks") == {"mine.json": "{}"}
 
 
-def test_the_links_of_a_real_service_are_disguised_too(
+def test_links_of_real_service_are_disguised(
     load_script: Callable[[str], Script],
 ) -> None:
     module = load_script("generate_mocks").module
@@ -519,7 +505,7 @@ def test_the_links_of_a_real_service_are_disguised_too(
     assert made_up.endswith("%2522%2520%252f%253e%22%20istracking=%22False%22%20/%3E")
 
 
-def test_half_a_surrogate_pair_stays_writable(load_script: Callable[[str], Script]) -> None:
+def test_lone_surrogate_stays_writable(load_script: Callable[[str], Script]) -> None:
     module = load_script("generate_mocks").module
     disguise = module.Disguise("https://northmoor.api.crm4.dynamics.com/api/data/v9.2/", b"secret")
 
@@ -537,7 +523,7 @@ def fill_accounts(world: World, count: int) -> list[str]:
     return insert(world.emulator, "accounts", [{"name": f"Account {n}"} for n in range(count)])
 
 
-def test_filtering_returns_exactly_what_is_asked_for(
+def test_filtering_returns_the_ids_asked(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     world = make_world()
@@ -554,7 +540,7 @@ def test_filtering_returns_exactly_what_is_asked_for(
     assert sum(text.count("accountid eq ") for text in asked) == 120
 
 
-def test_filtering_takes_its_ids_from_a_database(
+def test_filtering_takes_ids_from_database(
     world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -570,7 +556,7 @@ def test_filtering_takes_its_ids_from_a_database(
     assert kept not in script.out
 
 
-def test_filtering_finds_records_that_nobody_asked_for_or_that_come_twice(
+def test_filtering_finds_unasked_and_repeated_records(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     world = make_world()
@@ -588,7 +574,7 @@ def test_filtering_finds_records_that_nobody_asked_for_or_that_come_twice(
     assert re.search(rf"twice: +1: {asked}$", script.out, re.MULTILINE)
 
 
-def test_filtering_of_nothing_is_no_success(
+def test_filtering_nothing_fails(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     configure_all(make_world())
@@ -598,7 +584,7 @@ def test_filtering_of_nothing_is_no_success(
     assert "nothing was verified" in script.out
 
 
-def test_filtering_of_a_forbidden_set_fails(
+def test_filtering_forbidden_set_fails(
     make_world: Callable[..., World], load_script: Callable[[str], Script]
 ) -> None:
     secret = Table("vin_secret", "vin_secrets", "vin_secretid", [], privilege_missing=True)
@@ -610,7 +596,7 @@ def test_filtering_of_a_forbidden_set_fails(
 
 
 @pytest.mark.parametrize("content", [None, "no database"])
-def test_filtering_without_the_database_named_exits_2(
+def test_filtering_without_database_exits_2(
     content: str | None, world: World, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -636,7 +622,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-def test_full_sync_of_a_few_entities_is_well_and_leaves_nothing_behind(
+def test_full_sync_leaves_nothing_behind(
     world: World, temporary: Path, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -652,7 +638,7 @@ def test_full_sync_of_a_few_entities_is_well_and_leaves_nothing_behind(
     assert not world.db_path.exists()
 
 
-def test_full_sync_keeps_the_database_when_told_to(
+def test_full_sync_keeps_database_on_demand(
     world: World, temporary: Path, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -667,7 +653,7 @@ def test_full_sync_keeps_the_database_when_told_to(
     assert world.is_mirror("vin_products")
 
 
-def test_full_sync_tells_what_the_second_sync_finds_new(
+def test_full_sync_tells_second_sync_news(
     world: World, temporary: Path, load_script: Callable[[str], Script]
 ) -> None:
     configure_all(world)
@@ -686,7 +672,7 @@ def test_full_sync_tells_what_the_second_sync_finds_new(
     assert "Not all is well" in script.out
 
 
-def test_full_sync_with_an_unknown_set_fails_and_syncs_the_others(
+def test_full_sync_with_unknown_set_fails(
     world: World, temporary: Path, load_script: Callable[[str], Script]
 ) -> None:
     configure(world, ["vin_candidates", "vin_unicorns"])

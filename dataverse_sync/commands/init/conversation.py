@@ -34,7 +34,7 @@ from dataverse_sync.commands.init.tables import (
 )
 from dataverse_sync.commands.options import ENTITY_LIST
 from dataverse_sync.config import Config, check_entities
-from dataverse_sync.dataverse.session import Environment, open_environment
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import AuthError, ConfigError, UnreachableError
 from dataverse_sync.redaction import Redactor
 
@@ -92,8 +92,8 @@ def run_init(options: InitOptions, user: User, redactor: Redactor) -> bool:
     _check_missing(options)
     try:
         with ExitStack() as stack:
-            config, environment = _sign_in(options, user, redactor, stack)
-            tables, proposal = _choose_tables(options, environment, user)
+            config, session = _sign_in(options, user, redactor, stack)
+            tables, proposal = _choose_tables(options, session, user)
         return _write(options, user, config, tables, proposal)
     except EOFError:
         raise ConfigError(
@@ -123,7 +123,7 @@ def _check_missing(options: InitOptions) -> None:
 
 def _sign_in(
     options: InitOptions, user: User, redactor: Redactor, stack: ExitStack
-) -> tuple[Config, Environment]:
+) -> tuple[Config, Session]:
     """Ask for what is missing until the sign-in succeeds, three times at most."""
     known = options
     for left in reversed(range(TRIES)):
@@ -138,7 +138,9 @@ def _sign_in(
             redactor.add(known.client_secret)
             config = Config(known.url, known.client_id, known.client_secret)
             user.tell(f"Signing in to {config.api_origin} ...")
-            return config, stack.enter_context(open_environment(config, redactor))
+            session = stack.enter_context(open_session(config, redactor))
+            session.sign_in()
+            return config, session
         except (ConfigError, AuthError, UnreachableError) as error:
             if not options.interactive or not left:
                 raise
@@ -171,15 +173,15 @@ def _find_doubtful(error: Exception) -> list[str]:
 
 
 def _choose_tables(
-    options: InitOptions, environment: Environment, user: User
+    options: InitOptions, session: Session, user: User
 ) -> tuple[list[TableInfo], Proposal]:
-    tables = list_tables(environment, user.tell)
+    tables = list_tables(session, user.tell)
     if not options.words:
-        tables = keep_readable(environment, tables, user.tell)
+        tables = keep_readable(session, tables, user.tell)
         for line in format_tables(tables):
             user.tell(line)
     names = _pick_tables(options, tables, user)
-    unreadable = find_unreadable(environment, tables, names)
+    unreadable = find_unreadable(session, tables, names)
     for name, error in unreadable.items():
         user.tell(f"left out, since it cannot be read: {name}: {error}")
     readable = [name for name in names if name not in unreadable]
@@ -188,7 +190,7 @@ def _choose_tables(
             "none of the tables picked can be read; nothing was written",
             "Give the application user a role that may read them (organization level).",
         )
-    return tables, get_proposal(environment, readable, tables)
+    return tables, get_proposal(session, readable, tables)
 
 
 def _pick_tables(options: InitOptions, tables: Sequence[TableInfo], user: User) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from textwrap import wrap
 
+import msgspec
+
 from dataverse_sync.commands.init.tables import TableInfo, find_unreadable
 from dataverse_sync.dataverse.definitions import parse_definition
-from dataverse_sync.dataverse.session import Environment
+from dataverse_sync.dataverse.session import Session
 from dataverse_sync.model import Entity, EntityConfig
 
 PICK_CUSTOM = "custom"  # picks all custom tables
@@ -88,25 +90,23 @@ class Proposal:
     others: tuple[str, ...] = ()  # custom tables that are linked to, and were not picked
 
 
-def get_proposal(
-    environment: Environment, names: Sequence[str], tables: Sequence[TableInfo]
-) -> Proposal:
+def get_proposal(session: Session, names: Sequence[str], tables: Sequence[TableInfo]) -> Proposal:
     """Ask for the columns of the tables picked, and propose what to sync with them."""
-    targets = find_targets(_get_entities(environment, names), tables)
+    targets = find_targets(_get_entities(session, names), tables)
     more = {table.name for table in targets if table.name not in names}
-    more -= find_unreadable(environment, tables, more).keys()
-    intersects = _get_entities(environment, [table.name for table in tables if table.intersect])
+    more -= find_unreadable(session, tables, more).keys()
+    intersects = _get_entities(session, [table.name for table in tables if table.intersect])
     proposal = propose(names, [t for t in targets if t.name in more], intersects, tables)
-    unreadable = find_unreadable(environment, tables, proposal.junctions)
+    unreadable = find_unreadable(session, tables, proposal.junctions)
     readable = {name: it for name, it in proposal.junctions.items() if name not in unreadable}
     return replace(proposal, junctions=readable)
 
 
-def _get_entities(environment: Environment, names: Sequence[str]) -> list[Entity]:
+def _get_entities(session: Session, names: Sequence[str]) -> list[Entity]:
     found = []
-    for definition in environment.client.get_definitions(names):
+    for definition in session.client.get_definitions(names):
         # A definition that cannot be understood has no links that we know of.
-        with suppress(KeyError, TypeError, AttributeError):
+        with suppress(msgspec.ValidationError):
             found.append(parse_definition(definition))
     return found
 
@@ -128,7 +128,7 @@ def propose(
     Args:
         names: The entity sets that were picked.
         targets: The tables that they link to and that can be read.
-        intersects: The junction tables of the environment, with their columns.
+        intersects: The junction tables of the session, with their columns.
         tables: All tables.
     """
     whole = tuple(names)

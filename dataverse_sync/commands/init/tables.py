@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from dataverse_sync.commands.console import Tell
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Environment
+from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import IDENTIFIER, PageRequest
 
@@ -59,14 +59,14 @@ class TableInfo:
         return _MICROSOFTS.match(self.logical_name) is not None
 
 
-def list_tables(environment: Environment, tell: Tell) -> list[TableInfo]:
+def list_tables(session: Session, tell: Tell) -> list[TableInfo]:
     """Every table that can be synced, with about how many records it has.
 
     Raises:
         RequestError: The metadata cannot be read.
     """
     try:
-        definitions = environment.client.get_metadata("EntityDefinitions", select=_COLUMNS)
+        definitions = session.client.get_metadata("EntityDefinitions", select=_COLUMNS)
     except RequestError as error:
         raise RequestError(
             f"the tables cannot be listed: {error.message}",
@@ -77,7 +77,7 @@ def list_tables(environment: Environment, tell: Tell) -> list[TableInfo]:
     parsed = [parse_table(definition) for definition in definitions]
     tables = sorted((table for table in parsed if table), key=lambda table: table.name.lower())
     tell(f"Counting the rows of {len(tables)} tables ...")
-    counts = _count(environment, [table.logical_name for table in tables if table.is_usual])
+    counts = _count(session, [table.logical_name for table in tables if table.is_usual])
     return [replace(table, rows=counts.get(table.logical_name)) for table in tables]
 
 
@@ -118,12 +118,12 @@ def _find_label(definition: dict[str, object], member: str) -> str:
     return " ".join(text.split())[:100]
 
 
-def _count(environment: Environment, names: Sequence[str]) -> dict[str, int]:
+def _count(session: Session, names: Sequence[str]) -> dict[str, int]:
     """About how many records each table has; one that cannot be counted is left out."""
 
     def count(batch: Sequence[str]) -> dict[str, int]:
         try:
-            return environment.client.get_counts(batch)
+            return session.client.get_counts(batch)
         except EntityError as error:
             is_refused = isinstance(error, RequestError) and error.status in (400, 404)
             if not is_refused or len(batch) == 1:
@@ -133,37 +133,35 @@ def _count(environment: Environment, names: Sequence[str]) -> dict[str, int]:
 
     starts = range(0, len(names), COUNTED_AT_ONCE)
     counts: dict[str, int] = {}
-    for found in environment.pool.map(count, [names[i : i + COUNTED_AT_ONCE] for i in starts]):
+    for found in session.pool.map(count, [names[i : i + COUNTED_AT_ONCE] for i in starts]):
         counts.update(found)
     return counts
 
 
 def find_unreadable(
-    environment: Environment, tables: Sequence[TableInfo], names: Collection[str]
+    session: Session, tables: Sequence[TableInfo], names: Collection[str]
 ) -> dict[str, str]:
     """Which of the named tables the app may not read, and why; one key of each is asked for."""
 
     def find_error(table: TableInfo) -> str:
-        url = odata.build_url(environment.client.api_url, table.name, select=(table.key,), top=1)
+        url = odata.build_url(session.client.api_url, table.name, select=(table.key,), top=1)
         try:
-            page = environment.client.get_page(PageRequest(table.name, url, top=True))
+            page = session.client.get_page(PageRequest(table.name, url, top=True))
         except EntityError as error:
             return error.message
-        environment.client.release(page)
+        session.client.release(page)
         return ""
 
     named = [table for table in tables if table.name in names]
-    errors = environment.pool.map(find_error, named)
+    errors = session.pool.map(find_error, named)
     return {table.name: error for table, error in zip(named, errors, strict=True) if error}
 
 
-def keep_readable(
-    environment: Environment, tables: Sequence[TableInfo], tell: Tell
-) -> list[TableInfo]:
+def keep_readable(session: Session, tables: Sequence[TableInfo], tell: Tell) -> list[TableInfo]:
     """All tables but those that hold rows, or may hold some, and cannot be read."""
     asked = [t.name for t in tables if t.is_usual and (t.custom or t.rows != 0)]
     tell(f"Checking which of {len(asked)} tables the app can read ...")
-    unreadable = find_unreadable(environment, tables, asked)
+    unreadable = find_unreadable(session, tables, asked)
     if unreadable:
         tell(f"{len(unreadable)} tables cannot be read by the app; they are not shown")
     return [table for table in tables if table.name not in unreadable]

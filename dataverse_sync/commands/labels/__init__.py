@@ -27,7 +27,7 @@ from dataverse_sync.commands.labels.reading import (
 )
 from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.session import open_environment
+from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import EntityConfig
 from dataverse_sync.redaction import Redactor
@@ -126,7 +126,8 @@ def run_labels(
         stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
         tables = _load_tables(config, entities)
         names = [entity.name for entity in selected if entity.name in tables]
-        with open_environment(config, redactor) as session:
+        with open_session(config, redactor) as session:
+            session.sign_in()
             described, warnings = get_descriptions(session.client, tables)
             labels = get_labels(session, tables, names, described, tell)
         shown = _choose_language(labels, language)

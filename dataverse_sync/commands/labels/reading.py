@@ -19,7 +19,7 @@ from typing import Any
 from dataverse_sync.commands.console import Tell
 from dataverse_sync.dataverse import definitions, odata
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import Environment as Session
+from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, PageRequest
 from dataverse_sync.store import choices

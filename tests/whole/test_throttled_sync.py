@@ -99,7 +99,7 @@ def closed_s(gate: Gate) -> float:
 
 
 @pytest.mark.parametrize("kind", SMALL_WINDOWS)
-def test_forty_entity_sets_complete_under_a_limit(make_world: Any, gate: Gate, kind: str) -> None:
+def test_forty_entity_sets_complete_under_limit(make_world: Any, gate: Gate, kind: str) -> None:
     world: World = make_world(TABLES, limits=SMALL_WINDOWS[kind], latency_s=0.05)
 
     report, refused = sync_throttled(world)
@@ -112,9 +112,7 @@ def test_forty_entity_sets_complete_under_a_limit(make_world: Any, gate: Gate, k
     assert said in format_summary(report)
 
 
-def test_the_limits_of_dataverse_itself_with_a_budget_that_runs_out(
-    make_world: Any, gate: Gate
-) -> None:
+def test_sync_completes_under_dataverse_limits(make_world: Any, gate: Gate) -> None:
     # As much of it for each second of the window: four requests that are always busy.
     limits = Limits(in_flight=52, requests=6000, execution_s=4.0, window_s=1.0)
     world: World = make_world(TABLES, limits=limits, latency_s=0.1)
@@ -126,7 +124,7 @@ def test_the_limits_of_dataverse_itself_with_a_budget_that_runs_out(
     assert world.emulator.most_in_flight <= 50
 
 
-def test_never_more_requests_are_in_flight_than_workers(make_world: Any) -> None:
+def test_requests_in_flight_bounded_by_workers(make_world: Any) -> None:
     world: World = make_world(TABLES, latency_s=0.05)
 
     run_sync(world.config(workers=7), ENTITIES)

@@ -1,0 +1,108 @@
+"""Memory for the bodies of pages: a limit on bytes held at once, and a map for each body.
+
+Each body has an anonymous map of its own, which goes back to the system when nothing refers
+to the page any more. Freed memory that came from ``malloc`` stays with the thread that asked
+for it: 50 tables with pages of 20 MB peak at 280 MB with maps, and at 650 MB with bytearrays,
+while both take the same CPU time.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+from contextlib import suppress
+
+from urllib3.response import BaseHTTPResponse
+
+from dataverse_sync.dataverse.throttle import StoppedError
+
+PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and its commit
+LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more cannot be a page of 5,000 records
+_CHUNK = 2**18
+
+
+class TooLargeError(Exception):
+    """A body is larger than any page can be."""
+
+
+class PageBudget:
+    """Bounds the bytes of pages held at once.
+
+    Two pages of any size always fit: one being stored and one on its way.
+    """
+
+    def __init__(self, limit: int = PAGES_HELD) -> None:
+        self._limit = limit
+        self._held = 0
+        self._pages = 0
+        self._stopped = False
+        self._condition = threading.Condition()
+
+    def acquire(self, size: int) -> None:
+        """Wait until a page of this size fits, and reserve its bytes.
+
+        Raises:
+            StoppedError: The run ended meanwhile.
+        """
+        with self._condition:
+            while self._pages > 1 and self._held + size > self._limit:
+                if self._stopped:
+                    raise StoppedError
+                self._condition.wait()
+            self._pages += 1
+            self._held += size
+
+    def adjust(self, difference: int) -> None:
+        """Replace a reservation by the actual size: add actual less reserved."""
+        with self._condition:
+            self._held += difference
+            self._condition.notify_all()
+
+    def release(self, size: int) -> None:
+        """Give a page and its bytes back."""
+        with self._condition:
+            self._pages -= 1
+            self._held -= size
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """Make threads that wait raise ``StoppedError``: the run is ending."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+
+
+def read_body(response: BaseHTTPResponse, expected: int) -> memoryview:
+    """A whole body, inflated.
+
+    Args:
+        response: Its headers have been read, its body not yet.
+        expected: How many bytes it will probably have.
+
+    Raises:
+        TooLargeError: It has more than ``LARGEST_PAGE`` bytes.
+    """
+    body = _map(expected)
+    size = 0
+    while chunk := response.read(_CHUNK, decode_content=True):
+        needed = size + len(chunk)
+        if needed > LARGEST_PAGE:
+            raise TooLargeError
+        if needed > len(body):
+            larger = _map(2 * needed)
+            larger[:size] = body[:size]
+            body = larger
+        body[size:needed] = chunk
+        size = needed
+    return memoryview(body)[:size]
+
+
+def _map(size: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    body = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # of a system that has none
+            body.madvise(mmap.MADV_HUGEPAGE)  # to be filled in few steps, not page by page
+    return body

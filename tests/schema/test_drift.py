@@ -1,0 +1,90 @@
+"""Drift between the locked schema and the live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataverse_sync.model import Column, Entity
+from dataverse_sync.schema.drift import accept_entity, diff_entity
+
+
+def entity(columns: Mapping[str, Any], source: Any = "metadata", name: str = "accounts") -> Entity:
+    made = tuple(Column(name, type) for name, type in columns.items())
+    return Entity(name, "accountid", made, source)
+
+
+def test_changed_columns_are_told():
+    locked = entity({"accountid": "TEXT", "gone": "REAL", "number": "TEXT"})
+    live = entity({"number": "INTEGER", "accountid": "TEXT", "fresh": "INTEGER"})
+
+    found = diff_entity(locked, live)
+
+    assert [str(drift) for drift in found] == [
+        "accounts.fresh: new column (INTEGER), kept in json_response",
+        "accounts.gone: column (REAL) is gone from Dataverse",
+        "accounts.number: type changed from TEXT to INTEGER",
+    ]
+    assert [drift.severity for drift in found] == ["info", "breaking", "breaking"]
+
+
+_COLUMNS = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(["TEXT", "INTEGER", "REAL"])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(was=_COLUMNS, now=_COLUMNS, same=st.booleans())
+def test_equal_columns_have_no_drift(was, now, same):
+    now = dict(reversed(was.items())) if same else now
+
+    found = diff_entity(entity(was), entity(now))
+
+    assert (found == []) == (was == now)
+    changed = dict(was)
+    for drift in found:
+        assert drift.column is not None
+        assert changed.pop(drift.column, None) == drift.old_type
+        if drift.new_type is not None:
+            changed[drift.column] = drift.new_type
+    assert changed == now
+
+
+@settings(max_examples=60, deadline=None)
+@given(was=_COLUMNS, now=_COLUMNS, sources=st.sampled_from(["ms", "sm", "ss"]))
+def test_sample_proves_no_type_change(was, now, sources):
+    kinds = {"m": "metadata", "s": "sample"}
+
+    found = diff_entity(entity(was, kinds[sources[0]]), entity(now, kinds[sources[1]]))
+
+    assert {drift.column for drift in found} == was.keys() ^ now.keys()
+    assert {drift.change for drift in found} <= {"column_added", "column_removed"}
+
+
+def test_removed_column_is_told_once():
+    gone = Column("old", "REAL", gone=True)
+    locked = Entity("accounts", "accountid", (Column("accountid", "TEXT"), gone), "metadata")
+
+    away = diff_entity(locked, entity({"accountid": "TEXT"}))
+    back = diff_entity(locked, entity({"accountid": "TEXT", "old": "TEXT"}))
+
+    assert away == []
+    assert [str(drift) for drift in back] == [
+        "accounts.old: new column (TEXT), kept in json_response"
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(was=_COLUMNS, now=_COLUMNS, drop=st.booleans())
+def test_accepted_schema_equals_live(was, now, drop):
+    locked, live = entity(was), entity(now)
+
+    accepted = accept_entity(locked, live, drop)
+
+    assert diff_entity(accepted, live) == []
+    kept = {column.name: column.type for column in accepted.columns if column.gone}
+    assert kept == ({} if drop else {name: was[name] for name in was.keys() - now.keys()})
+    assert accept_entity(accepted, live, drop) == accepted
