@@ -60,7 +60,7 @@ def config(**changes: Any) -> Config:
 # Settings: the environment and the .env file
 
 
-def test_settings_are_read_from_the_env_file_of_the_working_folder():
+def test_env_file_of_folder_is_read():
     Path(".env").write_text(f"# mine\nDATAVERSE_API_URL={API}\nexport SQLITE_DB_PATH='a b.db'\n")
 
     found = load_settings()
@@ -69,7 +69,7 @@ def test_settings_are_read_from_the_env_file_of_the_working_folder():
     assert found["SQLITE_DB_PATH"] == "a b.db"
 
 
-def test_a_real_variable_wins_over_the_env_file(monkeypatch):
+def test_variable_wins_over_env_file(monkeypatch):
     Path(".env").write_text("DATAVERSE_CLIENT_ID=from-file\nDATAVERSE_SCOPE=file-scope\n")
     monkeypatch.setenv("DATAVERSE_CLIENT_ID", "from-environment")
 
@@ -79,7 +79,7 @@ def test_a_real_variable_wins_over_the_env_file(monkeypatch):
     assert found["DATAVERSE_SCOPE"] == "file-scope"
 
 
-def test_an_empty_variable_hides_nothing(monkeypatch):
+def test_empty_variable_hides_nothing(monkeypatch):
     Path(".env").write_text(
         "DATAVERSE_CLIENT_ID=from-file\nDATAVERSE_SCOPE=\nDATAVERSE_TENANT_ID\n"
     )
@@ -92,7 +92,7 @@ def test_an_empty_variable_hides_nothing(monkeypatch):
     assert "DATAVERSE_TENANT_ID" not in found
 
 
-def test_no_env_file_is_needed(monkeypatch):
+def test_env_file_is_optional(monkeypatch):
     monkeypatch.setenv("DATAVERSE_API_URL", API)
 
     found = load_settings()
@@ -100,7 +100,7 @@ def test_no_env_file_is_needed(monkeypatch):
     assert found["DATAVERSE_API_URL"] == API
 
 
-def test_an_env_file_that_is_named_must_exist(tmp_path):
+def test_named_env_file_must_exist(tmp_path):
     path = tmp_path / "prod.env"
 
     with pytest.raises(ConfigError, match=r"prod\.env: there is no such file") as caught:
@@ -109,7 +109,7 @@ def test_an_env_file_that_is_named_must_exist(tmp_path):
     assert "--env-file" in caught.value.hint
 
 
-def test_an_env_file_that_is_named_is_read_instead_of_the_default(tmp_path):
+def test_named_env_file_replaces_default(tmp_path):
     Path(".env").write_text("DATAVERSE_CLIENT_ID=default\n")
     (tmp_path / "prod.env").write_text("DATAVERSE_CLIENT_ID=named\n")
 
@@ -118,7 +118,7 @@ def test_an_env_file_that_is_named_is_read_instead_of_the_default(tmp_path):
     assert found["DATAVERSE_CLIENT_ID"] == "named"
 
 
-def test_a_byte_order_mark_does_not_hide_the_first_setting(tmp_path):
+def test_env_file_with_byte_order_mark(tmp_path):
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfDATAVERSE_API_URL=https://a/\r\nX=1\r\n")
 
     found = load_settings()
@@ -126,7 +126,7 @@ def test_a_byte_order_mark_does_not_hide_the_first_setting(tmp_path):
     assert found["DATAVERSE_API_URL"] == "https://a/"
 
 
-def test_a_secret_with_dollar_signs_and_hashes_is_taken_as_it_stands():
+def test_secret_taken_literally():
     Path(".env").write_text("DATAVERSE_CLIENT_SECRET=a$HOME${PATH}#b~c\n")
 
     found = load_settings()
@@ -134,7 +134,7 @@ def test_a_secret_with_dollar_signs_and_hashes_is_taken_as_it_stands():
     assert found["DATAVERSE_CLIENT_SECRET"] == "a$HOME${PATH}#b~c"
 
 
-def test_an_env_file_that_is_not_utf_8_is_told_with_the_way_out(tmp_path):
+def test_env_file_must_be_utf_8(tmp_path):
     path = tmp_path / "prod.env"
     path.write_bytes("DATAVERSE_CLIENT_ID=a\n".encode("utf-16"))
 
@@ -147,7 +147,7 @@ def test_an_env_file_that_is_not_utf_8_is_told_with_the_way_out(tmp_path):
 # Config
 
 
-def test_a_config_is_built_from_settings_and_options():
+def test_config_built_from_settings_and_options():
     optional = {"DATAVERSE_SCOPE": " api://x/.default ", "DATAVERSE_TENANT_ID": "contoso.com"}
 
     built = build_config({**SETTINGS, **optional}, "my.db", workers=7, schema_path="s.json")
@@ -158,7 +158,7 @@ def test_a_config_is_built_from_settings_and_options():
     assert (built.db_path, built.workers, built.schema_path) == (Path("my.db"), 7, "s.json")
 
 
-def test_the_optional_settings_have_defaults():
+def test_optional_settings_have_defaults():
     built = build_config({**SETTINGS, "DATAVERSE_SCOPE": " ", "DATAVERSE_TENANT_ID": ""})
 
     assert built.scope is None
@@ -176,13 +176,11 @@ def test_the_optional_settings_have_defaults():
         ("", "", "dataverse.db"),
     ],
 )
-def test_the_database_is_where_the_option_says_else_the_setting_else_the_default(
-    option, setting, expected
-):
+def test_database_from_option_setting_or_default(option, setting, expected):
     assert find_db_path({"SQLITE_DB_PATH": setting}, option) == expected
 
 
-def test_every_missing_setting_is_told_at_once():
+def test_missing_settings_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         build_config({"DATAVERSE_CLIENT_ID": "   "})
 
@@ -192,7 +190,7 @@ def test_every_missing_setting_is_told_at_once():
     assert "DATAVERSE_CLIENT_SECRET is missing" in caught.value.message
 
 
-def test_a_wrong_url_is_told_together_with_what_is_missing():
+def test_wrong_url_reported_with_missing_settings():
     with pytest.raises(ConfigError) as caught:
         build_config({"DATAVERSE_API_URL": "http://contoso.crm.dynamics.com/"})
 
@@ -201,7 +199,7 @@ def test_a_wrong_url_is_told_together_with_what_is_missing():
 
 
 @pytest.mark.parametrize("url", [API, API.rstrip("/"), f"  {API}  ", f"{API}//"])
-def test_the_api_url_may_end_in_a_slash_or_not(url):
+def test_last_slash_of_url_is_optional(url):
     built = build_config({**SETTINGS, "DATAVERSE_API_URL": url})
 
     assert built.api_url == API
@@ -218,7 +216,7 @@ def test_the_api_url_may_end_in_a_slash_or_not(url):
         "http://LOCALHOST/api/data/v9.2/",
     ],
 )
-def test_http_is_accepted_for_this_machine(url):
+def test_http_allowed_on_loopback(url):
     assert config(api_url=url).api_url == url
     assert is_loopback(url)
 
@@ -242,7 +240,7 @@ def test_http_is_accepted_for_this_machine(url):
         ("https://[contoso/", "is not a URL"),
     ],
 )
-def test_another_api_url_is_refused(url, said):
+def test_wrong_api_url_refused(url, said):
     with pytest.raises(ConfigError, match=said):
         config(api_url=url)
 
@@ -250,7 +248,7 @@ def test_another_api_url_is_refused(url, said):
 @pytest.mark.parametrize(
     "url", ["https://me:hunter22@contoso/", "https://hunter22@contoso/", "https://me:hunter22@c:x/"]
 )
-def test_a_password_in_the_api_url_is_refused_and_not_shown(url):
+def test_password_in_url_refused_unseen(url):
     with pytest.raises(ConfigError) as caught:
         config(api_url=url)
 
@@ -258,7 +256,7 @@ def test_a_password_in_the_api_url_is_refused_and_not_shown(url):
     assert "hunter22" not in str(caught.value)
 
 
-def test_numbers_out_of_range_are_told_at_once():
+def test_numbers_out_of_range_refused():
     with pytest.raises(ConfigError) as caught:
         config(workers=0, page_size=5001)
 
@@ -266,19 +264,19 @@ def test_numbers_out_of_range_are_told_at_once():
     assert "page_size is 5001" in caught.value.message
 
 
-def test_the_limits_themselves_are_in_range():
+def test_limits_are_in_range():
     assert config(workers=1, page_size=1).page_size == 1
     assert config(page_size=5000).page_size == 5000
 
 
-def test_the_secret_is_in_no_repr():
+def test_secret_not_in_repr():
     built = config(client_secret="Zq~8Q.pretend-secret-3Fh")
 
     assert "pretend" not in repr(built)
     assert "pretend" not in str(built)
 
 
-def test_the_secret_is_in_no_error():
+def test_secret_not_in_errors():
     broken = {**SETTINGS, "DATAVERSE_API_URL": "nonsense", "DATAVERSE_CLIENT_ID": ""}
 
     with pytest.raises(ConfigError) as caught:
@@ -290,7 +288,7 @@ def test_the_secret_is_in_no_error():
 # entities_config.json
 
 
-def test_entities_are_read_in_their_order_with_defaults(write_entities):
+def test_entities_keep_order_with_defaults(write_entities):
     path = write_entities(
         {
             "entities": [
@@ -310,7 +308,7 @@ def test_entities_are_read_in_their_order_with_defaults(write_entities):
     ]
 
 
-def test_the_entities_of_the_project_are_accepted():
+def test_shipped_entity_list_is_valid():
     path = Path(__file__).parents[1] / "entities_config.json"
 
     entities = load_entities(path)
@@ -319,21 +317,21 @@ def test_the_entities_of_the_project_are_accepted():
     assert EntityConfig("accounts", True, "Only accounts linked from what was synced") in entities
 
 
-def test_an_entity_list_with_a_byte_order_mark_is_read(tmp_path):
+def test_entity_list_with_byte_order_mark(tmp_path):
     path = tmp_path / "entities_config.json"
     path.write_bytes(b'\xef\xbb\xbf{"entities": [{"name": "accounts"}]}')
 
     assert load_entities(path) == [EntityConfig("accounts")]
 
 
-def test_a_missing_entity_list_names_the_option(tmp_path):
+def test_missing_entity_list_names_option(tmp_path):
     with pytest.raises(ConfigError, match="there is no such file") as caught:
         load_entities(tmp_path / "entities_config.json")
 
     assert "--config" in caught.value.hint
 
 
-def test_an_entity_list_that_cannot_be_read_is_told(tmp_path):
+def test_unreadable_entity_list_refused(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"entities": "\xe9"}')
 
     for path in (tmp_path, tmp_path / "latin.json"):
@@ -341,7 +339,7 @@ def test_an_entity_list_that_cannot_be_read_is_told(tmp_path):
             load_entities(path)
 
 
-def test_broken_json_is_told_with_line_and_column(tmp_path):
+def test_broken_json_located(tmp_path):
     path = tmp_path / "entities_config.json"
     path.write_text('{"entities": [\n  {"name": "accounts"},\n]}')
 
@@ -350,7 +348,7 @@ def test_broken_json_is_told_with_line_and_column(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000])
-def test_json_beyond_what_can_be_read_is_told(tmp_path, text):
+def test_too_deep_or_long_json_refused(tmp_path, text):
     path = tmp_path / "entities_config.json"
     path.write_text(text)
 
@@ -359,17 +357,17 @@ def test_json_beyond_what_can_be_read_is_told(tmp_path, text):
 
 
 @pytest.mark.parametrize("document", [[], "accounts", None, {}, {"entities": {}}, {"entities": 1}])
-def test_a_document_without_a_list_of_entities_is_refused(write_entities, document):
+def test_document_without_list_refused(write_entities, document):
     with pytest.raises(ConfigError, match=r'it must be an object \{"entities": \[\.\.\.\]\}'):
         load_entities(write_entities(document))
 
 
-def test_an_empty_list_is_refused(write_entities):
+def test_empty_entity_list_refused(write_entities):
     with pytest.raises(ConfigError, match="the list of entities is empty"):
         load_entities(write_entities({"entities": []}))
 
 
-def test_an_unknown_key_of_the_document_is_refused(write_entities):
+def test_unknown_document_key_refused(write_entities):
     path = write_entities({"entities": [{"name": "accounts"}], "entites": []})
 
     with pytest.raises(ConfigError, match=r"unknown key 'entites' \(allowed: entities\)"):
@@ -409,16 +407,14 @@ def test_an_unknown_key_of_the_document_is_refused(write_entities):
         ({"name": 'a"; DROP TABLE b'}, "is not an entity set name"),
     ],
 )
-def test_a_wrong_entry_is_refused_with_the_file_the_entry_and_what_is_allowed(
-    write_entities, entry, said
-):
+def test_wrong_entry_refused(write_entities, entry, said):
     with pytest.raises(ConfigError, match=said) as caught:
         load_entities(write_entities({"entities": [entry]}))
 
     assert "entities_config.json: entry 1" in caught.value.message
 
 
-def test_names_that_occur_twice_or_differ_only_by_case_are_refused(write_entities):
+def test_repeated_names_refused(write_entities):
     names = ["accounts", "contacts", "accounts", "Contacts"]
 
     with pytest.raises(ConfigError) as caught:
@@ -428,7 +424,7 @@ def test_names_that_occur_twice_or_differ_only_by_case_are_refused(write_entitie
     assert "'contacts' and 'Contacts' differ only by case" in caught.value.message
 
 
-def test_all_mistakes_of_the_file_are_told_at_once(write_entities):
+def test_file_mistakes_reported_at_once(write_entities):
     entries = [{"name": "a b", "filtered": 0}, 7, {"name": "ok"}, {"nam": "x"}, {"name": "OK"}]
 
     with pytest.raises(ConfigError) as caught:
@@ -476,7 +472,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document=_JSON
     | st.fixed_dictionaries({"entities": st.lists(_NEARLY_AN_ENTRY | _JSON, max_size=4)})
 )
-def test_any_json_is_either_a_list_of_entities_or_a_config_error(scratch, document):
+def test_any_json_accepted_or_refused(scratch, document):
     scratch.write_text(json.dumps(document), encoding="utf-8")
 
     try:
@@ -490,7 +486,7 @@ def test_any_json_is_either_a_list_of_entities_or_a_config_error(scratch, docume
 
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=80) | st.text(max_size=40).map(str.encode))
-def test_any_bytes_are_either_a_list_of_entities_or_a_config_error(scratch, content):
+def test_any_bytes_accepted_or_refused(scratch, content):
     scratch.write_bytes(content)
 
     try:
@@ -503,7 +499,7 @@ def test_any_bytes_are_either_a_list_of_entities_or_a_config_error(scratch, cont
 # Entities made in Python
 
 
-def test_a_list_made_in_python_is_held_to_the_same_rules():
+def test_python_list_checked_like_file():
     wrong: Any = [EntityConfig("_x"), EntityConfig("a", deletions="never"), EntityConfig("A")]  # type: ignore[arg-type]
 
     with pytest.raises(ConfigError) as caught:
@@ -515,26 +511,26 @@ def test_a_list_made_in_python_is_held_to_the_same_rules():
     assert "differ only by case" in caught.value.message
 
 
-def test_an_empty_list_made_in_python_is_refused():
+def test_empty_python_list_refused():
     with pytest.raises(ConfigError, match="The entities: the list of entities is empty"):
         check_entities([])
 
 
-def test_only_the_selected_entities_are_kept_in_the_order_of_the_configuration():
+def test_selection_keeps_configured_order():
     entities = [EntityConfig("a"), EntityConfig("b"), EntityConfig("c")]
 
     assert select_entities(entities, []) == entities
     assert select_entities(entities, ["c", "a", "c"]) == [entities[0], entities[2]]
 
 
-def test_selecting_what_is_not_configured_names_what_is():
+def test_unknown_selection_names_configured():
     with pytest.raises(ConfigError, match="not in the entity configuration: account") as caught:
         select_entities([EntityConfig("accounts"), EntityConfig("contacts")], ["account"])
 
     assert caught.value.hint == "Configured are: accounts, contacts."
 
 
-def test_the_windows_user_is_named_with_their_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_user_has_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USERDOMAIN", "CONTOSO")
     monkeypatch.setenv("USERNAME", "nightly")
     assert find_windows_user() == "CONTOSO\\nightly"
@@ -543,7 +539,7 @@ def test_the_windows_user_is_named_with_their_domain(monkeypatch: pytest.MonkeyP
     assert find_windows_user() is None
 
 
-def test_a_key_that_is_there_twice_in_one_object_is_told(tmp_path: Path) -> None:
+def test_repeated_json_key_refused(tmp_path: Path) -> None:
     path = tmp_path / "entities_config.json"
     path.write_text('{"entities": [{"name": "a", "name": "b"}]}', encoding="utf-8")
 
@@ -551,6 +547,6 @@ def test_a_key_that_is_there_twice_in_one_object_is_told(tmp_path: Path) -> None
         load_entities(path)
 
 
-def test_a_tenant_that_is_none_is_told_before_anything_is_asked() -> None:
+def test_wrong_tenant_refused() -> None:
     with pytest.raises(ConfigError, match="DATAVERSE_TENANT_ID is not a tenant"):
         Config("https://org.crm.dynamics.com/api/data/v9.2/", "a", "b", tenant_id="../x/y")

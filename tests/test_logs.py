@@ -47,7 +47,7 @@ def log_at_every_level() -> None:
         (3, ["DEBUG", "INFO", "WARNING", "ERROR"]),
     ],
 )
-def test_the_console_says_more_the_more_it_is_asked_to(capsys, redactor, verbosity, expected):
+def test_verbosity_raises_console_level(capsys, redactor, verbosity, expected):
     configure_logging(verbosity, None, redactor)
     log_at_every_level()
 
@@ -60,9 +60,7 @@ def test_the_console_says_more_the_more_it_is_asked_to(capsys, redactor, verbosi
     ("verbosity", "expected"),
     [(-1, ["info", "warning", "error"]), (2, ["debug", "info", "warning", "error"])],
 )
-def test_the_log_file_holds_json_lines_however_quiet_the_console_is(
-    tmp_path, redactor, verbosity, expected
-):
+def test_log_file_ignores_quiet(tmp_path, redactor, verbosity, expected):
     path = tmp_path / "sync.log"
 
     configure_logging(verbosity, path, redactor)
@@ -76,7 +74,7 @@ def test_the_log_file_holds_json_lines_however_quiet_the_console_is(
     assert found[-1]["time"].endswith("Z")
 
 
-def test_a_message_of_many_lines_and_scripts_is_one_line_of_the_file(tmp_path, redactor):
+def test_message_is_one_json_line(tmp_path, redactor):
     path = tmp_path / "sync.log"
 
     configure_logging(-1, path, redactor)
@@ -85,7 +83,7 @@ def test_a_message_of_many_lines_and_scripts_is_one_line_of_the_file(tmp_path, r
     assert lines(path)[0]["message"] == "Grüße\n\u2028😀 100 %"
 
 
-def test_no_secret_reaches_console_or_file(tmp_path, capsys, redactor):
+def test_no_secret_in_console_or_file(tmp_path, capsys, redactor):
     path = tmp_path / "sync.log"
     configure_logging(2, path, redactor)
 
@@ -104,9 +102,7 @@ def test_no_secret_reaches_console_or_file(tmp_path, capsys, redactor):
     assert lines(path)[1]["message"] == f"sent {MASK}%"
 
 
-def test_a_traceback_is_in_the_file_and_on_the_console_without_its_secret(
-    tmp_path, capsys, redactor
-):
+def test_traceback_logged_without_secret(tmp_path, capsys, redactor):
     path = tmp_path / "sync.log"
     for handler in logging.getLogger().handlers[:]:  # pytest's would write the traceback first
         logging.getLogger().removeHandler(handler)
@@ -123,12 +119,12 @@ def test_a_traceback_is_in_the_file_and_on_the_console_without_its_secret(
     assert f"ValueError: refused: {MASK}" in capsys.readouterr().err
 
 
-def test_a_log_file_that_cannot_be_written_is_told(tmp_path, redactor):
+def test_unwritable_log_file_refused(tmp_path, redactor):
     with pytest.raises(ConfigError, match="cannot be written"):
         configure_logging(0, tmp_path / "missing" / "sync.log", redactor)
 
 
-def test_a_log_file_is_rotated_and_five_are_kept(tmp_path, redactor, monkeypatch):
+def test_log_file_rotated_five_kept(tmp_path, redactor, monkeypatch):
     monkeypatch.setattr(console, "LOG_FILE_BYTES", 300)
     path = tmp_path / "sync.log"
 
@@ -142,7 +138,7 @@ def test_a_log_file_is_rotated_and_five_are_kept(tmp_path, redactor, monkeypatch
     assert all(file.stat().st_size <= 300 for file in tmp_path.iterdir())
 
 
-def test_handlers_of_others_are_left_alone(redactor):
+def test_other_handlers_left_alone(redactor):
     theirs = logging.NullHandler()
     logging.getLogger().addHandler(theirs)
 
@@ -151,7 +147,7 @@ def test_handlers_of_others_are_left_alone(redactor):
     assert theirs in logging.getLogger().handlers
 
 
-def test_configuring_again_takes_the_place_of_what_was_there(tmp_path, capsys, redactor):
+def test_second_configuration_replaces_first(tmp_path, capsys, redactor):
     configure_logging(0, tmp_path / "first.log", redactor)
     first = [one for one in logging.getLogger().handlers if isinstance(one, RotatingFileHandler)]
 
@@ -165,16 +161,14 @@ def test_configuring_again_takes_the_place_of_what_was_there(tmp_path, capsys, r
 
 
 @pytest.mark.parametrize(("verbosity", "heard"), [(0, False), (1, False), (2, True)])
-def test_the_retries_of_urllib3_are_heard_of_only_at_the_highest_verbosity(
-    capsys, redactor, verbosity, heard
-):
+def test_urllib3_logged_only_at_vv(capsys, redactor, verbosity, heard):
     configure_logging(verbosity, None, redactor)
     logging.getLogger("urllib3.connectionpool").warning("Retrying")
 
     assert ("WARNING: Retrying\n" in capsys.readouterr().err) == heard
 
 
-def test_warnings_of_python_are_logged(tmp_path, redactor):
+def test_python_warnings_are_logged(tmp_path, redactor):
     path = tmp_path / "sync.log"
 
     with warnings.catch_warnings():
@@ -187,9 +181,7 @@ def test_warnings_of_python_are_logged(tmp_path, redactor):
     assert f"UserWarning: old, and {MASK}" in lines(path)[0]["message"]
 
 
-def test_arguments_that_do_not_fit_their_message_end_nothing_and_show_no_secret(
-    tmp_path, capsys, redactor
-):
+def test_misfitting_log_arguments_survive(tmp_path, capsys, redactor):
     path = tmp_path / "sync.log"
     for handler in logging.getLogger().handlers[:]:  # pytest's would raise
         logging.getLogger().removeHandler(handler)
@@ -201,7 +193,7 @@ def test_arguments_that_do_not_fit_their_message_end_nothing_and_show_no_secret(
     assert "WARNING: %d of %d done" in capsys.readouterr().err
 
 
-def test_a_log_line_goes_through_what_owns_the_terminal_for_as_long_as_it_does(capsys, redactor):
+def test_diverted_while_terminal_is_owned(capsys, redactor):
     printed: list[str] = []
     configure_logging(0, None, redactor)
 
@@ -214,7 +206,7 @@ def test_a_log_line_goes_through_what_owns_the_terminal_for_as_long_as_it_does(c
     assert capsys.readouterr().err == "WARNING: after\n"
 
 
-def test_a_terminal_that_is_gone_ends_no_run(capsys, redactor):
+def test_lost_terminal_ends_no_run(capsys, redactor):
     def refuse(_line: str) -> None:
         raise OSError("the terminal is gone")
 

@@ -28,7 +28,7 @@ def products(world: World) -> Any:
     return world.emulator.rows("vin_products")
 
 
-def test_all_is_well_and_nothing_is_written(world: World) -> None:
+def test_check_writes_nothing(world: World) -> None:
     found = check(world)
 
     assert {finding.result for finding in found.values()} == {"ok"}
@@ -41,7 +41,7 @@ def test_all_is_well_and_nothing_is_written(world: World) -> None:
     assert "made by the first sync" in found["database"].text
 
 
-def test_after_a_sync_it_says_what_the_next_would_ask(world: World) -> None:
+def test_next_read_after_sync_shown(world: World) -> None:
     world.sync()
 
     found = check(world)
@@ -51,7 +51,7 @@ def test_after_a_sync_it_says_what_the_next_would_ask(world: World) -> None:
     assert "24 rows, no run is under way" in found["database"].text
 
 
-def test_an_unknown_entity_set_is_a_failure_and_the_others_are_checked(world: World) -> None:
+def test_unknown_entity_set_fails_alone(world: World) -> None:
     found = check(world, entities=[EntityConfig("vin_typos"), *ENTITIES])
 
     assert found["vin_typos"].result == "failure"
@@ -59,7 +59,7 @@ def test_an_unknown_entity_set_is_a_failure_and_the_others_are_checked(world: Wo
     assert found["vin_candidates"].result == "ok"
 
 
-def test_a_missing_privilege_is_named(make_world: Any) -> None:
+def test_missing_privilege_is_named(make_world: Any) -> None:
     world: World = make_world([replace(TABLES[0], privilege_missing=True), *TABLES[1:]])
     fill(world.emulator)
 
@@ -74,7 +74,7 @@ def test_a_missing_privilege_is_named(make_world: Any) -> None:
     assert "403" in found["vin_candidates"].details["error"]
 
 
-def test_a_table_is_told_in_one_line(world: World) -> None:
+def test_table_described_in_one_line(world: World) -> None:
     before = check(world)["vin_candidates"].text
     world.sync()
     insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
@@ -92,7 +92,7 @@ def test_a_table_is_told_in_one_line(world: World) -> None:
     assert after["accounts"].text.startswith("2 rows, only what the synced tables link to, ")
 
 
-def test_the_tables_stand_in_columns(world: World) -> None:
+def test_tables_aligned_in_columns(world: World) -> None:
     world.emulator.add_column("vin_candidates", Column("vin_before", "String"))
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_before")
@@ -107,7 +107,7 @@ def test_the_tables_stand_in_columns(world: World) -> None:
     assert all(line == line.rstrip() for line in lines)
 
 
-def test_the_rows_of_all_tables_are_counted_in_one_request(world: World) -> None:
+def test_rows_counted_in_one_request(world: World) -> None:
     found = check(world)
 
     assert len([one for one in world.emulator.log if "RetrieveTotal" in one.target]) == 1
@@ -115,7 +115,7 @@ def test_the_rows_of_all_tables_are_counted_in_one_request(world: World) -> None
     assert found["accounts"].details["rows_expected"] is None
 
 
-def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
+def test_uncounted_rows_are_unknown(world: World) -> None:
     world.emulator.control.fault(Fault("status", match="RetrieveTotal", status=403, times=9))
 
     found = check(world)
@@ -125,9 +125,7 @@ def test_rows_that_the_service_does_not_count_are_unknown(world: World) -> None:
     assert "about 0 bytes more expected, 5 of 5 tables not counted" in found["disk"].text
 
 
-def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_warned_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def check_with(free: int) -> dict[str, Finding]:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         return check(world, "vin_products")
@@ -145,7 +143,7 @@ def test_a_disk_with_room_is_fine_and_one_without_is_a_warning(
     assert "free some space, or name a database on another disk with --db" in little["disk"].text
 
 
-def test_what_is_there_already_is_not_expected_to_come_again(world: World) -> None:
+def test_stored_rows_need_no_space(world: World) -> None:
     world.sync()
 
     found = check(world)
@@ -153,9 +151,7 @@ def test_what_is_there_already_is_not_expected_to_come_again(world: World) -> No
     assert found["disk"].details["expected_bytes"] == 0
 
 
-def test_a_disk_that_cannot_be_asked_is_a_warning(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_disk_space_is_warned_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> int:
         raise OSError("no such device")
 
@@ -167,7 +163,7 @@ def test_a_disk_that_cannot_be_asked_is_a_warning(
     assert "no such device" in found["disk"].text
 
 
-def test_what_is_unfinished_and_what_failed_is_told(world: World) -> None:
+def test_unfinished_and_failed_entities_shown(world: World) -> None:
     world.sync()
     world.execute("UPDATE _sync_state SET state = 'in_progress' WHERE entity_name = 'accounts'")
     world.execute("UPDATE _sync_state SET state = 'failed' WHERE entity_name = 'contacts'")
@@ -182,7 +178,7 @@ def test_what_is_unfinished_and_what_failed_is_told(world: World) -> None:
     assert found["database"].details["unfinished"] == ["accounts"]
 
 
-def test_the_state_of_the_schema_lock_is_told(world: World) -> None:
+def test_schema_lock_state_shown(world: World) -> None:
     first = check(world)["schema"]
     world.sync()
     locked = check(world)["schema"]
@@ -196,7 +192,7 @@ def test_the_state_of_the_schema_lock_is_told(world: World) -> None:
     assert lost.text.endswith("the file is missing or behind, and written again by the next sync")
 
 
-def test_many_differences_of_the_schema_are_one_line(world: World) -> None:
+def test_many_schema_differences_shortened(world: World) -> None:
     world.sync()
     for name in ("vin_a", "vin_b", "vin_c", "vin_d", "vin_e"):
         world.emulator.add_column("vin_candidates", Column(name, "String"))
@@ -208,7 +204,7 @@ def test_many_differences_of_the_schema_are_one_line(world: World) -> None:
     assert len(found.details["drift"]) == 5
 
 
-def test_drift_is_seen_in_the_record_where_there_is_no_metadata(make_world: Any) -> None:
+def test_drift_found_without_metadata(make_world: Any) -> None:
     hidden = Table(
         "vin_hidden",
         "vin_hiddens",
@@ -229,7 +225,7 @@ def test_drift_is_seen_in_the_record_where_there_is_no_metadata(make_world: Any)
     assert "key vin_hiddenid (" in found.text  # and how it was found
 
 
-def test_drift_is_a_warning(world: World) -> None:
+def test_drift_is_warned_of(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
 
@@ -239,7 +235,7 @@ def test_drift_is_a_warning(world: World) -> None:
     assert "new column" in found["vin_candidates"].text
 
 
-def test_a_table_without_metadata_and_records_is_a_warning(make_world: Any) -> None:
+def test_unknown_empty_table_is_warned_of(make_world: Any) -> None:
     hidden = Table("vin_hidden", "vin_hiddens", "vin_hiddenid", [], in_metadata=False)
     world: World = make_world([hidden])
 
@@ -248,7 +244,7 @@ def test_a_table_without_metadata_and_records_is_a_warning(make_world: Any) -> N
     assert found["vin_hiddens"].result == "warning"
 
 
-def test_metadata_that_may_not_be_read_is_a_warning(world: World) -> None:
+def test_unreadable_metadata_is_warned_of(world: World) -> None:
     world.emulator.control.fault(Fault("status", match="EntityDefinitions", status=403, times=9))
 
     found = check(world)
@@ -258,7 +254,7 @@ def test_metadata_that_may_not_be_read_is_a_warning(world: World) -> None:
     assert found["vin_candidates"].details["source"] == "sample"
 
 
-def test_a_clock_that_is_off_is_a_warning(world: World) -> None:
+def test_wrong_clock_is_warned_of(world: World) -> None:
     world.emulator.clock.advance(600)
 
     found = check(world)
@@ -267,7 +263,7 @@ def test_a_clock_that_is_off_is_a_warning(world: World) -> None:
     assert "behind the service: set it" in found["clock"].text
 
 
-def test_a_database_in_use_is_a_warning(world: World) -> None:
+def test_database_in_use_is_warned_of(world: World) -> None:
     world.sync()
 
     with hold(world.db_path, world.emulator.clock.now()):
@@ -277,14 +273,14 @@ def test_a_database_in_use_is_a_warning(world: World) -> None:
     assert "in use by process" in found["database"].text
 
 
-def test_a_wrong_secret_ends_it(world: World) -> None:
+def test_wrong_secret_ends_check(world: World) -> None:
     config = world.config(client_secret="wrong-secret-value")
 
     with pytest.raises(AuthError, match="AADSTS7000215"):
         run_check(config, ENTITIES, (), Redactor())
 
 
-def test_a_damaged_lock_ends_it(world: World) -> None:
+def test_damaged_lock_ends_check(world: World) -> None:
     world.sync()
     world.schema_path.write_text("{", encoding="utf-8")
 
@@ -292,13 +288,13 @@ def test_a_damaged_lock_ends_it(world: World) -> None:
         check(world)
 
 
-def test_only_the_named_entities_are_checked(world: World) -> None:
+def test_only_selected_entities_checked(world: World) -> None:
     found = check(world, "vin_products")
 
     assert set(found) == {"sign-in", "clock", "database", "disk", "schema", "vin_products"}
 
 
-def test_the_lines_count_what_is_wrong() -> None:
+def test_last_line_counts_findings() -> None:
     findings = [
         Finding("sign-in", "ok", "fine"),
         Finding("accounts", "failure", "403\n and more"),

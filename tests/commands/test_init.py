@@ -106,7 +106,7 @@ def filtered(path: Path) -> dict[str, bool]:
 # The whole way
 
 
-def test_the_shipped_configuration_comes_out_of_a_conversation(
+def test_conversation_gives_shipped_configuration(
     demo: Emulator, asked: InitOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     talk = Talk(f"{demo.origin}/main.aspx?appid=1", CLIENT_ID, "vin_*", "", "")
@@ -125,9 +125,7 @@ def test_the_shipped_configuration_comes_out_of_a_conversation(
     assert CLIENT_SECRET not in talk.text
 
 
-def test_the_list_shows_custom_tables_and_standard_ones_with_rows(
-    demo: Emulator, asked: InitOptions
-) -> None:
+def test_list_shows_custom_then_filled_tables(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "n")
 
     talk.run(asked)
@@ -139,7 +137,7 @@ def test_the_list_shows_custom_tables_and_standard_ones_with_rows(
     assert talk.lines.index("Custom tables:") < talk.lines.index("Standard tables that hold rows:")
 
 
-def test_no_at_the_end_writes_nothing(demo: Emulator, asked: InitOptions) -> None:
+def test_declined_proposal_writes_nothing(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "n")
 
     assert not talk.run(asked)
@@ -149,7 +147,7 @@ def test_no_at_the_end_writes_nothing(demo: Emulator, asked: InitOptions) -> Non
     assert not asked.config.exists()
 
 
-def test_with_everything_given_nothing_is_asked(given_all: InitOptions) -> None:
+def test_nothing_asked_if_all_given(given_all: InitOptions) -> None:
     talk = Talk(secrets=())
 
     talk.run(given_all)
@@ -158,7 +156,7 @@ def test_with_everything_given_nothing_is_asked(given_all: InitOptions) -> None:
     assert filtered(given_all.config) == filtered(SHIPPED)
 
 
-def test_at_a_terminal_only_what_is_missing_is_asked(given_all: InitOptions) -> None:
+def test_only_missing_answers_asked(given_all: InitOptions) -> None:
     talk = Talk()
 
     talk.run(replace(given_all, client_secret="", interactive=True))
@@ -167,7 +165,7 @@ def test_at_a_terminal_only_what_is_missing_is_asked(given_all: InitOptions) -> 
     assert given_all.config.exists()
 
 
-def test_yes_takes_what_is_proposed(demo: Emulator, asked: InitOptions) -> None:
+def test_yes_takes_proposal(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "custom")
 
     talk.run(replace(asked, yes=True))
@@ -176,7 +174,7 @@ def test_yes_takes_what_is_proposed(demo: Emulator, asked: InitOptions) -> None:
     assert filtered(asked.config) == filtered(SHIPPED)
 
 
-def test_filtered_tables_can_be_had_whole(demo: Emulator, asked: InitOptions) -> None:
+def test_filtered_table_made_whole(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_developers", "nothing", "accounts", "y")
 
     talk.run(asked)
@@ -190,7 +188,7 @@ def test_filtered_tables_can_be_had_whole(demo: Emulator, asked: InitOptions) ->
     assert "vin_countries" in talk.text.partition("not picked")[2]
 
 
-def test_after_three_wrong_names_they_stay_filtered(demo: Emulator, asked: InitOptions) -> None:
+def test_three_wrong_names_leave_filtered(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "vin_developers", "a", "b", "c", "y")
 
     talk.run(asked)
@@ -198,7 +196,7 @@ def test_after_three_wrong_names_they_stay_filtered(demo: Emulator, asked: InitO
     assert filtered(asked.config)["accounts"] is True
 
 
-def test_a_table_without_links_is_asked_nothing(make_world: Any, asked: InitOptions) -> None:
+def test_unlinked_table_asks_nothing(make_world: Any, asked: InitOptions) -> None:
     plain = Table("vin_plain", "vin_plains", "vin_plainid", [Column("vin_text", "String")])
     emulator: Emulator = make_world([plain]).emulator
     talk = Talk(emulator.origin, CLIENT_ID, "vin_plains", "y")
@@ -209,7 +207,7 @@ def test_a_table_without_links_is_asked_nothing(make_world: Any, asked: InitOpti
     assert "Filtered" not in talk.text
 
 
-def test_input_that_ends_is_told(demo: Emulator, asked: InitOptions) -> None:
+def test_ended_input_is_error(demo: Emulator, asked: InitOptions) -> None:
     with pytest.raises(ConfigError, match="the input ended"):
         Talk(demo.origin).run(asked)
 
@@ -219,7 +217,7 @@ def test_input_that_ends_is_told(demo: Emulator, asked: InitOptions) -> None:
 # Signing in
 
 
-def test_a_wrong_secret_is_told_and_asked_again(demo: Emulator, asked: InitOptions) -> None:
+def test_wrong_secret_asked_again(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(
         demo.origin, CLIENT_ID, "vin_regions", "", "", secrets=("not it, no", CLIENT_SECRET)
     )
@@ -233,7 +231,7 @@ def test_a_wrong_secret_is_told_and_asked_again(demo: Emulator, asked: InitOptio
     assert load_settings(asked.env_file)["DATAVERSE_CLIENT_SECRET"] == CLIENT_SECRET
 
 
-def test_after_three_wrong_secrets_it_ends(demo: Emulator, asked: InitOptions) -> None:
+def test_three_wrong_secrets_end_init(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, secrets=("wrong one", "wrong two", "wrong three"))
 
     with pytest.raises(AuthError, match="AADSTS7000215"):
@@ -243,14 +241,12 @@ def test_after_three_wrong_secrets_it_ends(demo: Emulator, asked: InitOptions) -
     assert not asked.env_file.exists()
 
 
-def test_where_nobody_can_be_asked_a_wrong_secret_ends_it(given_all: InitOptions) -> None:
+def test_wrong_secret_without_terminal_ends(given_all: InitOptions) -> None:
     with pytest.raises(AuthError, match="AADSTS7000215"):
         Talk().run(replace(given_all, client_secret="not it, no"))
 
 
-def test_an_unknown_app_is_asked_for_again_with_its_secret(
-    demo: Emulator, asked: InitOptions
-) -> None:
+def test_unknown_app_asked_again_with_secret(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(
         demo.origin, "11111111-2222-3333-4444-555555555555", CLIENT_ID, "vin_regions", "", "",
         secrets=("any secret", CLIENT_SECRET),
@@ -261,7 +257,7 @@ def test_an_unknown_app_is_asked_for_again_with_its_secret(
     assert "AADSTS700016" in talk.text
 
 
-def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitOptions) -> None:
+def test_wrong_address_asked_again(demo: Emulator, asked: InitOptions) -> None:
     demo.control.fault(Fault("body", "GET /api/data/v9.2/ ?$", body=b"<h1>A web site</h1>"))
     talk = Talk("ftp://x", demo.origin, CLIENT_ID, demo.origin, "vin_regions", "", "")
 
@@ -274,7 +270,7 @@ def test_an_address_that_is_none_is_asked_for_again(demo: Emulator, asked: InitO
     ]  # fmt: skip
 
 
-def test_an_address_that_does_not_answer_is_told(
+def test_unreachable_address_asked_three_times(
     asked: InitOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle.Throttle, "sleep", lambda self, seconds: None)
@@ -287,7 +283,7 @@ def test_an_address_that_does_not_answer_is_told(
     assert sum(prompt.startswith("Address") for prompt in talk.prompts) == 3
 
 
-def test_an_empty_answer_is_asked_for_again(demo: Emulator, asked: InitOptions) -> None:
+def test_empty_answer_asked_again(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, " ", CLIENT_ID, "vin_regions", "", "", secrets=("x", CLIENT_SECRET))
 
     talk.run(asked)
@@ -298,7 +294,7 @@ def test_an_empty_answer_is_asked_for_again(demo: Emulator, asked: InitOptions) 
 # What is refused before anything is asked
 
 
-def test_what_is_missing_is_said_at_once_where_nobody_can_be_asked(asked: InitOptions) -> None:
+def test_missing_options_named_without_terminal(asked: InitOptions) -> None:
     talk = Talk()
 
     with pytest.raises(ConfigError) as caught:
@@ -311,7 +307,7 @@ def test_what_is_missing_is_said_at_once_where_nobody_can_be_asked(asked: InitOp
 
 
 @pytest.mark.parametrize("name", ["env_file", "config"])
-def test_a_file_that_is_there_is_kept(asked: InitOptions, name: str) -> None:
+def test_existing_file_is_kept(asked: InitOptions, name: str) -> None:
     path: Path = getattr(asked, name)
     path.write_text("precious", encoding="utf-8")
     talk = Talk()
@@ -323,7 +319,7 @@ def test_a_file_that_is_there_is_kept(asked: InitOptions, name: str) -> None:
     assert path.read_text(encoding="utf-8") == "precious"
 
 
-def test_force_overwrites(given_all: InitOptions) -> None:
+def test_force_overwrites_files(given_all: InitOptions) -> None:
     given_all.env_file.write_text("precious", encoding="utf-8")
     given_all.env_file.chmod(0o644)
 
@@ -336,7 +332,7 @@ def test_force_overwrites(given_all: InitOptions) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no modes")
-def test_the_secret_is_for_its_owner_only(given_all: InitOptions) -> None:
+def test_secret_file_readable_by_owner(given_all: InitOptions) -> None:
     given_all.env_file.write_text("x", encoding="utf-8")
     given_all.env_file.chmod(0o644)
 
@@ -345,7 +341,7 @@ def test_the_secret_is_for_its_owner_only(given_all: InitOptions) -> None:
     assert stat.S_IMODE(given_all.env_file.stat().st_mode) == 0o600
 
 
-def test_a_folder_that_is_missing_or_a_file_that_is_one(asked: InitOptions, tmp_path: Path) -> None:
+def test_wrong_file_places_refused(asked: InitOptions, tmp_path: Path) -> None:
     for options, what in (
         (replace(asked, env_file=tmp_path / "no" / ".env"), "there is no folder"),
         (replace(asked, config=tmp_path), "is a folder"),
@@ -355,18 +351,14 @@ def test_a_folder_that_is_missing_or_a_file_that_is_one(asked: InitOptions, tmp_
             Talk().run(options)
 
 
-def test_a_folder_that_cannot_be_written_is_told(
-    asked: InitOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_folder_refused(asked: InitOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
 
     with pytest.raises(ConfigError, match="the folder cannot be written"):
         Talk().run(asked)
 
 
-def test_a_file_that_cannot_be_written_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -378,11 +370,11 @@ def test_a_file_that_cannot_be_written_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_secret_is_in_no_repr() -> None:
+def test_secret_not_in_repr() -> None:
     assert "hidden" not in repr(InitOptions(client_secret="hidden"))
 
 
-def test_the_next_commands_need_no_options_for_the_usual_files(
+def test_usual_files_need_no_options(
     given_all: InitOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -396,9 +388,7 @@ def test_the_next_commands_need_no_options_for_the_usual_files(
 # The tables
 
 
-def test_tables_that_cannot_be_read_are_not_shown_and_not_picked(
-    make_world: Any, asked: InitOptions
-) -> None:
+def test_unreadable_tables_not_listed(make_world: Any, asked: InitOptions) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
         Table("vin_b", "vin_bs", "vin_bid", [Column("vin_x", "String")], privilege_missing=True),
@@ -414,9 +404,7 @@ def test_tables_that_cannot_be_read_are_not_shown_and_not_picked(
     assert filtered(asked.config) == {"vin_as": False}
 
 
-def test_what_was_named_and_cannot_be_read_is_left_out_and_told(
-    make_world: Any, given_all: InitOptions
-) -> None:
+def test_unreadable_named_tables_left_out(make_world: Any, given_all: InitOptions) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
         Table("vin_b", "vin_bs", "vin_bid", [Column("vin_x", "String")], privilege_missing=True),
@@ -432,9 +420,7 @@ def test_what_was_named_and_cannot_be_read_is_left_out_and_told(
         Talk().run(replace(given_all, url=emulator.origin, entities=("vin_bs",), force=True))
 
 
-def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
-    demo: Emulator, given_all: InitOptions
-) -> None:
+def test_uncountable_table_spares_others(demo: Emulator, given_all: InitOptions) -> None:
     demo.control.fault(Fault("status", "RetrieveTotal.*vin_regions?%22", status=400, times=99))
     talk = Talk(secrets=())
 
@@ -445,7 +431,7 @@ def test_a_table_that_cannot_be_counted_does_not_spoil_the_others(
     assert known.group(1) == "1,978"  # 2,000 without the 22 regions
 
 
-def test_without_counts_the_list_says_so(demo: Emulator, asked: InitOptions) -> None:
+def test_unknown_row_counts_shown(demo: Emulator, asked: InitOptions) -> None:
     demo.control.fault(Fault("status", "RetrieveTotal", status=403, times=99))
     talk = Talk(demo.origin, CLIENT_ID, "vin_regions", "", "")
 
@@ -456,18 +442,14 @@ def test_without_counts_the_list_says_so(demo: Emulator, asked: InitOptions) -> 
     assert len(counting) < 30  # none is counted alone
 
 
-def test_where_tables_cannot_be_listed_the_way_out_is_told(
-    demo: Emulator, given_all: InitOptions
-) -> None:
+def test_unlistable_tables_refused_with_hint(demo: Emulator, given_all: InitOptions) -> None:
     demo.control.fault(Fault("status", "EntityDefinitions", status=403, times=9))
 
     with pytest.raises(RequestError, match=r"cannot be listed.*403.*by hand"):
         Talk().run(given_all)
 
 
-def test_a_definition_that_cannot_be_used_has_no_links(
-    demo: Emulator, given_all: InitOptions
-) -> None:
+def test_unusable_definition_has_no_links(demo: Emulator, given_all: InitOptions) -> None:
     answer = json.dumps({"value": [{"EntitySetName": "vin_regions"}]}).encode()
     demo.control.fault(Fault("body", "Attributes\\(", body=answer))
 
@@ -476,12 +458,12 @@ def test_a_definition_that_cannot_be_used_has_no_links(
     assert filtered(given_all.config) == {"vin_regions": False}
 
 
-def test_names_that_pick_nothing_end_it_where_they_were_given(given_all: InitOptions) -> None:
+def test_unknown_given_names_end_init(given_all: InitOptions) -> None:
     with pytest.raises(ConfigError, match=r"vin_regoin \(did you mean vin_region\?\), zzz*"):
         Talk().run(replace(given_all, entities=("vin_regoin", "zzz*")))
 
 
-def test_after_three_picks_of_nothing_it_ends(demo: Emulator, asked: InitOptions) -> None:
+def test_three_unknown_names_end_init(demo: Emulator, asked: InitOptions) -> None:
     talk = Talk(demo.origin, CLIENT_ID, "", "x", "y")
 
     with pytest.raises(ConfigError, match=r"no table .* is called y; nothing was written"):
@@ -504,7 +486,7 @@ def test_after_three_picks_of_nothing_it_ends(demo: Emulator, asked: InitOptions
         ("http://[::1]:8080", "http://[::1]:8080/api/data/v9.2/"),
     ],
 )  # fmt: skip
-def test_an_address_is_brought_to_the_web_api(typed: str, address: str) -> None:
+def test_address_completed_to_web_api(typed: str, address: str) -> None:
     assert parse_address(typed) == address
 
 
@@ -521,7 +503,7 @@ def test_an_address_is_brought_to_the_web_api(typed: str, address: str) -> None:
         ("https://make.powerapps.com/environments/1", "is the portal, not an environment"),
     ],
 )
-def test_what_is_no_address_is_refused(typed: str, problem: str) -> None:
+def test_wrong_address_refused(typed: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as caught:
         parse_address(typed)
 
@@ -563,15 +545,13 @@ def test_words_pick_tables(words: list[str], names: tuple[str, ...]) -> None:
     assert picked.left_out == (("msdyn_things",) if words == ["custom"] else ())
 
 
-def test_a_table_called_custom_is_a_name() -> None:
+def test_table_may_be_called_custom() -> None:
     tables = [*TABLES, info("custom", logical_name="custom")]
 
     assert pick(tables, ["custom"]).names == ("custom",)
 
 
-def test_tables_of_microsofts_own_solutions_are_left_out_of_custom(
-    make_world: Any, given_all: InitOptions
-) -> None:
+def test_custom_leaves_out_microsofts_tables(make_world: Any, given_all: InitOptions) -> None:
     tables = [
         Table("vin_a", "vin_as", "vin_aid", [Column("vin_x", "String")]),
         Table("msdyn_b", "msdyn_bs", "msdyn_bid", [Column("msdyn_x", "String")]),
@@ -591,7 +571,7 @@ def entity(name: str, *columns: str, **targets: str) -> Entity:
     return Entity(name, f"{name}id", (LockedColumn(f"{name}id", "TEXT"), *found), "metadata")
 
 
-def test_a_junction_needs_both_sides_and_one_of_them_whole() -> None:
+def test_junction_needs_one_whole_side() -> None:
     intersects = [
         entity("both", "vin_aid", "vin_bid"),
         entity("filtered", "vin_aid", "accountid"),
@@ -618,7 +598,7 @@ def test_a_junction_needs_both_sides_and_one_of_them_whole() -> None:
     )
 
 
-def test_entries_are_described() -> None:
+def test_entries_have_descriptions() -> None:
     proposal = Proposal(("vin_as",), ("accounts",), {"vin_a_bset": ("vin_as", "vin_bs")})
 
     text = format_entities(build_entities(proposal, TABLES))
@@ -636,7 +616,7 @@ def test_entries_are_described() -> None:
     ]
 
 
-def test_the_configuration_reads_back(tmp_path: Path) -> None:
+def test_configuration_reads_back(tmp_path: Path) -> None:
     entities = [EntityConfig("accounts", description='Kunden "Süd" \\ \N{SNOWMAN}')]
     path = tmp_path / "entities.json"
     write_file(path, format_entities(entities), 0o666)
@@ -648,7 +628,7 @@ def label(text: object) -> dict[str, Any]:
     return {"UserLocalizedLabel": {"Label": text}}
 
 
-def test_a_definition_becomes_a_line_of_the_list() -> None:
+def test_definition_parsed_to_table() -> None:
     definition = {
         "EntitySetName": "accounts",
         "LogicalName": "account",
@@ -680,7 +660,7 @@ def test_a_definition_becomes_a_line_of_the_list() -> None:
     assert parse_table("no definition") is None
 
 
-def test_empty_standard_tables_are_counted_only() -> None:
+def test_empty_standard_tables_only_counted() -> None:
     lines = format_tables([info("contacts", rows=0), info("accounts", rows=1)])
 
     assert lines[-2] == "(and 1 standard tables without rows)"
@@ -696,7 +676,7 @@ AWKWARD = st.text("ab'\"\\$# `{}=!", min_size=1).filter(lambda text: text == tex
 
 @settings(max_examples=150, deadline=None)
 @given(client_id=PRINTABLE | AWKWARD, secret=PRINTABLE | AWKWARD)
-def test_dotenv_reads_back_what_was_typed(
+def test_dotenv_reads_values_back(
     client_id: str, secret: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "typed.env"
@@ -714,6 +694,6 @@ def test_dotenv_reads_back_what_was_typed(
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "\ud800", "\x00"])
-def test_what_dotenv_cannot_hold_is_refused(value: str) -> None:
+def test_control_characters_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=r"TYPED holds a character that a \.env file cannot"):
         format_env({"TYPED": value})

@@ -144,7 +144,7 @@ ALL_LABELS = {
 # The table
 
 
-def test_every_option_is_stored_also_those_that_no_row_uses(trials: World) -> None:
+def test_every_option_is_stored(trials: World) -> None:
     trials.sync(ENTITIES)
 
     report = labels(trials)
@@ -157,7 +157,7 @@ def test_every_option_is_stored_also_those_that_no_row_uses(trials: World) -> No
     ]  # fmt: skip
 
 
-def test_one_filtered_read_is_paged_and_brings_every_language(trials: World) -> None:
+def test_stringmaps_paged_in_every_language(trials: World) -> None:
     trials.sync(ENTITIES)
     translate(trials, "vin_phase", 1036, {1: "Phase un", 2: "Phase deux", 9: None})
 
@@ -173,7 +173,7 @@ def test_one_filtered_read_is_paged_and_brings_every_language(trials: World) -> 
     assert (report.language, report.languages) == (1033, (1033, 1036))
 
 
-def test_only_what_stringmaps_lacks_is_asked_of_the_metadata(trials: World) -> None:
+def test_metadata_asked_for_missing_labels(trials: World) -> None:
     trials.sync(ENTITIES)
 
     labels(trials)
@@ -184,7 +184,7 @@ def test_only_what_stringmaps_lacks_is_asked_of_the_metadata(trials: World) -> N
     assert "BooleanAttributeMetadata" in casts[0]
 
 
-def test_a_column_that_stringmaps_does_not_know_is_asked_of_the_metadata(trials: World) -> None:
+def test_unknown_column_read_from_metadata(trials: World) -> None:
     trials.sync(ENTITIES)
     for key, row in trials.emulator.rows("stringmaps").items():
         if row["attributename"] == "vin_groups":
@@ -195,7 +195,7 @@ def test_a_column_that_stringmaps_does_not_know_is_asked_of_the_metadata(trials:
     assert stored(trials) == ALL_LABELS
 
 
-def test_without_stringmaps_the_metadata_says_the_same(trials: World) -> None:
+def test_metadata_replaces_refused_stringmaps(trials: World) -> None:
     trials.sync(ENTITIES)
     trials.emulator.control.fault(Fault("status", "stringmaps", **REFUSED))
 
@@ -206,7 +206,7 @@ def test_without_stringmaps_the_metadata_says_the_same(trials: World) -> None:
     assert shown(trials, "vin_name, vin_groups_label")[0] == ("A", "Young; Adults")
 
 
-def test_rows_that_do_not_change_stay_and_the_others_follow(trials: World) -> None:
+def test_unchanged_label_rows_stay(trials: World) -> None:
     trials.sync(ENTITIES)
     first = labels(trials).saved
     rows = dict(trials.query("SELECT rowid, label FROM _choices"))
@@ -234,7 +234,7 @@ def test_rows_that_do_not_change_stay_and_the_others_follow(trials: World) -> No
     )
 
 
-def test_a_failed_column_keeps_its_labels_and_fails_its_entity_alone(trials: World) -> None:
+def test_failed_column_keeps_labels(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
     trials.emulator.control.fault(Fault("status", "BooleanAttributeMetadata", status=404, times=9))
@@ -249,7 +249,7 @@ def test_a_failed_column_keeps_its_labels_and_fails_its_entity_alone(trials: Wor
     assert format_labels(report)[0].startswith("failure  EntityDefinitions(LogicalName=")
 
 
-def test_without_metadata_yes_no_columns_have_no_label_and_names_are_guessed(
+def test_names_guessed_without_metadata(
     trials: World,
 ) -> None:
     trials.sync(ENTITIES)
@@ -266,7 +266,7 @@ def test_without_metadata_yes_no_columns_have_no_label_and_names_are_guessed(
     assert "warning  the metadata cannot be read, so yes/no columns get no labels" in lines
 
 
-def test_a_copy_made_from_samples_has_no_logical_names(make_world: Any) -> None:
+def test_sampled_copy_has_no_logical_names(make_world: Any) -> None:
     world: World = make_world([TRIALS, ACCOUNTS], metadata_readable=False)
     account = insert(world.emulator, "accounts", [{"name": "Fabrikam"}])[0]
     insert(world.emulator, "vin_trials", [{"vin_name": "A", "vin_sponsorid": account}])
@@ -282,7 +282,7 @@ def test_a_copy_made_from_samples_has_no_logical_names(make_world: Any) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_where_neither_may_be_read_nothing_is_written(trials: World, status: int) -> None:
+def test_nothing_written_if_both_refused(trials: World, status: int) -> None:
     trials.sync(ENTITIES)
     trials.emulator.control.fault(Fault("status", "stringmaps|EntityDef", status=status, times=99))
     before = trials.db_path.read_bytes()
@@ -294,7 +294,7 @@ def test_where_neither_may_be_read_nothing_is_written(trials: World, status: int
 
 
 @pytest.mark.parametrize("part", ["stringmaps", "EntityDefinitions\\?"])
-def test_a_refused_token_is_no_reason_to_go_another_way(trials: World, part: str) -> None:
+def test_refused_token_uses_no_fallback(trials: World, part: str) -> None:
     trials.sync(ENTITIES)
     trials.emulator.control.fault(Fault("status", part, status=401, times=99))
 
@@ -302,7 +302,7 @@ def test_a_refused_token_is_no_reason_to_go_another_way(trials: World, part: str
         labels(trials)
 
 
-def test_a_record_that_is_no_json_ends_the_command(trials: World) -> None:
+def test_unreadable_record_ends_labels(trials: World) -> None:
     trials.sync(ENTITIES)
     body = '{"value": [{"value": ' + "9" * 5000 + "}]}"
     trials.emulator.control.fault(Fault("body", "stringmaps", body=body.encode()))
@@ -311,7 +311,7 @@ def test_a_record_that_is_no_json_ends_the_command(trials: World) -> None:
         labels(trials)
 
 
-def test_entries_of_the_metadata_that_cannot_be_used_are_passed_over(trials: World) -> None:
+def test_unusable_definitions_are_skipped(trials: World) -> None:
     trials.sync(ENTITIES)
     answer = {"value": [{"EntitySetName": "vin_trials"}, "what?"]}
     trials.emulator.control.fault(
@@ -324,7 +324,7 @@ def test_entries_of_the_metadata_that_cannot_be_used_are_passed_over(trials: Wor
     assert {row[0] for row in stored(trials)} == {"statecode", "vin_groups", "vin_phase"}
 
 
-def test_a_logical_name_that_would_change_the_query_is_not_sent(trials: World) -> None:
+def test_hostile_logical_name_not_sent(trials: World) -> None:
     trials.sync(ENTITIES)
     lock = trials.schema_path.read_text(encoding="utf-8")
     trials.schema_path.write_text(
@@ -342,7 +342,7 @@ def test_a_logical_name_that_would_change_the_query_is_not_sent(trials: World) -
 # The views
 
 
-def test_a_view_shows_a_label_beside_each_choice(trials: World) -> None:
+def test_view_shows_label_beside_choice(trials: World) -> None:
     trials.sync(ENTITIES)
 
     labels(trials)
@@ -359,7 +359,7 @@ def test_a_view_shows_a_label_beside_each_choice(trials: World) -> None:
     assert names[-3:] == ["sync_time", "valid_from", "json_response"]
 
 
-def test_several_choices_are_joined_in_their_order_and_none_is_lost(trials: World) -> None:
+def test_multi_select_labels_joined_in_order(trials: World) -> None:
     trials.sync(ENTITIES)
     trials.execute("UPDATE vin_trials SET vin_groups = '1,no list' WHERE vin_name = 'C'")
 
@@ -372,7 +372,7 @@ def test_several_choices_are_joined_in_their_order_and_none_is_lost(trials: Worl
     ]
 
 
-def test_a_lookup_shows_the_name_of_the_first_table_that_has_the_id(trials: World) -> None:
+def test_lookup_named_by_first_table(trials: World) -> None:
     trials.sync(ENTITIES)
 
     labels(trials)
@@ -394,7 +394,7 @@ def test_a_lookup_shows_the_name_of_the_first_table_that_has_the_id(trials: Worl
     assert "ownerid_name" not in names
 
 
-def test_a_view_is_never_behind_its_tables(trials: World) -> None:
+def test_view_follows_its_tables(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
     trials.wait()
@@ -406,7 +406,7 @@ def test_a_view_is_never_behind_its_tables(trials: World) -> None:
     assert shown(trials, "vin_name, vin_sponsorid_name")[1] == ("B", "Nancy Anderson")
 
 
-def test_tables_without_choices_or_lookups_have_no_view(trials: World) -> None:
+def test_plain_table_has_no_view(trials: World) -> None:
     trials.sync(ENTITIES)
 
     report = labels(trials)
@@ -422,7 +422,7 @@ def test_tables_without_choices_or_lookups_have_no_view(trials: World) -> None:
     assert lines[-1] == ("_choices: 10 added, 0 changed, 0 removed; the views show language 1033")
 
 
-def test_the_synced_tables_are_not_touched(trials: World) -> None:
+def test_labels_leave_tables_untouched(trials: World) -> None:
     trials.sync(ENTITIES)
     before = trials.rows(), trials.query("SELECT * FROM _sync_state ORDER BY 1")
 
@@ -433,7 +433,7 @@ def test_the_synced_tables_are_not_touched(trials: World) -> None:
     assert trials.rows() == before[0]
 
 
-def test_the_views_show_one_language_and_another_where_it_lacks_a_label(trials: World) -> None:
+def test_view_falls_back_to_other_language(trials: World) -> None:
     trials.sync(ENTITIES)
     translate(trials, "vin_phase", 1036, {1: "Phase un", 2: "Phase deux"})
 
@@ -446,7 +446,7 @@ def test_the_views_show_one_language_and_another_where_it_lacks_a_label(trials: 
     assert format_labels(report)[-1].endswith("language 1036 (there is also 1033)")
 
 
-def test_a_language_without_labels_is_refused(trials: World) -> None:
+def test_language_without_labels_refused(trials: World) -> None:
     trials.sync(ENTITIES)
 
     with pytest.raises(ConfigError, match=r"--language 1031: no label .* labels in 1033"):
@@ -455,7 +455,7 @@ def test_a_language_without_labels_is_refused(trials: World) -> None:
     assert trials.query("SELECT name FROM sqlite_master WHERE name = '_choices'") == []
 
 
-def test_without_any_label_any_language_will_do(make_world: Any) -> None:
+def test_any_language_without_labels(make_world: Any) -> None:
     world: World = make_world([PLAIN])
     insert(world.emulator, "vin_plains", [{"vin_text": "x"}])
     entities = [EntityConfig("vin_plains")]
@@ -471,7 +471,7 @@ def test_without_any_label_any_language_will_do(make_world: Any) -> None:
     )
 
 
-def test_only_the_entities_named_are_done(trials: World) -> None:
+def test_only_selected_entities_labelled(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
     trials.execute("UPDATE _choices SET label = 'mine' WHERE column_name = 'vin_phase'")
@@ -483,7 +483,7 @@ def test_only_the_entities_named_are_done(trials: World) -> None:
     assert shown(trials, "name, parentaccountid_name", "accounts_labelled")[0][1] == "Litware"
 
 
-def test_names_that_collide_get_a_number(make_world: Any) -> None:
+def test_colliding_names_get_number(make_world: Any) -> None:
     odd = Table(
         "vin_odd",
         "vin_odds",
@@ -519,7 +519,7 @@ def test_names_that_collide_get_a_number(make_world: Any) -> None:
     assert views == [("vin_odds_labelled_2",), ("vin_odds_labelled_3",)]
 
 
-def test_labels_are_data(make_world: Any) -> None:
+def test_hostile_label_is_data(make_world: Any) -> None:
     hostile = "'; DROP TABLE vin_bads; --\" */ %s :x \x00 \N{SNOWMAN}"
     bads = Table(
         "vin_bad",
@@ -537,9 +537,7 @@ def test_labels_are_data(make_world: Any) -> None:
     assert shown(world, "vin_name, vin_kind_label", "vin_bads_labelled") == [("A", hostile)]
 
 
-def test_a_view_that_sqlite_will_not_have_fails_its_entity(
-    trials: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_view_fails_entity(trials: World, monkeypatch: pytest.MonkeyPatch) -> None:
     trials.sync(ENTITIES)
     monkeypatch.setattr(
         labelled_views,
@@ -559,21 +557,21 @@ def test_a_view_that_sqlite_will_not_have_fails_its_entity(
 # What is not there
 
 
-def test_without_a_database_there_is_nothing_to_label(trials: World) -> None:
+def test_labels_need_database(trials: World) -> None:
     with pytest.raises(ConfigError, match=r"there is no database yet\. Run a sync first"):
         labels(trials)
 
     assert not trials.db_path.exists()
 
 
-def test_an_empty_database_has_nothing_to_label(trials: World) -> None:
+def test_labels_need_synced_table(trials: World) -> None:
     trials.db_path.touch()
 
     with pytest.raises(ConfigError, match="nothing is synced yet"):
         labels(trials)
 
 
-def test_an_entity_that_was_never_synced_is_told(trials: World) -> None:
+def test_never_synced_entity_noted(trials: World) -> None:
     trials.sync(ENTITIES[:1])
 
     report = labels(trials)
@@ -585,7 +583,7 @@ def test_an_entity_that_was_never_synced_is_told(trials: World) -> None:
     ]
 
 
-def test_the_run_lock_is_taken(trials: World) -> None:
+def test_labels_take_run_lock(trials: World) -> None:
     trials.sync(ENTITIES)
 
     with hold(trials.db_path, trials.emulator.clock.now()), pytest.raises(LockedError):
@@ -595,7 +593,7 @@ def test_the_run_lock_is_taken(trials: World) -> None:
 # After schema accept
 
 
-def test_views_outlive_a_table_that_is_made_anew(trials: World) -> None:
+def test_view_survives_rebuilt_table(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
 
@@ -613,7 +611,7 @@ def test_views_outlive_a_table_that_is_made_anew(trials: World) -> None:
     assert shown(trials, "vin_name, vin_sponsorid_name")[0] == ("A", "Fabrikam")
 
 
-def test_views_that_lost_a_column_are_dropped_and_made_anew(trials: World) -> None:
+def test_broken_views_are_dropped(trials: World) -> None:
     trials.sync(ENTITIES)
     labels(trials)
     trials.execute("CREATE VIEW mine AS SELECT no_such_column FROM accounts")
@@ -639,7 +637,7 @@ def test_views_that_lost_a_column_are_dropped_and_made_anew(trials: World) -> No
 # The pure parts
 
 
-def test_columns_that_the_table_does_not_have_are_not_shown(trials: World) -> None:
+def test_missing_columns_not_shown(trials: World) -> None:
     trials.sync(ENTITIES)
     trials.emulator.add_column("vin_trials", Column("vin_new", "Boolean"))
     trials.emulator.add_column("vin_trials", Column("vin_kind", "Picklist", options={1: "One"}))
@@ -651,7 +649,7 @@ def test_columns_that_the_table_does_not_have_are_not_shown(trials: World) -> No
     assert [name for name in names if "new" in name or "kind" in name] == []
 
 
-def test_a_lookup_that_differs_only_by_case_has_no_column() -> None:
+def test_lookup_differing_by_case_skipped() -> None:
     lookups = [LockedColumn(name, "TEXT", ("b",)) for name in ("_a_value", "_A_value")]
     entities = [
         Entity("as", "aid", (LockedColumn("aid", "TEXT"), *lookups), "metadata", "a"),
@@ -664,7 +662,7 @@ def test_a_lookup_that_differs_only_by_case_has_no_column() -> None:
     assert [list(columns) for columns in found.values()] == [["_A_value"]]
 
 
-def test_what_has_not_the_shape_of_a_label_is_passed_over() -> None:
+def test_misshapen_labels_are_skipped() -> None:
     good = {
         "objecttypecode": "account",
         "attributename": "kind",
@@ -703,7 +701,7 @@ def option(value: object, *labels: tuple[str, int], user: int | None = None) -> 
     }
 
 
-def test_options_are_those_of_the_column_or_of_a_global_choice() -> None:
+def test_options_from_column_or_global_choice() -> None:
     attributes = [
         {"LogicalName": "a", "OptionSet": {"Options": [option(1, ("One", 1033), ("Un", 1036))]}},
         {"LogicalName": "b", "OptionSet": None, "GlobalOptionSet": {"Options": [option(2)]}},
@@ -729,7 +727,7 @@ def test_options_are_those_of_the_column_or_of_a_global_choice() -> None:
     ]
 
 
-def test_the_language_is_the_users_then_the_fullest_then_the_lowest() -> None:
+def test_language_chosen_by_user_count_number() -> None:
     def of(*languages: int) -> list[Choice]:
         return [Choice("a", "b", at, "c", language) for at, language in enumerate(languages)]
 
@@ -751,7 +749,7 @@ def test_the_language_is_the_users_then_the_fullest_then_the_lowest() -> None:
         (["isocode"], None),
     ],
 )
-def test_a_name_column_is_guessed_by_its_name(columns: list[str], name: str | None) -> None:
+def test_name_column_guessed_by_name(columns: list[str], name: str | None) -> None:
     locked = [LockedColumn(column, "TEXT") for column in columns]
     number = LockedColumn("aname", "INTEGER")
     table = build_table(Entity("things", "thingid", (*locked, number), "sample"))
@@ -759,7 +757,7 @@ def test_a_name_column_is_guessed_by_its_name(columns: list[str], name: str | No
     assert labelled_views.guess_name_column(table) == name
 
 
-def test_the_rows_of_an_entity_that_was_not_read_whole_stay(connection: Any) -> None:
+def test_partly_read_entity_keeps_rows(connection: Any) -> None:
     old = [Choice("a", "kept", 1, "x", 1033), Choice("a", "read", 1, "x", 1033)]
     other = Choice("b", "kept", 1, "x", 1033)
     with connection.begin():
@@ -776,6 +774,6 @@ def test_the_rows_of_an_entity_that_was_not_read_whole_stay(connection: Any) -> 
     }
 
 
-def test_a_view_that_cannot_be_read_is_an_error(connection: Any) -> None:
+def test_unreadable_view_is_error(connection: Any) -> None:
     with connection.begin(), pytest.raises(DBAPIError):
         labelled_views.replace_views(connection, {"a": "SELECT x FROM nowhere"}, [])

@@ -150,7 +150,7 @@ def texts(xml: str) -> dict[str, str]:
 @pytest.mark.parametrize("schedule", [timedelta(hours=1), time(2)], ids=["every", "daily"])
 @pytest.mark.parametrize("user", [None, "CONTOSO\\sync & co"])
 @pytest.mark.parametrize("retries", [0, 3])
-def test_a_task_keeps_the_rules_of_the_schema(schedule, user, retries):
+def test_task_follows_published_schema(schedule, user, retries):
     job = Job(JOB.interpreter, JOB.folder, JOB.arguments, retries=retries)
 
     xml = task_scheduler_xml(job, schedule, start=TODAY, user=user)
@@ -165,7 +165,7 @@ def test_a_task_keeps_the_rules_of_the_schema(schedule, user, retries):
     assert texts(xml).get("UserId") == user
 
 
-def test_the_rules_see_what_breaks_them():
+def test_schema_rules_find_violations():
     xml = task_scheduler_xml(JOB, timedelta(hours=1), start=TODAY)
 
     swapped = re.sub(r"(<Enabled>true</Enabled>)\s*(<StartBoundary>.*?>)", r"\2\1", xml, count=1)
@@ -181,7 +181,7 @@ def test_the_rules_see_what_breaks_them():
         assert find_violations(ET.fromstring(text)), what
 
 
-def test_a_task_says_how_the_job_is_run():
+def test_task_says_how_job_runs():
     xml = task_scheduler_xml(JOB, time(2), start=TODAY)
 
     said = texts(xml)
@@ -199,7 +199,7 @@ def test_a_task_says_how_the_job_is_run():
     assert said["LogonType"] == "S4U"
 
 
-def test_a_task_every_so_often_repeats_without_end():
+def test_interval_task_repeats_without_end():
     xml = task_scheduler_xml(JOB, timedelta(minutes=90), start=TODAY)
 
     trigger = ET.fromstring(xml).find(f".//{{{NAMESPACE}}}TimeTrigger")
@@ -209,7 +209,7 @@ def test_a_task_every_so_often_repeats_without_end():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252", "utf-8-sig"])
-def test_a_task_is_the_same_in_whatever_encoding_a_shell_writes(encoding):
+def test_task_survives_any_shell_encoding(encoding):
     xml = task_scheduler_xml(JOB, time(2), start=TODAY)
 
     root = ET.fromstring(xml.encode(encoding))
@@ -220,7 +220,7 @@ def test_a_task_is_the_same_in_whatever_encoding_a_shell_writes(encoding):
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\0b", "a\ud800b"])
-def test_text_that_no_scheduler_takes_is_refused(text):
+def test_control_characters_refused(text):
     with pytest.raises(ValueError, match="no scheduler takes"):
         Job("/usr/bin/python3", text)
 
@@ -234,14 +234,14 @@ def test_text_that_no_scheduler_takes_is_refused(text):
         ("31d", timedelta(days=31)),
     ],
 )
-def test_an_interval_is_read(text, every):
+def test_interval_is_parsed(text, every):
     assert parse_every(text) == every
 
 
 @pytest.mark.parametrize(
     "text", ["", "1", "h", "0m", "30s", "1.5h", "-1h", "32d", "1h ", "\u0661h"]
 )
-def test_what_is_no_interval_is_refused(text):
+def test_wrong_interval_refused(text):
     with pytest.raises(ValueError, match="is not an interval such as 15m"):
         parse_every(text)
 
@@ -249,12 +249,12 @@ def test_what_is_no_interval_is_refused(text):
 @pytest.mark.parametrize(
     ("text", "at"), [("02:00", time(2)), ("2:05", time(2, 5)), ("23:59", time(23, 59))]
 )
-def test_a_time_of_day_is_read(text, at):
+def test_time_of_day_is_parsed(text, at):
     assert parse_daily(text) == at
 
 
 @pytest.mark.parametrize("text", ["", "24:00", "2", "02:60", "2 am", "02:00:00", "02:00\n"])
-def test_what_is_no_time_of_day_is_refused(text):
+def test_wrong_time_of_day_refused(text):
     with pytest.raises(ValueError, match="is not a time of day such as 02:00"):
         parse_daily(text)
 
@@ -268,7 +268,7 @@ def test_what_is_no_time_of_day_is_refused(text):
         (timedelta(days=2, hours=3), "P2DT3H"),
     ],
 )
-def test_a_duration_is_iso_8601(length, text):
+def test_duration_is_iso_8601(length, text):
     assert format_duration(length) == text
     assert DURATION.fullmatch(text)
 
@@ -284,7 +284,7 @@ def test_a_duration_is_iso_8601(length, text):
         (timedelta(days=1), "0 0 * * *"),
     ],
 )
-def test_cron_says_when(schedule, times):
+def test_cron_line_says_when(schedule, times):
     line = cron_line(Job("/usr/bin/python3", "/srv/sync"), schedule)
 
     assert line == (
@@ -295,13 +295,13 @@ def test_cron_says_when(schedule, times):
 @pytest.mark.parametrize(
     "schedule", [timedelta(minutes=7), timedelta(minutes=90), timedelta(hours=5), timedelta(days=2)]
 )
-def test_cron_refuses_what_it_cannot_say(schedule):
+def test_cron_refuses_uneven_intervals(schedule):
     with pytest.raises(ValueError, match="cron cannot repeat every"):
         cron_line(JOB, schedule)
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
-def test_a_shell_reads_the_cron_line_as_it_was_meant(tmp_path):
+def test_shell_reads_cron_line_back(tmp_path):
     folder = tmp_path / "it's 100% $HOME & co"
     folder.mkdir()
     script = "import sys, os; print(os.getcwd(), sys.argv[1:], file=sys.stderr)"
@@ -317,7 +317,7 @@ def test_a_shell_reads_the_cron_line_as_it_was_meant(tmp_path):
     assert shlex.split(command)[0] == "cd"
 
 
-def test_a_daily_timer_catches_up_and_tries_again():
+def test_daily_timer_catches_up_and_retries():
     units = systemd_units(Job("/usr/bin/python3", "/srv/sync"), time(2, 30))
 
     assert "\nOnCalendar=*-*-* 02:30:00\nPersistent=true\n" in units.timer
@@ -338,14 +338,14 @@ def test_a_daily_timer_catches_up_and_tries_again():
     ],
     ids=["often", "never again"],
 )
-def test_a_timer_that_starts_often_leaves_a_failed_run_to_the_next(job, schedule):
+def test_frequent_timer_does_not_restart(job, schedule):
     service = systemd_units(job, schedule).service
 
     assert "Restart" not in service
     assert "StartLimit" not in service
 
 
-def test_a_timer_repeats_from_the_last_start():
+def test_timer_counts_from_last_start():
     assert (
         "\nOnActiveSec=1min\nOnUnitActiveSec=5400s\n"
         in systemd_units(JOB, timedelta(minutes=90)).timer
@@ -366,7 +366,7 @@ def test_systemd_words_are_quoted():
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
 @pytest.mark.parametrize("schedule", [time(2), timedelta(minutes=90)], ids=["daily", "every"])
-def test_systemd_accepts_the_units(tmp_path, schedule):
+def test_systemd_accepts_units(tmp_path, schedule):
     arguments = ("-m", "dataverse_sync", "--log-file", '/var/log/50% "x" $HOME.log')
     job = Job(str(Path("/bin/sh").resolve()), "/tmp", arguments, description="100% of it")
     units = systemd_units(job, schedule)

@@ -43,18 +43,18 @@ def columns(world: World, name: str) -> dict[str, str]:
     return {row[1]: row[2] for row in world.query(f"PRAGMA table_info({name})")}
 
 
-def test_nothing_locked_yet_is_said(world: World) -> None:
+def test_diff_needs_locked_schema(world: World) -> None:
     with pytest.raises(ConfigError, match="nothing is locked yet"):
         diff(world)
 
 
-def test_a_fresh_lock_is_the_live_schema(world: World) -> None:
+def test_fresh_lock_equals_live_schema(world: World) -> None:
     world.sync()
 
     assert diff(world) == []
 
 
-def test_differences_are_told_with_their_types(world: World) -> None:
+def test_differences_name_types(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "Integer"))
     world.emulator.drop_column("vin_candidates", "vin_dose")
@@ -69,7 +69,7 @@ def test_differences_are_told_with_their_types(world: World) -> None:
     ]
 
 
-def test_accept_fills_a_new_column_from_the_json_without_a_download(world: World) -> None:
+def test_new_column_filled_without_download(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "Integer"))
     key = world.emulator.ids("vin_candidates")[0]
@@ -107,7 +107,7 @@ def lock_without_modifiedon(world: World, name: str) -> None:
     world.execute("UPDATE _sync_state SET last_timestamp = NULL")
 
 
-def test_where_accept_adds_modifiedon_the_rows_get_their_moments(world: World) -> None:
+def test_accepted_modifiedon_fills_valid_from(world: World) -> None:
     world.sync()
     lock_without_modifiedon(world, "vin_products")
 
@@ -118,7 +118,7 @@ def test_where_accept_adds_modifiedon_the_rows_get_their_moments(world: World) -
     assert world.state("vin_products", "last_timestamp") == OLD
 
 
-def test_a_sync_after_accept_writes_the_new_column(world: World) -> None:
+def test_sync_writes_accepted_column(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "Decimal"))
     accept(world)
@@ -133,7 +133,7 @@ def test_a_sync_after_accept_writes_the_new_column(world: World) -> None:
     ]
 
 
-def test_accept_changes_a_type_by_rebuilding_the_table(world: World) -> None:
+def test_changed_type_rebuilds_table(world: World) -> None:
     world.sync()
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
     json_before = world.copy("vin_candidates")
@@ -151,7 +151,7 @@ def test_accept_changes_a_type_by_rebuilding_the_table(world: World) -> None:
     assert world.sync().ok
 
 
-def test_a_column_that_is_gone_keeps_its_values_unless_dropped(world: World) -> None:
+def test_removed_column_kept_unless_dropped(world: World) -> None:
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_name")
 
@@ -168,7 +168,7 @@ def test_a_column_that_is_gone_keeps_its_values_unless_dropped(world: World) -> 
     assert diff(world) == []
 
 
-def test_a_column_that_is_gone_keeps_its_values_through_a_rebuild(world: World) -> None:
+def test_removed_column_survives_rebuild(world: World) -> None:
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_name")
     accept(world)
@@ -183,7 +183,7 @@ def test_a_column_that_is_gone_keeps_its_values_through_a_rebuild(world: World) 
     assert world.query("SELECT vin_candidateid, vin_name FROM vin_candidates ORDER BY 1") == stored
 
 
-def test_a_labelled_view_outlives_a_rebuild_and_goes_with_its_columns(world: World) -> None:
+def test_labelled_view_survives_rebuild(world: World) -> None:
     world.sync()
     run_labels(world.config(), ENTITIES, (), Redactor(), lambda _: None)
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
@@ -199,7 +199,7 @@ def test_a_labelled_view_outlives_a_rebuild_and_goes_with_its_columns(world: Wor
     assert world.sync().ok
 
 
-def test_only_the_named_entities_are_accepted(world: World) -> None:
+def test_only_named_entities_accepted(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "String"))
     world.emulator.add_column("vin_products", EmulatedColumn("vin_new", "String"))
@@ -209,19 +209,19 @@ def test_only_the_named_entities_are_accepted(world: World) -> None:
     assert diff(world) == ["vin_candidates.vin_new: new column (TEXT), kept in json_response"]
 
 
-def test_accept_takes_the_run_lock(world: World) -> None:
+def test_accept_takes_run_lock(world: World) -> None:
     world.sync()
 
     with hold(world.db_path, world.emulator.clock.now()), pytest.raises(LockedError):
         accept(world)
 
 
-def test_accept_without_a_database_is_refused(world: World) -> None:
+def test_accept_needs_database(world: World) -> None:
     with pytest.raises(ConfigError, match="no database yet"):
         accept(world)
 
 
-def test_a_table_that_lacks_a_locked_column_stops_a_sync_and_is_mended_by_accept(
+def test_accept_mends_missing_column(
     world: World,
 ) -> None:
     world.sync()
@@ -241,9 +241,7 @@ def test_a_table_that_lacks_a_locked_column_stops_a_sync_and_is_mended_by_accept
     assert world.sync().ok
 
 
-def test_an_accept_that_dies_leaves_the_old_table_and_the_old_lock(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_accept_changes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.sync()
     rows, lock = world.rows(), world.schema_path.read_bytes()
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
@@ -261,7 +259,7 @@ def test_an_accept_that_dies_leaves_the_old_table_and_the_old_lock(
     assert world.sync().ok
 
 
-def test_a_file_behind_the_database_by_one_accept_is_written_again(world: World) -> None:
+def test_outdated_lock_file_rewritten(world: World) -> None:
     world.sync()
     behind = world.schema_path.read_text(encoding="utf-8")
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
@@ -276,7 +274,7 @@ def test_a_file_behind_the_database_by_one_accept_is_written_again(world: World)
     assert world.schema_path.read_text(encoding="utf-8") == accepted
 
 
-def test_drift_is_reported_by_every_sync_and_written_once(world: World) -> None:
+def test_drift_reported_always_written_once(world: World) -> None:
     world.sync()
     world.emulator.add_column("vin_candidates", EmulatedColumn("vin_new", "Integer"))
     world.emulator.drop_column("vin_candidates", "vin_dose")
@@ -293,7 +291,7 @@ def test_drift_is_reported_by_every_sync_and_written_once(world: World) -> None:
     ]
 
 
-def test_a_removed_column_keeps_old_values_and_is_null_in_rows_fetched_anew(world: World) -> None:
+def test_removed_column_null_in_new_rows(world: World) -> None:
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_name")
     world.wait()
@@ -310,7 +308,7 @@ def test_a_removed_column_keeps_old_values_and_is_null_in_rows_fetched_anew(worl
     assert None not in stored.values()
 
 
-def test_an_entity_added_to_the_configuration_is_locked_and_synced(world: World) -> None:
+def test_added_entity_locked_and_synced(world: World) -> None:
     world.sync(ENTITIES[:1])
 
     report = world.sync(ENTITIES[:2])
@@ -323,7 +321,7 @@ def test_an_entity_added_to_the_configuration_is_locked_and_synced(world: World)
     assert sorted(lock) == ["vin_candidates", "vin_products"]
 
 
-def test_an_entity_taken_out_of_the_configuration_keeps_its_table(world: World) -> None:
+def test_unconfigured_entity_keeps_table(world: World) -> None:
     world.sync(ENTITIES[:2])
 
     report = world.sync(ENTITIES[:1])
@@ -336,7 +334,7 @@ def test_an_entity_taken_out_of_the_configuration_keeps_its_table(world: World) 
     assert world.query("SELECT count(*) FROM vin_products") == [(8,)]
 
 
-def test_a_table_of_400_columns_comes_out_right(make_world: Any) -> None:
+def test_accept_table_of_400_columns(make_world: Any) -> None:
     kinds = ("String", "Integer", "Decimal", "Boolean")
     wide = Table(
         "vin_wide",
@@ -384,7 +382,7 @@ def entity(found: dict[str, Any]) -> Entity:
 
 @settings(deadline=None)
 @given(tables, tables, st.booleans())
-def test_accept_leaves_nothing_to_differ(
+def test_nothing_differs_after_accept(
     locked: dict[str, Any], live: dict[str, Any], drop: bool
 ) -> None:
     was, now = entity(locked), entity(live)
@@ -397,7 +395,7 @@ def test_accept_leaves_nothing_to_differ(
     assert kept == (set() if drop else {f"c_{n}" for n in locked.keys() - live.keys()})
 
 
-def test_a_column_that_comes_back_is_new_again() -> None:
+def test_returning_column_is_new() -> None:
     was, now = entity({"a": "TEXT"}), entity({})
     accepted = accept_entity(was, now, drop=False)
 
@@ -407,7 +405,7 @@ def test_a_column_that_comes_back_is_new_again() -> None:
     assert diff_entity(accept_entity(accepted, was, drop=False), was) == []
 
 
-def test_a_key_that_was_guessed_wrong_is_told_once_metadata_knows_it() -> None:
+def test_wrongly_guessed_key_is_drift() -> None:
     guessed = Entity(
         "links", "accountid", (Column("accountid", "TEXT"), Column("linkid", "TEXT")), "sample"
     )
@@ -424,7 +422,7 @@ def test_a_key_that_was_guessed_wrong_is_told_once_metadata_knows_it() -> None:
     assert diff_entity(accept_entity(guessed, live, drop=False), live) == []
 
 
-def test_the_lock_file_says_which_columns_are_gone(world: World) -> None:
+def test_lock_file_marks_removed_columns(world: World) -> None:
     world.sync()
     world.emulator.drop_column("vin_candidates", "vin_dose")
     accept(world)
@@ -438,7 +436,7 @@ def test_the_lock_file_says_which_columns_are_gone(world: World) -> None:
     assert replace(dose, gone=False) != dose
 
 
-def test_without_metadata_the_records_of_a_run_show_the_drift(make_world: Any) -> None:
+def test_drift_found_in_fetched_records(make_world: Any) -> None:
     plain = Table(
         "vin_plain", "vin_plains", "vin_plainid", [EmulatedColumn("vin_name", "String")],
         in_metadata=False,
@@ -462,7 +460,7 @@ def test_without_metadata_the_records_of_a_run_show_the_drift(make_world: Any) -
     ]
 
 
-def test_a_file_that_is_no_database_is_refused_by_diff(world: World) -> None:
+def test_diff_refuses_other_files(world: World) -> None:
     world.sync(ENTITIES[:1])
     world.db_path.write_text("this is no database", encoding="utf-8")
 

@@ -62,7 +62,7 @@ def shell(
     return Shell(world, capsys)
 
 
-def test_without_a_command_it_syncs(shell: Shell) -> None:
+def test_sync_is_default_command(shell: Shell) -> None:
     status, out, err = shell.run()
 
     assert (status, err) == (0, "")
@@ -75,7 +75,7 @@ def test_without_a_command_it_syncs(shell: Shell) -> None:
     assert (shell.folder / "dataverse.db").exists()
 
 
-def test_the_summary_names_every_entity_with_its_counts(shell: Shell) -> None:
+def test_summary_counts_every_entity(shell: Shell) -> None:
     _, out, _ = shell.run("sync")
 
     (line,) = [line for line in out.splitlines() if line.startswith("vin_candidates ")]
@@ -83,14 +83,14 @@ def test_the_summary_names_every_entity_with_its_counts(shell: Shell) -> None:
     assert line.endswith("completed")
 
 
-def test_quiet_says_one_line_when_all_is_well(shell: Shell) -> None:
+def test_quiet_sync_prints_one_line(shell: Shell) -> None:
     status, out, err = shell.run("-q")
 
     assert (status, err) == (0, "")
     assert len(out.splitlines()) == 1
 
 
-def test_options_name_other_places(shell: Shell) -> None:
+def test_options_name_other_files(shell: Shell) -> None:
     (shell.folder / ".env").rename(shell.folder / "other.env")
     (shell.folder / "entities_config.json").rename(shell.folder / "few.json")
 
@@ -104,7 +104,7 @@ def test_options_name_other_places(shell: Shell) -> None:
     assert shell.files() == ["copy.db", "few.json", "lock", "other.env"]
 
 
-def test_sqlite_db_path_is_taken_and_db_wins(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_db_option_wins_over_variable(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQLITE_DB_PATH", "from_env.db")
 
     shell.run("-q")
@@ -134,9 +134,7 @@ def test_sqlite_db_path_is_taken_and_db_wins(shell: Shell, monkeypatch: pytest.M
         ("schema", "accept"),
     ],
 )
-def test_wrong_usage_is_2_and_asks_and_writes_nothing(
-    shell: Shell, arguments: tuple[str, ...]
-) -> None:
+def test_wrong_usage_exits_2_without_effect(shell: Shell, arguments: tuple[str, ...]) -> None:
     before = shell.files()
 
     status, _, err = shell.run(*arguments)
@@ -147,7 +145,7 @@ def test_wrong_usage_is_2_and_asks_and_writes_nothing(
     assert shell.world.emulator.log == []
 
 
-def test_all_mistakes_are_told_at_once(shell: Shell) -> None:
+def test_all_mistakes_reported_at_once(shell: Shell) -> None:
     shell.write(".env", "DATAVERSE_API_URL=http://org.example/api/data/v9.2/")
     shell.write("entities_config.json", '{"entities": [{"name": "_x", "colour": 1}]}')
 
@@ -159,7 +157,7 @@ def test_all_mistakes_are_told_at_once(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", '{"version": 99, "entities": {}}', "[]"])
-def test_a_damaged_or_newer_lock_is_2(shell: Shell, text: str) -> None:
+def test_damaged_or_newer_lock_exits_2(shell: Shell, text: str) -> None:
     (shell.folder / "schema").mkdir()
     shell.write("schema/schema.json", text)
 
@@ -170,9 +168,7 @@ def test_a_damaged_or_newer_lock_is_2(shell: Shell, text: str) -> None:
     assert shell.world.emulator.log == []
 
 
-def test_a_refused_secret_is_3_and_writes_nothing(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_secret_exits_3(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAVERSE_CLIENT_SECRET", "a-wrong-secret-value")
     before = shell.files()
 
@@ -184,7 +180,7 @@ def test_a_refused_secret_is_3_and_writes_nothing(
     assert shell.files() == before
 
 
-def test_a_failed_entity_is_1_and_the_others_complete(shell: Shell) -> None:
+def test_failed_entity_exits_1_others_complete(shell: Shell) -> None:
     fault = Fault("status", match="vin_products", status=403, code="0x80040220", times=99)
     shell.world.emulator.control.fault(fault)
 
@@ -196,7 +192,7 @@ def test_a_failed_entity_is_1_and_the_others_complete(shell: Shell) -> None:
     assert shell.world.is_mirror("vin_candidates")
 
 
-def test_a_database_in_use_is_4(shell: Shell) -> None:
+def test_database_in_use_exits_4(shell: Shell) -> None:
     with hold(shell.folder / "dataverse.db", shell.world.emulator.clock.now()):
         status, _, err = shell.run()
 
@@ -204,7 +200,7 @@ def test_a_database_in_use_is_4(shell: Shell) -> None:
     assert f"process {os.getpid()}" in err
 
 
-def test_a_dead_server_is_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.world.emulator.stop()
     monkeypatch.setattr("dataverse_sync.dataverse.transport.RETRIES", 0)
     before = shell.files()
@@ -239,7 +235,7 @@ def test_allow_deletes_removes_more_than_half(shell: Shell) -> None:
     assert shell.world.is_mirror("vin_candidates")
 
 
-def test_the_log_file_holds_json_lines_without_secrets(shell: Shell) -> None:
+def test_log_file_without_secrets(shell: Shell) -> None:
     shell.run("-vv", "--log-file", "sync.log")
 
     text = (shell.folder / "sync.log").read_text(encoding="utf-8")
@@ -250,14 +246,14 @@ def test_the_log_file_holds_json_lines_without_secrets(shell: Shell) -> None:
     assert "Bearer" not in text.replace("[secret]", "")
 
 
-def test_a_log_file_that_cannot_be_written_is_2(shell: Shell) -> None:
+def test_unwritable_log_file_exits_2(shell: Shell) -> None:
     status, _, err = shell.run("--log-file", "missing/sync.log")
 
     assert status == 2
     assert "sync.log" in err
 
 
-def test_status_tells_the_state_and_its_age(shell: Shell) -> None:
+def test_status_shows_state_and_age(shell: Shell) -> None:
     assert shell.run("status")[:2] == (
         0,
         "dataverse.db: there is no database yet; the first sync makes it\n",
@@ -275,7 +271,7 @@ def test_status_tells_the_state_and_its_age(shell: Shell) -> None:
     assert "vin_candidates" in err
 
 
-def test_status_of_a_database_without_any_sync_is_too_old(shell: Shell) -> None:
+def test_never_synced_database_is_too_old(shell: Shell) -> None:
     shell.world.execute("CREATE TABLE notes (text)")
 
     status, _, err = shell.run("status", "--max-age", "26h")
@@ -291,9 +287,7 @@ def test_status_of_a_database_without_any_sync_is_too_old(shell: Shell) -> None:
         (("schema", "diff"), "The locked schema is the live one."),
     ],
 )
-def test_quiet_is_one_line_where_all_is_well(
-    shell: Shell, command: tuple[str, ...], line: str
-) -> None:
+def test_quiet_commands_print_one_line(shell: Shell, command: tuple[str, ...], line: str) -> None:
     shell.run("-q")
 
     status, out, err = shell.run(*command, "-q")
@@ -302,7 +296,7 @@ def test_quiet_is_one_line_where_all_is_well(
     assert re.fullmatch(line, out.strip())
 
 
-def test_quiet_says_all_that_is_not_well(shell: Shell) -> None:
+def test_quiet_shows_differences(shell: Shell) -> None:
     shell.run("-q")
     shell.world.execute("DELETE FROM vin_products")
 
@@ -312,7 +306,7 @@ def test_quiet_says_all_that_is_not_well(shell: Shell) -> None:
     assert "8 missing" in out
 
 
-def test_quiet_does_not_hide_a_breaking_drift(shell: Shell) -> None:
+def test_quiet_shows_breaking_drift(shell: Shell) -> None:
     shell.run("-q")
     shell.world.emulator.drop_column("vin_products", "vin_name")
 
@@ -323,7 +317,7 @@ def test_quiet_does_not_hide_a_breaking_drift(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("command", [("status",), ("check",), ("verify",), ("schema", "diff")])
-def test_json_is_one_document_and_nothing_else(shell: Shell, command: tuple[str, ...]) -> None:
+def test_json_is_only_output(shell: Shell, command: tuple[str, ...]) -> None:
     shell.run("-q")
 
     status, out, _ = shell.run(*command, "--json")
@@ -333,9 +327,7 @@ def test_json_is_one_document_and_nothing_else(shell: Shell, command: tuple[str,
 
 
 @pytest.mark.parametrize("command", [("status",), ("check",), ("verify",), ("schema", "diff")])
-def test_json_is_a_document_also_where_the_command_fails(
-    shell: Shell, command: tuple[str, ...]
-) -> None:
+def test_json_printed_on_known_error(shell: Shell, command: tuple[str, ...]) -> None:
     shell.world.db_path.write_bytes(b"no database" * 10)
 
     status, out, err = shell.run(*command, "--json")
@@ -346,7 +338,7 @@ def test_json_is_a_document_also_where_the_command_fails(
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("the secret words"), KeyboardInterrupt()])
-def test_json_is_a_document_whatever_ends_the_command(
+def test_json_printed_on_unexpected_error(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def end(*_: Any) -> int:
@@ -361,7 +353,7 @@ def test_json_is_a_document_whatever_ends_the_command(
     assert "secret" not in out
 
 
-def test_check_verify_and_schema_diff_end_with_1_where_something_is_wrong(shell: Shell) -> None:
+def test_comparing_commands_exit_1_on_differences(shell: Shell) -> None:
     shell.run("-q")
     assert shell.run("check")[0] == 0
     assert shell.run("verify")[0] == 0
@@ -378,7 +370,7 @@ def test_check_verify_and_schema_diff_end_with_1_where_something_is_wrong(shell:
     assert shell.run("check")[0] == 1
 
 
-def test_the_report_is_written_after_a_run_and_by_its_own_command(shell: Shell) -> None:
+def test_report_written_by_option_and_command(shell: Shell) -> None:
     assert shell.run("-q", "--report", "after.html")[0] == 0
     assert shell.run("report")[:2] == (0, "written: report.html\n")
 
@@ -398,14 +390,12 @@ def test_the_report_is_written_after_a_run_and_by_its_own_command(shell: Shell) 
         ("report", "--db", "missing.db"),
     ],
 )
-def test_a_report_or_a_webhook_that_cannot_be_is_2(
-    shell: Shell, arguments: tuple[str, ...]
-) -> None:
+def test_impossible_report_or_webhook_exits_2(shell: Shell, arguments: tuple[str, ...]) -> None:
     assert shell.run(*arguments)[0] == 2
     assert shell.world.emulator.log == []
 
 
-def test_a_failed_run_is_posted_and_a_good_one_only_always(
+def test_notification_sent_on_failure_or_always(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posted: list[tuple[bool, str | None]] = []
@@ -433,7 +423,7 @@ def test_a_failed_run_is_posted_and_a_good_one_only_always(
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_a_run_that_breaks_is_posted_too(
+def test_broken_run_is_notified(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, error: BaseException, posted: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -467,9 +457,7 @@ def test_a_run_that_breaks_is_posted_too(
         (("--daily", "02:00", "--format", "systemd"), "OnCalendar="),
     ],
 )
-def test_schedule_prints_what_a_scheduler_needs(
-    shell: Shell, arguments: tuple[str, ...], part: str
-) -> None:
+def test_schedule_prints_every_format(shell: Shell, arguments: tuple[str, ...], part: str) -> None:
     status, out, _ = shell.run("schedule", *arguments, "--db", "copy.db")
 
     assert status == 0
@@ -483,13 +471,11 @@ def test_schedule_prints_what_a_scheduler_needs(
     "arguments",
     [(), ("--daily", "25:00"), ("--every", "soon"), ("--every", "7m", "--format", "cron")],
 )
-def test_a_schedule_that_cannot_be_is_2(shell: Shell, arguments: tuple[str, ...]) -> None:
+def test_impossible_schedule_exits_2(shell: Shell, arguments: tuple[str, ...]) -> None:
     assert shell.run("schedule", *arguments)[0] == 2
 
 
-def test_labels_makes_the_views_and_init_writes_both_files(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_and_init_write_results(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = shell.world.emulator
     shell.run("-q")
     assert shell.run("labels")[0] == 0
@@ -506,7 +492,7 @@ def test_labels_makes_the_views_and_init_writes_both_files(
     assert shell.run("check", *places)[0] == 0
 
 
-def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -518,14 +504,14 @@ def test_an_interruption_is_1_and_says_so(shell: Shell, monkeypatch: pytest.Monk
     assert err.startswith("interrupted")
 
 
-def test_the_output_fits_a_windows_console(shell: Shell) -> None:
+def test_output_fits_cp1252_console(shell: Shell) -> None:
     for command in (["sync"], ["check"], ["status"], ["verify"], ["schema", "diff"], ["--help"]):
         _, out, err = shell.run(*command)
         (out + err).encode("cp1252")
         assert "\x1b" not in out + err
 
 
-def test_the_version_is_told(shell: Shell) -> None:
+def test_version_is_printed(shell: Shell) -> None:
     assert shell.run("--version")[1] == f"dataverse_sync {__version__}\n"
 
 
@@ -546,14 +532,14 @@ def options_of(command: str, shell: Shell) -> set[str]:
     return set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", out)) - {"--help", "--verbose", "--quiet"}
 
 
-def test_the_readme_names_every_option_of_sync(shell: Shell) -> None:
+def test_readme_lists_sync_options(shell: Shell) -> None:
     table = README.split("| option of `sync`")[1].split("\n\n")[0]
     named = set(re.findall(r"`(--[a-z-]+)", table))
 
     assert named == options_of("sync", shell)
 
 
-def test_the_readme_names_every_command(shell: Shell) -> None:
+def test_readme_lists_commands(shell: Shell) -> None:
     _, out, _ = shell.run("--help")
     commands = set(re.findall(r"^ {4}(\w+) ", out, flags=re.MULTILINE))
     table = README.split("## Commands")[1].split("\n\n")[1]
@@ -561,7 +547,7 @@ def test_the_readme_names_every_command(shell: Shell) -> None:
     assert set(re.findall(r"^\| `(\w+)", table, flags=re.MULTILINE)) == commands
 
 
-def test_the_readme_names_every_variable() -> None:
+def test_readme_lists_variables() -> None:
     table = README.split("## Settings")[1].split("\n\n")[2]
     named = set(re.findall(r"`([A-Z_]+)`", table))
     source = (ROOT / "dataverse_sync" / "config.py").read_text(encoding="utf-8")
@@ -569,14 +555,14 @@ def test_the_readme_names_every_variable() -> None:
     assert named == set(re.findall(r'"((?:DATAVERSE|SQLITE)_[A-Z_]+)"', source))
 
 
-def test_the_readme_names_every_exit_status() -> None:
+def test_readme_lists_exit_statuses() -> None:
     table = README.split("| exit status")[1].split("\n\n")[0]
     named = {int(number) for number in re.findall(r"^\| (\d) \|", table, flags=re.MULTILINE)}
 
     assert named == {OK, FAILED, USAGE, *cli.EXIT_STATUSES.values()}
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
+def test_ci_runs_readme_test_command() -> None:
     commands = re.findall(r"```sh\n(.*?)\n```", README, flags=re.DOTALL)
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
@@ -599,7 +585,29 @@ def run_process(
     )
 
 
-def test_python_m_dataverse_sync_runs_in_a_console_that_knows_cp1252_only(shell: Shell) -> None:
+SLOW = {"jinja2", "requests", "rich", "sqlalchemy", "dataverse_sync.emulator"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (("--version",), set()),
+        (("schedule", "--daily", "02:00"), set()),
+        (("status",), {"sqlalchemy"}),
+        (("sync",), {"requests", "sqlalchemy"}),
+    ],
+)
+def test_command_imports_what_it_needs(
+    shell: Shell, arguments: tuple[str, ...], needed: set[str]
+) -> None:
+    done = run_process(shell, *arguments, how=("-X", "importtime", "-m", "dataverse_sync"))
+
+    lines = done.stderr.decode().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time")}
+    assert imported & SLOW == needed
+
+
+def test_module_runs_in_cp1252_console(shell: Shell) -> None:
     os.environ["PYTHONIOENCODING"] = "cp1252"
     try:
         done = run_process(shell, "sync")
@@ -610,7 +618,7 @@ def test_python_m_dataverse_sync_runs_in_a_console_that_knows_cp1252_only(shell:
     assert "5 of 5 entities completed" in done.stdout.decode("cp1252")
 
 
-def test_the_exit_status_reaches_the_shell(shell: Shell) -> None:
+def test_exit_status_reaches_shell(shell: Shell) -> None:
     assert run_process(shell, "--db", ".").returncode == 2
 
 
@@ -622,7 +630,7 @@ runpy.run_module("dataverse_sync", run_name="__main__")
 """
 
 
-def test_without_a_console_it_works_and_says_nothing(shell: Shell) -> None:
+def test_runs_silently_without_console(shell: Shell) -> None:
     alone = ("-c", WITHOUT_STREAMS)
 
     done = [run_process(shell, *command, how=alone) for command in ((), ("status",), ("nosuch",))]
@@ -655,9 +663,7 @@ runpy.run_module("dataverse_sync", run_name="__main__")
 @pytest.mark.parametrize(
     "module", ["dataverse_sync.cli", "sqlalchemy", "requests", "dataverse_sync.commands.options"]
 )
-def test_a_stop_while_it_is_imported_is_one_line_and_1(
-    tmp_path: Path, module: str, number: str
-) -> None:
+def test_stop_during_import_exits_1(tmp_path: Path, module: str, number: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SIGNALLED, module, number],
         cwd=tmp_path,
@@ -672,7 +678,7 @@ def test_a_stop_while_it_is_imported_is_one_line_and_1(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_emulator_serves_what_its_env_lines_point_to_until_it_is_stopped(
+def test_emulator_serves_until_stopped(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-m", "dataverse_sync", "emulator"]

@@ -82,7 +82,7 @@ def secrets_in(world: World, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_bug_shows_its_traceback_and_no_secret(world: World, place: str) -> None:
+def test_traceback_shown_without_secret(world: World, place: str) -> None:
     done, text = run_with_a_bug(world, PLACES[place], "a bug")
 
     assert done.returncode == 1
@@ -96,7 +96,7 @@ def test_a_bug_shows_its_traceback_and_no_secret(world: World, place: str) -> No
 
 
 @pytest.mark.parametrize("place", ["worker", "storing thread"])
-def test_a_dump_of_every_thread_shows_no_secret(world: World, place: str) -> None:
+def test_thread_dump_holds_no_secret(world: World, place: str) -> None:
     done, text = run_with_a_bug(world, PLACES[place], "a bug", dumps=True)
 
     assert "Thread 0x" in done.stderr
@@ -105,7 +105,7 @@ def test_a_dump_of_every_thread_shows_no_secret(world: World, place: str) -> Non
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_bug_whose_words_hold_a_secret_shows_none(world: World, place: str) -> None:
+def test_secret_in_message_is_masked(world: World, place: str) -> None:
     done, text = run_with_a_bug(world, PLACES[place], "Authorization: {token} and {secret}")
 
     assert done.returncode == 1
