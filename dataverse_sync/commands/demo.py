@@ -18,7 +18,7 @@ from dataverse_sync.emulator import Emulator, change_demo, demo_tables, fill_dem
 from dataverse_sync.model import EntityConfig, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.text import format_table
-from dataverse_sync.store.database import open_reader
+from dataverse_sync.store.database import open_target
 
 FOLDER = Path("demo")
 FILTERED = ("accounts", "contacts", "systemusers", "transactioncurrencies")
@@ -119,7 +119,7 @@ def find_entities(config_path: Path) -> list[EntityConfig]:
 
 
 def _answer(db_path: Path, sql: str) -> list[str]:
-    with open_reader(db_path).connect() as connection:
+    with open_target(db_path).open_reader() as connection:
         result = connection.execute(text(sql))
         rows = [["-" if value is None else str(value) for value in row] for row in result]
         return format_table(list(result.keys()), rows)

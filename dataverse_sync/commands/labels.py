@@ -31,12 +31,12 @@ from dataverse_sync.errors import ConfigError, EntityError, PageError, RequestEr
 from dataverse_sync.model import IDENTIFIER, EntityConfig, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import choices as labels
-from dataverse_sync.store import database, run_lock
+from dataverse_sync.store import database
 from dataverse_sync.store import labelled_views as views
 from dataverse_sync.store.choices import KINDS, Choice, Saved
-from dataverse_sync.store.labelled_views import Target
+from dataverse_sync.store.labelled_views import LookupTarget
 from dataverse_sync.store.references import find_links
-from dataverse_sync.store.schema_lock import load_fitting_lock
+from dataverse_sync.store.schema_lock import load_schema
 from dataverse_sync.store.tables import EntityTable, build_table
 
 log = logging.getLogger(__name__)
@@ -103,12 +103,13 @@ def run_labels(
         StorageError: The database cannot be written.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path)
-    if not config.db_path.exists():
+    copy = database.open_target(config.db_path)
+    copy.check()
+    if not copy.exists():
         raise ConfigError(f"{config.db_path}: there is no database yet", "Run a sync first.")
     with ExitStack() as stack:
-        stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
-        locked = load_fitting_lock(config)
+        stack.enter_context(copy.hold(datetime.now(UTC)))
+        locked = load_schema(copy, config.schema_path)
         tables = {
             entity.name: build_table(locked.lock[entity.name])
             for entity in entities
@@ -120,7 +121,7 @@ def run_labels(
         with open_environment(config, redactor) as environment:
             found = _get_labels(environment, tables, names, tell)
         shown = _choose_language(found, language)
-        connection = stack.enter_context(database.open_writer(config.db_path))
+        connection = stack.enter_context(copy.open_writer())
         with database.transaction(connection):
             whole = [name for name in names if name in found.whole]
             saved = labels.save(connection, found.choices, names, whole)
@@ -346,7 +347,9 @@ def _make_views(
     made: dict[str, str] = {}
     failures = {}
     for name in names:
-        query = views.build_view(tables[name], columns[name], lookups.get(name, {}), language)
+        query = views.build_view(
+            connection, tables[name], columns[name], lookups.get(name, {}), language
+        )
         try:
             with connection.begin_nested():
                 made |= views.replace_views(connection, {name: query}, reserved)
@@ -380,7 +383,7 @@ def _explain(table: EntityTable, found: _Found) -> str:
 
 def _find_lookups(
     tables: Mapping[str, EntityTable], found: _Found
-) -> dict[str, dict[str, list[Target]]]:
+) -> dict[str, dict[str, list[LookupTarget]]]:
     """For each table its columns that point to tables whose records have names."""
     named: dict[str, str] = {}
     for name, table in tables.items():
@@ -388,10 +391,10 @@ def _find_lookups(
         column = described.name_column if described else views.guess_name_column(table)
         if column is not None and column in table.table.c:
             named[name] = column
-    lookups: dict[str, dict[str, list[Target]]] = {}
+    lookups: dict[str, dict[str, list[LookupTarget]]] = {}
     for link in find_links([table.entity for table in tables.values()], named):
         if link.column in tables[link.source].table.c:
-            target = Target(tables[link.target], named[link.target])
+            target = LookupTarget(tables[link.target], named[link.target])
             lookups.setdefault(link.source, {}).setdefault(link.column, []).append(target)
     return lookups
 

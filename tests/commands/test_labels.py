@@ -599,7 +599,7 @@ def test_views_outlive_a_table_that_is_made_anew(trials: World) -> None:
     labels(trials)
 
     with (
-        database.open_engine(trials.db_path).connect() as connection,
+        database.open_target(trials.db_path).open_writer() as connection,
         database.transaction(connection),
     ):
         run = connection.exec_driver_sql
@@ -618,7 +618,7 @@ def test_views_that_lost_a_column_are_dropped_and_made_anew(trials: World) -> No
     trials.execute("CREATE VIEW mine AS SELECT no_such_column FROM accounts")
 
     with (
-        database.open_engine(trials.db_path).connect() as connection,
+        database.open_target(trials.db_path).open_writer() as connection,
         database.transaction(connection),
     ):
         run = connection.exec_driver_sql

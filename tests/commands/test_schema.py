@@ -251,7 +251,7 @@ def test_an_accept_that_dies_leaves_the_old_table_and_the_old_lock(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(schema_drift.states, "save_lock_copy", die)
+    monkeypatch.setattr(schema_drift, "save_lock_copy", die)
     with pytest.raises(KeyboardInterrupt):
         accept(world)
     monkeypatch.undo()
@@ -466,5 +466,5 @@ def test_a_file_that_is_no_database_is_refused_by_diff(world: World) -> None:
     world.sync(ENTITIES[:1])
     world.db_path.write_text("this is no database", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="is no SQLite database"):
+    with pytest.raises(ConfigError, match="is not a SQLite database"):
         schema_drift.get_drift(world.config(), ENTITIES[:1], (), Redactor())
