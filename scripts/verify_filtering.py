@@ -92,10 +92,10 @@ def _choose(entities: Sequence[EntityConfig], name: str | None) -> str:
 
 
 def _check_table(path: Path, name: str) -> None:
-    database.check_file(path)
+    database.open_target(path).check()
     if not path.exists():
         raise ConfigError(f"{path}: there is no such database", "Run a sync first.")
-    with database.open_reader(path).connect() as connection:
+    with database.open_target(path).open_reader() as connection:
         if name not in database.read_tables(connection):
             raise ConfigError(f"{path}: there is no table {name}", "Run a sync first.")
 
@@ -156,7 +156,7 @@ def _find_entity(session: Session, name: str) -> Entity:
 
 
 def _load_ids(path: Path, entity: Entity, count: int) -> list[str]:
-    with database.open_reader(path).connect() as connection:
+    with database.open_target(path).open_reader() as connection:
         if entity.key not in database.read_tables(connection)[entity.name]:
             raise ConfigError(f"{path}: the table {entity.name} has no column {entity.key}")
         query: Select[Any] = select(column(entity.key)).select_from(table(entity.name)).limit(count)

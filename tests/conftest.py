@@ -18,7 +18,7 @@ import pytest
 
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync.emulator import Column, Emulator, LoggedRequest, Table
-from dataverse_sync.store.database import open_engine, prepare_own_tables
+from dataverse_sync.store.database import open_target, prepare_own_tables
 
 OLD = "2024-01-01T00:00:00Z"  # long before any bookmark is held back
 
@@ -220,12 +220,10 @@ def db_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def connection(db_path: Path) -> Iterator[Any]:
     """The writing connection of a database with the program's own tables; rolled back."""
-    engine = open_engine(db_path)
-    with engine.connect() as opened:
+    with open_target(db_path).open_writer() as opened:
         with opened.begin():
             prepare_own_tables(opened)
         yield opened
-    engine.dispose()
 
 
 @pytest.fixture(autouse=True)

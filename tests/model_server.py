@@ -35,7 +35,7 @@ from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import EntityConfig, Page, PageRequest
 from dataverse_sync.schema.discovery import read_metadata
-from dataverse_sync.store import database
+from dataverse_sync.store import sqlite
 from dataverse_sync.store import tables as schema_manager
 
 API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
@@ -50,7 +50,7 @@ LATEST_SHOWN_S = 119.0
 # here all runs share what was built once.
 _COMPILED: dict[Any, Any] = {}
 _DIALECTS: dict[str, Dialect] = {}
-_open_engine = database.open_engine
+_open_engine = sqlite.open_engine
 _build_table = cache(schema_manager.build_table)
 
 
@@ -527,7 +527,7 @@ class ModelServer:
         arrivals = SimpleNamespace(SimpleQueue=lambda: pool, Empty=queue.Empty)
         with (
             patch("dataverse_sync.sync.run.open_session", open_session),
-            patch("dataverse_sync.store.database.open_engine", open_engine),
+            patch("dataverse_sync.store.sqlite.open_engine", open_engine),
             patch("dataverse_sync.store.tables.build_table", _build_table),
             patch("dataverse_sync.sync.page_loop.queue", arrivals),
             patch("dataverse_sync.sync.page_loop.PAGES_PER_TRANSACTION", pages_per_transaction),

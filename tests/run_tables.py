@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, insert
 
 from dataverse_sync.moments import to_text
-from dataverse_sync.store.database import open_engine, prepare_own_tables
+from dataverse_sync.store.database import open_target, prepare_own_tables
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import LOG, STATE
@@ -25,11 +25,9 @@ REFUSED = "accounts, page 3: the service answered 403"
 @contextmanager
 def writing(path: Path) -> Iterator[Connection]:
     """Write to a database with the program's own tables, in one transaction."""
-    engine = open_engine(path)
-    with engine.connect() as connection, connection.begin():
+    with open_target(path).open_writer() as connection, connection.begin():
         prepare_own_tables(connection)
         yield connection
-    engine.dispose()
 
 
 def add_state(connection: Connection, name: str, **values: Any) -> None:

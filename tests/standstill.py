@@ -81,14 +81,14 @@ def halted(
 
 def use_vfs(name: str) -> None:
     """Let the writer's SQLite reach the file in another way: ``unix-none`` has no WAL."""
-    from dataverse_sync.store import database
+    from dataverse_sync.store import sqlite
 
-    create = database.URL.create
+    create = sqlite.URL.create
 
     def with_vfs(driver: str, database: str) -> Any:
         return create(driver, database=f"file:{database}", query={"vfs": name, "uri": "true"})
 
-    database.URL = SimpleNamespace(create=with_vfs)  # type: ignore[assignment,misc]
+    sqlite.URL = SimpleNamespace(create=with_vfs)  # type: ignore[assignment,misc]
 
 
 def main(pattern: str, number: str, *arguments: str) -> None:

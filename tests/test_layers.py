@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -32,13 +33,18 @@ HOMES = {
     "requests": {"dataverse", "show.notify"},
     "urllib3": {"dataverse"},
     "sqlalchemy": {"store", "sync", "commands"},
-    "sqlite3": {"store"},
+    "sqlite3": {"store.sqlite"},
     "dotenv": {"config"},
     "filelock": {"store"},
     "rich": {"show"},
     "argparse": {"cli", "commands"},
 }
 PRINTS = {"cli", "commands"}
+SQLITES_OWN = re.compile(
+    r"\b(pragma|rowid|json_each|json_valid|group_concat|begin immediate|nocase|or (ignore|replace)"
+    r"|integrity_check|legacy_alter_table|user_version|sqlite_(master|schema|with_rowid))\b",
+    re.IGNORECASE,
+)
 
 
 @cache
@@ -139,6 +145,42 @@ def test_library_has_one_home(library):
 
     assert found, f"nothing imports {library} any more"
     assert not {name for name in found if not is_home(name, HOMES[library])}
+
+
+def words_of(tree: ast.Module) -> Iterator[str]:
+    """Every name and text of a module but its docstrings, as a target's SQL may be written."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in docstrings:
+            yield str(node.value)
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+
+
+def test_sqlites_own_sql_is_in_two_modules():
+    speaking = {
+        name
+        for name in own_modules()
+        if any(SQLITES_OWN.search(word) for word in words_of(trees()[name]))
+        or any(full.startswith("sqlalchemy.dialects") for full in imported(name))
+    }
+
+    assert speaking == {"store.sqlite", "store.sqlite_sql"}
+
+
+def test_only_database_knows_sqlite():
+    sqlites = {"store.sqlite", "store.sqlite_sql"}
+
+    knowing = {name for name in own_modules() if imported_modules(name) & sqlites}
+
+    assert knowing - sqlites == {"store.database"}
 
 
 def test_only_config_reads_the_environment():

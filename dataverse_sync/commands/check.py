@@ -26,7 +26,7 @@ from dataverse_sync.schema.inference import infer_entity
 from dataverse_sync.show.text import format_size
 from dataverse_sync.store import database
 from dataverse_sync.store.history import History, load_history
-from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
+from dataverse_sync.store.schema_lock import LockedSchema, load_schema
 from dataverse_sync.store.sync_state import DIED, EntityState
 from dataverse_sync.sync.plan import plan_read
 
@@ -77,8 +77,9 @@ def run_check(
         UnreachableError: The API did not answer at all.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path)
-    locked = load_fitting_lock(config)
+    target = database.open_target(config.db_path)
+    target.check()
+    locked = load_schema(target, config.schema_path)
     lock = locked.lock
     names = [entity.name for entity in selected]
     with open_session(config, redactor) as session:
@@ -183,7 +184,7 @@ def _check_disk(config: Config, reached: Sequence[Finding]) -> Finding:
     return Finding("disk", "ok", text, details)
 
 
-def _check_schema(config: Config, locked: Locked, configured: Sequence[str]) -> Finding:
+def _check_schema(config: Config, locked: LockedSchema, configured: Sequence[str]) -> Finding:
     path = config.schema_path
     if not locked.lock:
         return Finding("schema", "ok", f"{path}: made by the first sync", {"entities": 0})

@@ -25,14 +25,10 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import accept_entity, diff_entity
 from dataverse_sync.schema.lock import SchemaLock
-from dataverse_sync.store import database, labelled_views, run_lock
+from dataverse_sync.store import database, labelled_views
+from dataverse_sync.store.copy import open_copy
 from dataverse_sync.store.migrate import bring_to
-from dataverse_sync.store.schema_lock import (
-    load_fitting_lock,
-    load_locks,
-    save_file,
-    save_lock_copy,
-)
+from dataverse_sync.store.schema_lock import load_schema, save_lock_copy, save_lock_file
 from dataverse_sync.store.tables import build_table
 
 
@@ -93,8 +89,9 @@ def get_drift(
         AuthError: The sign-in was refused.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path, to_write=False)
-    return _compare(config, selected, load_fitting_lock(config).lock, redactor)
+    target = database.open_target(config.db_path)
+    target.check(to_write=False)
+    return _compare(config, selected, load_schema(target, config.schema_path).lock, redactor)
 
 
 def _compare(
@@ -155,20 +152,15 @@ def accept(
         StorageError: The database or the lock file cannot be written.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path)
-    if not config.db_path.exists():
-        raise ConfigError(
-            f"{config.db_path}: there is no database yet",
-            "Run a sync first, or name the database with --db.",
-        )
+    target = database.open_target(config.db_path)
     with ExitStack() as stack:
-        stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
-        locked = load_locks(config)
+        opened = open_copy(target, config.schema_path, entities, write=True, must_fit=False)
+        locked = stack.enter_context(opened).locked
         live = _compare(config, selected, locked.lock, redactor)
         lock = dict(locked.lock)
         if lock and not locked.is_file_current:  # what another run left unwritten: before more
-            save_file(config, lock)
-        connection = stack.enter_context(database.open_writer(config.db_path))
+            save_lock_file(config.schema_path, lock)
+        connection = stack.enter_context(target.open_writer())
         for entity in selected:
             if entity.name not in live.entities or entity.name not in lock:
                 continue
@@ -183,7 +175,7 @@ def accept(
                         "python -m dataverse_sync labels"
                     )
                 save_lock_copy(connection, lock, datetime.now(UTC))
-            save_file(config, lock)
+            save_lock_file(config.schema_path, lock)
     return list(live.failures.values())
 
 

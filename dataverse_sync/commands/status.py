@@ -21,6 +21,7 @@ from dataverse_sync.config import load_entities
 from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.text import format_age, format_table
+from dataverse_sync.store.database import open_target
 from dataverse_sync.store.history import EntityHistory, LogEntry, load_history
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -107,7 +108,7 @@ def load_status(
     Raises:
         ConfigError: The file is not a database, or not one of this program.
     """
-    if not db_path.exists():
+    if not open_target(db_path).exists():
         return None
     history = load_history(db_path)
     entities = [

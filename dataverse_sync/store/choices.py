@@ -26,7 +26,8 @@ from sqlalchemy import (
     delete,
     select,
 )
-from sqlalchemy.dialects import sqlite
+
+from dataverse_sync.store.database import dialect_of
 
 _KEY = ("entity_name", "column_name", "value", "language")
 CHOICES = Table(
@@ -186,24 +187,20 @@ def save(
     }
     wanted = {choice.key: choice.label for choice in choices}
     read = {key[:2] for key in wanted}
-    gone = [key for key in stored if key not in wanted and (key[0] in whole or key[:2] in read)]
-    new = [key for key in wanted if key not in stored]
-    changed = [key for key in wanted if key in stored and stored[key] != wanted[key]]
+    gone = [key for key in stored.keys() - wanted if key[0] in whole or key[:2] in read]
+    new = wanted.keys() - stored
+    changed = {key for key, label in wanted.items() if stored.get(key, label) != label}
     if gone:
         same = [CHOICES.c[name] == bindparam(f"at_{name}") for name in _KEY]
-        connection.execute(
-            delete(CHOICES).where(*same),
-            [{f"at_{name}": part for name, part in zip(_KEY, key, strict=True)} for key in gone],
-        )
-    rows = [{**dict(zip(_KEY, key, strict=True)), "label": wanted[key]} for key in new + changed]
-    if rows:
-        insert = sqlite.insert(CHOICES)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=list(CHOICES.primary_key), set_={"label": insert.excluded.label}
-            ),
-            rows,
-        )
+        keys = [dict(zip((f"at_{name}" for name in _KEY), key, strict=True)) for key in gone]
+        connection.execute(delete(CHOICES).where(*same), keys)
+    if new or changed:
+        rows = [
+            {**dict(zip(_KEY, key, strict=True)), "label": label}
+            for key, label in wanted.items()
+            if key in new or key in changed
+        ]
+        connection.execute(dialect_of(connection).insert_or_update(CHOICES, ["label"]), rows)
     return Saved(len(new), len(changed), len(gone))
 
 

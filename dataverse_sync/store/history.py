@@ -8,7 +8,7 @@ shown as failed; the tables keep what they say, which tells the next sync where 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,10 @@ from sqlalchemy.exc import DBAPIError
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts, State
 from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.store import run_lock
-from dataverse_sync.store.database import check_file, open_reader, read_tables
+from dataverse_sync.store.database import Target, open_target, read_tables
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
-from dataverse_sync.store.sync_state import DIED, LOG, STATE, EntityState, load_states
-
-_KINDS = [field.name for field in fields(Counts)]
+from dataverse_sync.store.sync_state import COUNTED, DIED, LOG, STATE, EntityState, load_states
 
 RunStatus = Literal["completed", "failed", "in_progress"]
 
@@ -168,9 +165,10 @@ def load_history(db_path: Path, runs: int = 0) -> History:
     Raises:
         ConfigError: The file is not a database, or not one of this program.
     """
-    was_held = run_lock.is_held(db_path)
+    target = open_target(db_path)
+    was_held = target.is_held()
     try:
-        history = _load(db_path, runs) if db_path.exists() else History()
+        history = _load(target, runs) if target.exists() else History()
     except (DBAPIError, ValueError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise ConfigError(
@@ -178,14 +176,14 @@ def load_history(db_path: Path, runs: int = 0) -> History:
             "Is it a database of this program, and whole? Name it with --db.",
         ) from error
     # Asked again: what is in progress may belong to a run that began in between.
-    if was_held or run_lock.is_held(db_path):
-        return replace(history, holder=run_lock.describe_holder(db_path))
+    if was_held or target.is_held():
+        return replace(history, holder=target.describe_holder())
     return _show_killed(history)
 
 
-def _load(db_path: Path, runs: int) -> History:
-    check_file(db_path, to_write=False)
-    with open_reader(db_path).connect() as connection:
+def _load(target: Target, runs: int) -> History:
+    target.check(to_write=False)
+    with target.open_reader() as connection:
         connection.exec_driver_sql("BEGIN")
         if STATE.name not in read_tables(connection):
             return History()
@@ -236,7 +234,7 @@ def _to_entry(row: Any) -> LogEntry:
         started_at=_read_moment(row.started_at),
         finished_at=_read_optional(row.finished_at),
         status=row.status,
-        counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in _KINDS}),
+        counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in COUNTED}),
         requests=row.requests,
         error=row.error,
     )

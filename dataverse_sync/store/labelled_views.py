@@ -3,9 +3,7 @@
 A choice column gets ``<column>_label``, a lookup ``<lookup>_name``: beside
 ``_primarycontactid_value`` stands ``primarycontactid_name``. Both look their text up
 when the view is read, so a view is never behind its tables. Views made here are known
-by a comment in their SQL; a view of somebody else's is never touched.
-
-https://sqlite.org/lang_createview.html
+by their comment; a view of somebody else's is never touched.
 """
 
 from __future__ import annotations
@@ -15,20 +13,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, literal, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Column, ColumnElement, Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.store.choices import CHOICES
+from dataverse_sync.store.database import Dialect, dialect_of
 from dataverse_sync.store.tables import EntityTable
 
 SEPARATOR = "; "  # between the labels of a multi-select choice, as Dataverse writes them
 _MARK = "labels of {table}, made by dataverse_sync"
-_MARKED = re.compile(r"/\* " + _MARK.format(table=r"(\w+)") + r" \*/")
+_MARKED = re.compile(_MARK.format(table=r"(\w+)"))
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LookupTarget:
     """A table that a lookup may point to, and its column that names a record."""
 
     table: EntityTable
@@ -68,45 +66,47 @@ def find_free(name: str, taken: Collection[str]) -> str:
 
 
 def build_view(
+    connection: Connection,
     table: EntityTable,
     choices: Collection[str],
-    lookups: Mapping[str, Sequence[Target]],
+    lookups: Mapping[str, Sequence[LookupTarget]],
     language: int | None,
 ) -> str | None:
-    """The SELECT of a view, as text; None where there is nothing to show beside the columns.
+    """The SELECT of a view, as text; None if there is nothing to show beside the columns.
 
     Args:
+        connection: Whose dialect it is written in.
         table: The table that the view stands beside.
         choices: Its columns that have labels.
         lookups: Its columns that point to synced tables, each with those tables in the
             order in which they are asked for the id.
         language: The language of the labels; another one stands in where it lacks one.
     """
+    dialect = dialect_of(connection)
     row = table.table.alias("this")
     kinds = {column.name: column.type for column in table.columns}
     taken = {column.name.lower() for column in table.table.c}
     shown: list[ColumnElement[Any]] = []
-    added = 0
 
     def add(name: str, text: Any) -> None:
-        nonlocal added
         free = find_free(name, taken)
         taken.add(free.lower())
         shown.append(text.label(free))
-        added += 1
 
     for column in row.c:
         shown.append(column)
         if column.name in choices:
-            several = kinds[column.name] == "TEXT"  # "2,3,8"
-            label = _labels_of if several else _label_of
-            add(name_of_label(column.name), label(table.name, column.name, column, language))
+            if kinds[column.name] == "TEXT":  # "2,3,8"
+                label = _labels_of(dialect, table.name, column, language)
+            else:
+                label = _label_of(table.name, column.name, column, language)
+            add(name_of_label(column.name), label)
         if targets := lookups.get(column.name):
             add(name_of_lookup(column.name), _name_of(column, targets))
-    if not added:
+    if len(shown) == len(row.c):
         return None
     query = select(*shown).select_from(row)
-    return str(query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
+    return str(query.compile(connection, compile_kwargs={"literal_binds": True}))
 
 
 def _label_of(entity: str, column: str, value: ColumnElement[Any], language: int | None) -> Any:
@@ -126,25 +126,22 @@ def _label_of(entity: str, column: str, value: ColumnElement[Any], language: int
     )
 
 
-def _labels_of(entity: str, column: str, value: ColumnElement[Any], language: int | None) -> Any:
+def _labels_of(dialect: Dialect, entity: str, column: Column[Any], language: int | None) -> Any:
     """The labels of the values in a text such as ``2,3,8``, in their order."""
-    listed = literal("[").concat(value).concat("]")
-    # Text that is no list would fail the whole query: it is as good as none.
-    safe = case((func.json_valid(listed) == 1, listed))
-    part = func.json_each(safe).table_valued("key", "value", name="part")
-    label = func.coalesce(_label_of(entity, column, part.c.value, language), part.c.value)
+    part = dialect.each_in_list(column)
+    label = func.coalesce(_label_of(entity, column.name, part.c.value, language), part.c.value)
     ordered = (
         select(label.label("label")).select_from(part).order_by(part.c.key).correlate_except(part)
     ).subquery("parts")
     return (
-        select(func.group_concat(ordered.c.label, SEPARATOR))
+        select(dialect.join_texts(ordered.c.label, SEPARATOR))
         .select_from(ordered)
         .correlate_except(ordered)
         .scalar_subquery()
     )
 
 
-def _name_of(value: ColumnElement[Any], targets: Sequence[Target]) -> Any:
+def _name_of(value: ColumnElement[Any], targets: Sequence[LookupTarget]) -> Any:
     """What the first table that has the id calls the record."""
     names = []
     for target in targets:
@@ -163,9 +160,9 @@ def _name_of(value: ColumnElement[Any], targets: Sequence[Target]) -> Any:
 
 def list_views(connection: Connection) -> dict[str, str]:
     """The views that were made here: name → table."""
-    found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
-    marked = ((name, _MARKED.search(sql)) for name, sql in found)
-    return {name: mark.group(1) for name, mark in marked if mark}
+    comments = dialect_of(connection).read_view_comments(connection)
+    marks = ((name, _MARKED.fullmatch(comment)) for name, comment in comments.items())
+    return {name: mark[1] for name, mark in marks if mark}
 
 
 def replace_views(
@@ -182,22 +179,20 @@ def replace_views(
         Table → the name of its view.
 
     Raises:
-        DBAPIError: SQLite cannot make sense of a view, say for its number of columns.
+        DBAPIError: The database refuses a view, say for its number of columns.
     """
     quote = connection.dialect.identifier_preparer.quote
     for view, table in list_views(connection).items():
         if table in queries:
             connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
-    taken = {name.lower() for name in reserved}
-    names = connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars()
-    taken.update(name.lower() for name in names)
+    dialect = dialect_of(connection)
+    taken = {name.lower() for name in (*reserved, *dialect.list_names(connection))}
     made = {}
     for table, query in queries.items():
         if query is None:
             continue
         view = find_free(f"{table}_labelled", taken)
-        mark = _MARK.format(table=table)
-        connection.exec_driver_sql(f"CREATE VIEW {quote(view)} AS /* {mark} */ {query}")
+        dialect.create_view(connection, view, query, _MARK.format(table=table))
         _try(connection, view)
         taken.add(view.lower())
         made[table] = view
@@ -213,7 +208,8 @@ def drop_broken(connection: Connection) -> list[str]:
     dropped = []
     for view in list_views(connection):
         try:
-            _try(connection, view)
+            with connection.begin_nested():
+                _try(connection, view)
         except DBAPIError:
             connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
             dropped.append(view)
@@ -221,6 +217,6 @@ def drop_broken(connection: Connection) -> list[str]:
 
 
 def _try(connection: Connection, view: str) -> None:
-    """SQLite looks into a view only when it is read."""
+    """Read no row of a view: SQLite looks into it only then."""
     name = connection.dialect.identifier_preparer.quote(view)
     connection.exec_driver_sql(f"SELECT * FROM {name} LIMIT 0").close()  # noqa: S608  quoted

@@ -1,26 +1,27 @@
-"""Bring a table to the schema that is to be locked, from what ``json_response`` holds already."""
+"""Bring a table to a new schema, from what ``json_response`` holds already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Table
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy import Connection, MetaData, Table, bindparam, update
+from sqlalchemy.schema import CreateColumn, DropTable
 
 from dataverse_sync.errors import ConfigError, EntityError
-from dataverse_sync.store import database
-from dataverse_sync.store.rows import VALID_FROM, to_rows
-from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable, compile_upsert
+from dataverse_sync.store.database import dialect_of, read_tables
+from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
+from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable
+from dataverse_sync.store.upsert import rewrite
 
 Tell = Callable[[str], None]
 ROWS_AT_ONCE = 2000
 
 
 def bring_to(connection: Connection, wanted: EntityTable, tell: Tell) -> None:
-    """Make a table what the lock says, by adding columns where that is enough."""
-    have = database.read_tables(connection).get(wanted.name)
+    """Make a table what the lock says, by adding columns if that is enough."""
+    have = read_tables(connection).get(wanted.name)
     if have is None:
         wanted.table.create(connection)
         tell(f"{wanted.name}: table made")
@@ -45,90 +46,74 @@ def _add_columns(
     """``ALTER TABLE``, then fill the new columns of every row."""
     quote = connection.dialect.identifier_preparer.quote
     for name in new:
-        definition = CreateColumn(wanted.table.c[name]).compile(dialect=connection.dialect)
+        definition = CreateColumn(wanted.table.c[name]).compile(connection)
         connection.exec_driver_sql(f"ALTER TABLE {quote(wanted.name)} ADD COLUMN {definition}")
-    at = [index for index, column in enumerate(wanted.columns) if column.name in new]
-    names = [wanted.columns[index].name for index in at]
-    if "modifiedon" in names:
-        at.append(VALID_FROM)
-        names.append("valid_from")
-    sets = ", ".join(f"{quote(name)} = ?" for name in names)
-    key = quote(wanted.entity.key)
-    sql = f"UPDATE {quote(wanted.name)} SET {sets} WHERE {key} = ?"  # noqa: S608  quoted, bound
-
-    def fill(rows: Sequence[tuple[Any, ...]]) -> None:
-        connection.exec_driver_sql(sql, [(*(row[i] for i in at), row[0]) for row in rows])
-
-    done = _each_row(connection, wanted, wanted.name, fill, tell)
-    _make_indexes(connection, wanted.table)
+    places = {column.name: at for at, column in enumerate(wanted.columns) if column.name in new}
+    if "modifiedon" in places:
+        places["valid_from"] = VALID_FROM
+    key = wanted.table.c[wanted.entity.key]
+    fill = update(wanted.table).where(key == bindparam("its key"))  # no column's name has a space
+    done = 0
+    for rows in _decode_all(connection, wanted, wanted.name, (), tell):
+        values = [
+            {name: row[at] for name, at in places.items()} | {"its key": row[0]} for row in rows
+        ]
+        connection.execute(fill, values)
+        done += len(rows)
+    for index in wanted.table.indexes:
+        index.create(connection, checkfirst=True)
     tell(f"{wanted.name}: {len(new)} new columns filled in {done} rows: {', '.join(new)}")
 
 
 def _rebuild(connection: Connection, wanted: EntityTable, have: set[str], tell: Tell) -> None:
     """A new table from the JSON of the old one; ``sync_time`` and columns that are gone stay."""
-    quote = connection.dialect.identifier_preparer.quote
     old_name = f"_old_{wanted.name}"
-    # Else a view of the table would follow the rename, and go with the old table.
-    connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
-    for index in wanted.table.indexes:
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {quote(str(index.name))}")
-    connection.exec_driver_sql(f"ALTER TABLE {quote(wanted.name)} RENAME TO {quote(old_name)}")
+    dialect_of(connection).move_aside(connection, wanted.table, old_name)
     wanted.table.create(connection)
-    gone = [column.name for column in wanted.entity.columns if column.gone and column.name in have]
+    gone = {column.name for column in wanted.entity.columns if column.gone} & have
     places = [at for at, column in enumerate(wanted.columns) if column.name in gone]
-    kept = [quote(wanted.columns[at].name) for at in places]
-    insert = compile_upsert(wanted.table)
-
-    def fill(rows: Sequence[tuple[Any, ...]]) -> None:
-        values = [list(row) for row in rows]
-        if kept:
-            for row in values:
-                stored = connection.exec_driver_sql(
-                    f"SELECT {', '.join(kept)} FROM {quote(old_name)} "  # noqa: S608  quoted
-                    f"WHERE {quote(wanted.entity.key)} = ?",
-                    (row[0],),
-                ).one()
-                for at, value in zip(places, stored, strict=True):
-                    row[at] = value
-        connection.exec_driver_sql(insert, [tuple(row) for row in values])
-
-    done = _each_row(connection, wanted, old_name, fill, tell)
-    connection.exec_driver_sql(f"DROP TABLE {quote(old_name)}")
+    done = 0
+    for rows in _decode_all(connection, wanted, old_name, places, tell):
+        rewrite(connection, wanted, rows)
+        done += len(rows)
+    connection.execute(DropTable(Table(old_name, MetaData())))
     tell(f"{wanted.name}: rebuilt from its JSON, {done} rows")
 
 
-def _each_row(
-    connection: Connection,
-    wanted: EntityTable,
-    source: str,
-    use: Callable[[Sequence[tuple[Any, ...]]], None],
-    tell: Tell,
-) -> int:
-    """Decode every stored record anew; returns how many there were."""
-    last, done = 0, 0
-    quote = connection.dialect.identifier_preparer.quote
-    sql = (
-        f"SELECT rowid, sync_time, json_response FROM {quote(source)} "  # noqa: S608  quoted
-        f"WHERE rowid > ? ORDER BY rowid LIMIT {ROWS_AT_ONCE:d}"
-    )
-    while batch := connection.exec_driver_sql(sql, (last,)).all():
+def _decode_all(
+    connection: Connection, wanted: EntityTable, source: str, kept: Sequence[int], tell: Tell
+) -> Iterator[list[SqlRow]]:
+    """Decode every stored record anew, some 2,000 at a time.
+
+    Args:
+        connection: In a transaction.
+        wanted: The table that the rows are for.
+        source: The name of the table that they are in.
+        kept: The places in a row whose values are those of the source.
+        tell: Told how far a large table has come.
+    """
+    columns = ["sync_time", "json_response", *(wanted.columns[at].name for at in kept)]
+    iter_rows = dialect_of(connection).iter_rows
+    done = 0
+    for batch in iter_rows(connection, wanted.table, source, columns, ROWS_AT_ONCE):
         rows = []
-        for _, sync_time, text in batch:
-            try:
-                rows += to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
-            except EntityError as error:
-                raise ConfigError(
-                    f"{wanted.name}: a stored record cannot be read",
-                    "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
-                ) from error
-        use(rows)
-        last = batch[-1][0]
-        done += len(batch)
+        for sync_time, text, *values in batch:
+            row = _decode(wanted, text, sync_time)
+            for at, value in zip(kept, values, strict=True):
+                row[at] = value
+            rows.append(tuple(row))
+        yield rows
+        done += len(rows)
         if done % (ROWS_AT_ONCE * 25) == 0:
             tell(f"{wanted.name}: {done} rows so far")
-    return done
 
 
-def _make_indexes(connection: Connection, table: Table) -> None:
-    for index in table.indexes:
-        index.create(connection, checkfirst=True)
+def _decode(wanted: EntityTable, text: str, sync_time: str) -> list[Any]:
+    try:
+        (row,) = to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
+    except EntityError as error:
+        raise ConfigError(
+            f"{wanted.name}: a stored record cannot be read",
+            "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
+        ) from error
+    return list(row)

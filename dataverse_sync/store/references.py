@@ -1,4 +1,4 @@
-"""Which records of the filtered tables are linked to, told from the tables themselves.
+"""Find which records of the filtered tables are linked to, from the tables themselves.
 
 Reachable is what the unfiltered tables point to, and what reachable records
 point to in turn. Metadata says which columns point where; without it, columns
@@ -16,10 +16,8 @@ from sqlalchemy import (
     Connection,
     Exists,
     Integer,
-    PrimaryKeyConstraint,
     Select,
     Table,
-    Text,
     and_,
     case,
     delete,
@@ -29,30 +27,15 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Entity
-from dataverse_sync.store.database import TEMPORARY_TABLES
+from dataverse_sync.store.database import dialect_of, record_set
 from dataverse_sync.store.tables import EntityTable
 
-
-def _marks(name: str, *more: Column[Any]) -> Table:
-    """A temporary table of records, each once, whatever the case its id is written in."""
-    return Table(
-        name,
-        TEMPORARY_TABLES,
-        Column("entity_name", Text, nullable=False),
-        Column("record_id", Text(collation="NOCASE"), nullable=False),
-        *more,
-        PrimaryKeyConstraint("entity_name", "record_id"),
-        prefixes=["TEMPORARY"],
-        sqlite_with_rowid=False,
-    )
-
-
-_LINKED = _marks("_linked", Column("depth", Integer, nullable=False))
-_GONE = _marks("_gone")
-_ASKED = _marks("_asked")
+# Ids in lower case: one record, whatever the case that a link to it is written in.
+_LINKED = record_set("_linked", Column("depth", Integer, nullable=False))
+_GONE = record_set("_gone")
+_ASKED = record_set("_asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +52,7 @@ def find_links(entities: Iterable[Entity], filtered: Collection[str]) -> list[Li
 
     Args:
         entities: All that are configured and locked; no others link.
-        filtered: The names of those to find links to.
+        filtered: The names of the entities to find links to.
     """
     entities = list(entities)
     return [
@@ -111,7 +94,6 @@ class References:
     ) -> None:
         self._connection = connection
         self._tables = tables
-        self._filtered = filtered
         links = find_links([table.entity for table in tables.values()], filtered)
         self._roots = [link for link in links if link.source not in filtered]
         self._inner = [link for link in links if link.source in filtered]
@@ -122,7 +104,7 @@ class References:
             self._add(self._root_query(source))
 
     def reach(self) -> None:
-        """Find anew what is linked to, from what the filtered tables hold now."""
+        """Find all that is linked to, from what the filtered tables hold now."""
         self._connection.execute(delete(_LINKED).where(_LINKED.c.depth > 0))
         depth = 0
         while sum(self._add(self._inner_query(link, depth)) for link in self._inner):
@@ -140,22 +122,22 @@ class References:
                 _ASKED.c.entity_name == name, _ASKED.c.record_id == _LINKED.c.record_id
             ),
         )
-        # The key's own index cannot serve a comparison without case, so the table is
-        # looked up by the ids in lower case, as the service writes them.
-        stored = exists().where(self._key(name) == _LINKED.c.record_id.collate("BINARY"))
+        # By the key's own index, so as the service writes ids: in lower case.
+        stored = exists().where(self._key(name) == _LINKED.c.record_id)
         run = self._connection.execute
         new = run(wanted.where(~stored).order_by(_LINKED.c.record_id)).scalars().all()
         return new, run(wanted.where(stored).order_by(_LINKED.c.record_id)).scalars().all()
 
     def mark_asked(self, name: str, ids: Iterable[str]) -> None:
+        """Note that these were asked for in this run; ids as ``list_unasked`` gives them."""
         _add_ids(self._connection, _ASKED, name, ids)
 
     def mark_gone(self, name: str, ids: Iterable[str]) -> None:
-        """The service did not return them: they are as good as removed, and link to nothing."""
+        """Note that the service did not return these: they link to nothing any more."""
         _add_ids(self._connection, _GONE, name, ids)
 
     def forget_gone(self, name: str) -> None:
-        """They stay after all, and link again."""
+        """Take back ``mark_gone``: the rows stay after all, and link again."""
         self._connection.execute(delete(_GONE).where(_GONE.c.entity_name == name))
 
     def gone(self, name: str) -> Select[Any]:
@@ -198,7 +180,10 @@ class References:
             .select_from(
                 table.join(
                     _LINKED,
-                    and_(_LINKED.c.entity_name == link.source, _LINKED.c.record_id == key),
+                    and_(
+                        _LINKED.c.entity_name == link.source,
+                        _LINKED.c.record_id == func.lower(key),
+                    ),
                 )
             )
             .where(
@@ -209,18 +194,19 @@ class References:
         )
 
     def _add(self, query: Select[Any]) -> int:
-        statement = sqlite.insert(_LINKED).from_select(["entity_name", "record_id", "depth"], query)
-        return self._connection.execute(statement.prefix_with("OR IGNORE")).rowcount
+        statement = dialect_of(self._connection).insert_or_ignore(_LINKED)
+        names = ["entity_name", "record_id", "depth"]
+        return self._connection.execute(statement.from_select(names, query)).rowcount
 
 
 def _is_in(marks: Table, name: str, key: Column[str]) -> Exists:
-    return exists().where(marks.c.entity_name == name, marks.c.record_id == key)
+    return exists().where(marks.c.entity_name == name, marks.c.record_id == func.lower(key))
 
 
 def _add_ids(connection: Connection, marks: Table, name: str, ids: Iterable[str]) -> None:
     rows = [{"entity_name": name, "record_id": record_id} for record_id in ids]
     if rows:
-        connection.execute(sqlite.insert(marks).prefix_with("OR IGNORE"), rows)
+        connection.execute(dialect_of(connection).insert_or_ignore(marks), rows)
 
 
 def count_dangling(

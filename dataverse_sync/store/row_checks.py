@@ -1,4 +1,4 @@
-"""Look at rows as they are stored: whole, of which version, and what their own JSON says."""
+"""Look at rows as they are stored: of which version, and what their own JSON says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Select, Text, cast, literal, select
-from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import EntityError
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
@@ -15,17 +14,6 @@ from dataverse_sync.store.tables import EntityTable
 
 ROWS_AT_ONCE = 2000
 KEYS_AT_ONCE = 500
-
-
-def check_integrity(connection: Connection) -> str:
-    """The database's own word on its file: "ok", or what is wrong."""
-    try:
-        found = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
-    except DBAPIError as error:
-        return str(error.orig)
-    finally:
-        connection.rollback()
-    return "; ".join(str(line) for line in found)
 
 
 def list_keys(connection: Connection, keys: Select[Any]) -> Sequence[str]:

@@ -84,9 +84,9 @@ def is_held(db_path: Path) -> bool:
 
 
 def describe_holder(db_path: Path) -> str:
-    """Who holds the lock, as they wrote it down."""
+    """Which process holds the lock, and since when, as it wrote it down."""
     try:
         holder = json.loads(_holder_path(db_path).read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "it did not say which"
+        return "holder unknown"

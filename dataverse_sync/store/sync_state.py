@@ -1,4 +1,4 @@
-"""What the database knows of its own making: bookmarks, checkpoints, the run log, the lock.
+"""Where each entity stands: bookmarks and checkpoints, and the log of the runs.
 
 A bookmark is where the next run starts, a checkpoint is where this read can be
 taken up; both change in the transaction of the page they speak of. State rows
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,15 +25,16 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Counts, Range, State
 from dataverse_sync.moments import parse_timestamp, to_text
-from dataverse_sync.store.database import OWN_TABLES
+from dataverse_sync.store.database import OWN_TABLES, dialect_of
 
 # The service commits out of order within two minutes; a moment is shown to the second only.
 LATE_COMMIT = timedelta(minutes=2, seconds=1)
 DIED = "the previous run was killed or the machine went down"
+
+COUNTED = tuple(field.name for field in fields(Counts))
 
 STATE = Table(
     "_sync_state",
@@ -56,11 +57,7 @@ LOG = Table(
     Column("started_at", Text, nullable=False),
     Column("finished_at", Text),
     Column("status", Text, nullable=False),
-    Column("records_fetched", Integer, nullable=False, default=0),
-    Column("records_added", Integer, nullable=False, default=0),
-    Column("records_updated", Integer, nullable=False, default=0),
-    Column("records_unchanged", Integer, nullable=False, default=0),
-    Column("records_deleted", Integer, nullable=False, default=0),
+    *(Column(f"records_{name}", Integer, nullable=False, default=0) for name in COUNTED),
     Column("requests", Integer, nullable=False, default=0),
     Column("error", Text),
 )
@@ -80,6 +77,18 @@ def later(one: str | None, other: str | None) -> str | None:
     if a is None or b is None:
         return one if b is None else other
     return one if a >= b else other
+
+
+def newest_of(values: Iterable[object]) -> str | None:
+    """The latest of many moments of the service, as it was written."""
+    texts = {value for value in values if isinstance(value, str)}
+    if not texts:
+        return None
+    last = max(texts)
+    if last.endswith("Z") and len({len(text) for text in texts}) == 1 and parse_timestamp(last):
+        return last  # all written alike, so the last as text is the latest
+    moments = {text: moment for text in sorted(texts) if (moment := parse_timestamp(text))}
+    return max(moments, key=moments.__getitem__, default=None)
 
 
 def next_bookmark(seen_max: str | None, first_request_at: datetime) -> str | None:
@@ -149,7 +158,7 @@ class EntityState:
 def ensure_rows(connection: Connection, names: Iterable[str]) -> None:
     """A ``pending`` row for each entity that has none."""
     rows = [{"entity_name": name, "state": "pending", "records_count": 0} for name in names]
-    connection.execute(sqlite.insert(STATE).on_conflict_do_nothing(), rows)
+    connection.execute(dialect_of(connection).insert_or_ignore(STATE), rows)
 
 
 def load_states(connection: Connection, names: Collection[str]) -> dict[str, EntityState]:
@@ -201,38 +210,23 @@ def start_entities(
     ]
     last = connection.execute(select(func.max(LOG.c.id))).scalar() or 0
     connection.execute(insert(LOG), rows)
-    made = connection.execute(select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last))
-    return {row.entity_name: row.id for row in made}
+    made = select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last, LOG.c.run_id == run_id)
+    return {row.entity_name: row.id for row in connection.execute(made)}
 
 
 def update_log(
     connection: Connection, log_id: int, counts: Counts, requests: int, **columns: Any
 ) -> None:
-    values = {
-        "records_fetched": counts.fetched,
-        "records_added": counts.added,
-        "records_updated": counts.updated,
-        "records_unchanged": counts.unchanged,
-        "records_deleted": counts.deleted,
-        "requests": requests,
-        **columns,
-    }
-    connection.execute(_CHANGE_LOG, {"changed": log_id, **values})
+    counted = {f"records_{name}": getattr(counts, name) for name in COUNTED}
+    values = {"changed": log_id, **counted, "requests": requests, **columns}
+    connection.execute(_CHANGE_LOG, values)
 
 
-def load_counts(connection: Connection, log_ids: Sequence[int]) -> dict[int, Counts]:
-    """What is logged of these entities so far: their counts as of the last commit."""
-    rows = connection.execute(select(LOG).where(LOG.c.id.in_(log_ids)))
-    return {
-        row.id: Counts(
-            row.records_fetched,
-            row.records_added,
-            row.records_updated,
-            row.records_unchanged,
-            row.records_deleted,
-        )
-        for row in rows
-    }
+def load_counts(connection: Connection, log_ids: Collection[int]) -> dict[int, Counts]:
+    """What these rows of ``_sync_log`` count: if a run is aborted, what it has committed."""
+    columns = [LOG.c[f"records_{name}"] for name in COUNTED]
+    rows = connection.execute(select(LOG.c.id, *columns).where(LOG.c.id.in_(log_ids)))
+    return {log_id: Counts(*counted) for log_id, *counted in rows}
 
 
 def close_dead_runs(connection: Connection, now: datetime) -> int:
@@ -243,6 +237,3 @@ def close_dead_runs(connection: Connection, now: datetime) -> int:
         .values(status="failed", finished_at=to_text(now), error=DIED)
     )
     return connection.execute(statement).rowcount
-
-
-# The database's copy of the lock, and what differed from it

@@ -1,8 +1,6 @@
-"""The schema lock: the file, the tables built from it, and records turned into rows.
+"""The table of an entity: its columns, its indexes, and the decoder of its records.
 
-The lock says which columns a table has; a record may hold more (they stay in
-``json_response``) or less (they are null). Types are made to fit here, so that
-no record the service sends can break a row.
+The schema lock says which columns a table has. Does a lock fit the tables of a database?
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from typing import Annotated, Any, cast
 import msgspec
 from sqlalchemy import Column as SqlColumn
 from sqlalchemy import Index, MetaData, Table
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import INTEGER, REAL, TEXT, TypeEngine
 
 from dataverse_sync.model import Column, ColumnType, Entity
@@ -29,14 +26,13 @@ _SQL_TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
     "REAL": REAL(),
 }
 INT64 = (-(2**63), 2**63 - 1)
+# Each table of a database: its columns, with declared type and whether it is in the key.
+StoredTables = Mapping[str, Mapping[str, tuple[str, bool]]]
 _JSON_TYPES: Mapping[ColumnType, Any] = {
     "TEXT": str | None,
     "INTEGER": Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])] | bool | None,
     "REAL": float | None,
 }
-
-
-# Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +56,12 @@ class EntityTable:
         return next((value for column, value in pairs if column.name == name), None)
 
 
-def build_table(entity: Entity, metadata: MetaData | None = None) -> EntityTable:
+def build_table(entity: Entity) -> EntityTable:
     """The table of an entity: its columns, the special ones, the indexes."""
     columns, left_out = _choose_columns(entity)
     table = Table(
         entity.name,
-        metadata if metadata is not None else MetaData(),
+        MetaData(),
         *(
             SqlColumn(
                 column.name,
@@ -122,46 +118,8 @@ def _choose_columns(entity: Entity) -> tuple[tuple[Column, ...], tuple[str, ...]
     return tuple(chosen), tuple(left_out)
 
 
-# Rows
-
-
-# The statements of a table, compiled once: as fast as sqlite3 alone.
-
-
-def compile_upsert(table: Table) -> str:
-    """``INSERT ... ON CONFLICT DO UPDATE``, its values in the order of the table's columns."""
-    insert = sqlite.insert(table).values({column.name: None for column in table.c})
-    key = next(iter(table.primary_key))
-    statement = insert.on_conflict_do_update(
-        index_elements=[key],
-        set_={column.name: insert.excluded[column.name] for column in table.c if column is not key},
-    )
-    return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-
-
-def compile_insert(table: Table) -> str:
-    """``INSERT ... ON CONFLICT DO NOTHING``, its values in the order of the table's columns."""
-    insert = sqlite.insert(table).values({column.name: None for column in table.c})
-    statement = insert.on_conflict_do_nothing(index_elements=list(table.primary_key))
-    return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-
-
-# The lock file
-
-
-def find_misfits(
-    lock: SchemaLock, tables: Mapping[str, Mapping[str, tuple[str, bool]]]
-) -> Sequence[str]:
-    """Where locked entities do not fit the tables that are there.
-
-    Args:
-        lock: The locked schema.
-        tables: For each table of the database, its columns: declared type, and
-            whether it is the key.
-
-    Returns:
-        One sentence for each entity that does not fit.
-    """
+def find_misfits(lock: SchemaLock, tables: StoredTables) -> Sequence[str]:
+    """One sentence for each locked entity that does not fit its table."""
     misfits = []
     for entity in lock.values():
         have = tables.get(entity.name)

@@ -21,7 +21,12 @@ from dataverse_sync.schema.inference import infer_entity
 from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import sync_state, tables
 from dataverse_sync.store.database import transaction
-from dataverse_sync.store.schema_lock import Locked, record_drift, save_file, save_lock_copy
+from dataverse_sync.store.schema_lock import (
+    LockedSchema,
+    record_drift,
+    save_lock_copy,
+    save_lock_file,
+)
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.sync.entity import EntitySync
 from dataverse_sync.sync.setup import Setup, utc_now
@@ -49,7 +54,7 @@ def build_tables(lock: SchemaLock, entities: Iterable[EntityConfig]) -> dict[str
 
 def lock_schema(
     setup: Setup,
-    locked: Locked,
+    locked: LockedSchema,
     known: Mapping[str, EntityTable],
     session: Session,
     connection: Connection,
@@ -72,7 +77,7 @@ def lock_schema(
         # Before the copy changes: it remembers only its immediate predecessor.
         path = setup.config.schema_path
         log.warning("%s: missing or behind, written again from the database", path)
-        save_file(setup.config, locked.lock)
+        save_lock_file(path, locked.lock)
     with transaction(connection):
         for name, table in made.items():
             if name not in locked.tables:
@@ -83,7 +88,7 @@ def lock_schema(
         if lock:
             save_lock_copy(connection, lock, utc_now())
     if found.entities:
-        save_file(setup.config, lock)
+        save_lock_file(setup.config.schema_path, lock)
     compared = [name for name in names if name in locked.lock]
     return Prepared(lock, made, compared, added, found, live)
 

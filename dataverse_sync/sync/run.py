@@ -19,8 +19,9 @@ from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.store import database, run_lock, sync_state
-from dataverse_sync.store.schema_lock import Locked, load_fitting_lock
+from dataverse_sync.store import database, sync_state
+from dataverse_sync.store.copy import open_copy
+from dataverse_sync.store.schema_lock import LockedSchema
 from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.locking import (
     build_tables,
@@ -100,18 +101,18 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     return _build_report(setup, copying, drift, session.client)
 
 
-def _configure(setup: Setup, stack: ExitStack) -> Locked:
+def _configure(setup: Setup, stack: ExitStack) -> LockedSchema:
     """Check everything that can be checked without the network, and take the run lock."""
-    path = setup.config.db_path
     check_entities(setup.entities)
     selected = [entity.name for entity in setup.selected]
-    database.check_file(path)
-    stack.enter_context(run_lock.hold(path, setup.started_at))
-    locked = load_fitting_lock(setup.config)
+    target = database.open_target(setup.config.db_path)
+    schema_path = setup.config.schema_path
+    copy = open_copy(target, schema_path, setup.entities, write=True, must_exist=False)
+    locked = stack.enter_context(copy).locked
     others = {name.lower() for name in locked.tables if name not in locked.lock}
     if taken := [name for name in selected if name.lower() in others]:
         raise ConfigError(
-            f"{path}: holds tables of other programs under the names {', '.join(taken)}",
+            f"{target.name}: holds tables of other programs under the names {', '.join(taken)}",
             "Name another database with --db.",
         )
     return locked
@@ -119,15 +120,15 @@ def _configure(setup: Setup, stack: ExitStack) -> Locked:
 
 def _prepare_database(setup: Setup) -> Connection:
     """Open the database; nothing was written before the sign-in had succeeded."""
-    path = setup.config.db_path
-    connection = database.open_writer(path)
+    target = database.open_target(setup.config.db_path)
+    connection = target.open_writer()
     with database.transaction(connection):
-        mode = database.journal_mode(connection)
-    if mode != "wal":
+        blocks_readers = target.blocks_readers(connection)
+    if blocks_readers:
         log.warning(
             "%s: write-ahead logging does not work there (a network drive?); "
             "readers may have to wait",
-            path,
+            target.name,
         )
     with database.transaction(connection):
         database.prepare_own_tables(connection)

@@ -16,21 +16,20 @@ from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
-from dataverse_sync.errors import ConfigError, EntityError, GuardError
+from dataverse_sync.errors import EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.store import database, deletions, run_lock, sync_state
-from dataverse_sync.store.database import transaction
+from dataverse_sync.store import deletions, sync_state
+from dataverse_sync.store.copy import open_copy
+from dataverse_sync.store.database import TEMPORARY_TABLES, open_target, transaction
 from dataverse_sync.store.references import References, count_dangling
-from dataverse_sync.store.row_checks import check_integrity, find_altered, list_keys, load_versions
+from dataverse_sync.store.row_checks import find_altered, list_keys, load_versions
 from dataverse_sync.store.rows import SqlRow, to_rows
-from dataverse_sync.store.schema_lock import load_fitting_lock
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.comparing import ComparisonRead
 from dataverse_sync.sync.filtered import read_closure
-from dataverse_sync.sync.locking import build_tables
 from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Reads
 
@@ -91,27 +90,20 @@ def run_verify(
         LockedError: With ``repair``: another run holds the database.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path)
-    if not config.db_path.exists():
-        raise ConfigError(f"{config.db_path}: there is no database to verify", "Run a sync first.")
-    locked = load_fitting_lock(config)
-    tables = build_tables(locked.lock, [one for one in entities if one.name in locked.tables])
+    target = open_target(config.db_path)
+    target.check()
     with ExitStack() as stack:
-        if repair:
-            stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
+        opened = open_copy(target, config.schema_path, entities, write=repair)
+        tables = stack.enter_context(opened).tables
         session = stack.enter_context(open_session(config, redactor))
         session.sign_in()
-        engine = (
-            database.open_engine(config.db_path)
-            if repair
-            else database.open_reader(config.db_path, lasting=True)
-        )
-        connection = stack.enter_context(engine.connect())
-        integrity = check_integrity(connection)
+        connection = target.open_writer() if repair else target.open_reader(lasting=True)
+        stack.enter_context(connection)
+        integrity = target.check_integrity(connection)
         loop = PageLoop(session.client, session.pool, config.workers, connection, _tell_nothing)
         comparison = _Comparison(loop, connection, tables, entities, redactor)
         with transaction(connection):
-            database.TEMPORARY_TABLES.create_all(connection)
+            TEMPORARY_TABLES.create_all(connection)
             for entity in selected:
                 comparison.add(entity, config.api_url, repair, allow_deletes)
         comparison.compare_unfiltered()

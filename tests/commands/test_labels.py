@@ -598,7 +598,7 @@ def test_view_survives_rebuilt_table(trials: World) -> None:
     labels(trials)
 
     with (
-        database.open_engine(trials.db_path).connect() as connection,
+        database.open_target(trials.db_path).open_writer() as connection,
         database.transaction(connection),
     ):
         run = connection.exec_driver_sql
@@ -617,7 +617,7 @@ def test_broken_views_are_dropped(trials: World) -> None:
     trials.execute("CREATE VIEW mine AS SELECT no_such_column FROM accounts")
 
     with (
-        database.open_engine(trials.db_path).connect() as connection,
+        database.open_target(trials.db_path).open_writer() as connection,
         database.transaction(connection),
     ):
         run = connection.exec_driver_sql

@@ -464,5 +464,5 @@ def test_diff_refuses_other_files(world: World) -> None:
     world.sync(ENTITIES[:1])
     world.db_path.write_text("this is no database", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="is no SQLite database"):
+    with pytest.raises(ConfigError, match="is not a SQLite database"):
         schema_drift.get_drift(world.config(), ENTITIES[:1], (), Redactor())

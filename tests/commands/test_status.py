@@ -18,7 +18,7 @@ from dataverse_sync.commands.status import (
 )
 from dataverse_sync.emulator import Fault
 from dataverse_sync.errors import ConfigError
-from dataverse_sync.store.database import open_engine, transaction
+from dataverse_sync.store.database import open_target, transaction
 from dataverse_sync.store.run_lock import hold
 
 NOW = datetime(2026, 11, 23, 2, tzinfo=UTC)
@@ -33,13 +33,13 @@ def test_file_that_is_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "dataverse.db"
     path.write_text("not a database, but long enough to have a header", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="no SQLite database"):
+    with pytest.raises(ConfigError, match="not a SQLite database"):
         load_status(path, NOW)
 
 
 def test_database_of_another_program(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
-    with open_engine(path).connect() as connection, transaction(connection):
+    with open_target(path).open_writer() as connection, transaction(connection):
         connection.exec_driver_sql("CREATE TABLE t (a)")
 
     status = load_status(path, NOW)
@@ -95,7 +95,7 @@ def test_status_while_sync_runs(world: World) -> None:
 
     with (
         hold(world.db_path, NOW),
-        open_engine(world.db_path).connect() as writer,
+        open_target(world.db_path).open_writer() as writer,
         transaction(writer),
     ):
         writer.exec_driver_sql("UPDATE _sync_state SET records_count = 99")

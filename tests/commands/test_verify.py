@@ -316,7 +316,7 @@ def test_repair_takes_the_run_lock(world: World) -> None:
 
 
 def test_without_a_database_there_is_nothing_to_verify(world: World) -> None:
-    with pytest.raises(ConfigError, match="no database to verify"):
+    with pytest.raises(ConfigError, match="there is no database yet"):
         verify(world)
 
 

@@ -36,7 +36,7 @@ from dataverse_sync.show.report.page import (
     write_report,
 )
 from dataverse_sync.store import run_lock
-from dataverse_sync.store.database import open_engine
+from dataverse_sync.store.database import open_target
 from dataverse_sync.store.sync_state import DIED
 
 HOSTILE = "<script>alert(1)</script></style><!--\"'><img src=x onerror=alert(1)>&amp;{{7*7}}"
@@ -275,7 +275,7 @@ def test_database_without_syncs(db_path, page, kind):
     if kind == "an empty file":
         db_path.touch()
     elif kind == "no tables":
-        open_engine(db_path).connect().close()
+        open_target(db_path).open_writer().close()
     else:
         with writing(db_path):
             pass

@@ -1,4 +1,4 @@
-"""What is gone: found by a census, removed within the guard, kept whole."""
+"""Records gone from Dataverse: found by a comparison, removed within the guard, kept whole."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 
 import pytest
 from conftest import raw
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
 from dataverse_sync.errors import GuardError, PageError
 from dataverse_sync.model import Column, Entity, Page, PageRequest
 from dataverse_sync.store import deletions
-from dataverse_sync.store.rows import to_rows
 from dataverse_sync.store.tables import build_table
-from dataverse_sync.store.upsert import upsert
+from dataverse_sync.store.upsert import write_records
 
 PRODUCTS = build_table(
     Entity(
@@ -44,12 +43,12 @@ def gone(key: str) -> str:
 
 
 def put(connection, *records: str) -> None:
-    upsert(connection, PRODUCTS, to_rows(PRODUCTS, [raw(text) for text in records], "now"))
+    write_records(connection, PRODUCTS, [raw(text) for text in records], "now")
 
 
 def take(connection, *records: str, table=PRODUCTS) -> None:
     page = Page(REQUEST, tuple(raw(text) for text in records))
-    deletions.take_census(connection, table, page)
+    deletions.add_to_comparison(connection, table, page)
 
 
 def keys(connection, query) -> list[str]:
@@ -60,95 +59,94 @@ def left(connection) -> list[str]:
     return keys(connection, select(PRODUCTS.table.c.productid))
 
 
-# The census
+# Comparing keys and versions
 
 
-def test_a_complete_census_tells_what_is_missing_and_what_is_stale(connection, table):
+def test_comparison_finds_missing_and_differing_rows(connection, table):
     put(connection, record("a"), record("b"), record("c"), record("n", None))
-    deletions.start_census(connection, "products")
+    deletions.start_comparison(connection, "products")
 
     take(connection, record("b"), record("c", 2))
     take(connection, record("d"), record("n", None))
 
-    assert keys(connection, deletions.missing_from_census(table)) == ["a"]
-    assert sorted(deletions.find_stale(connection, table)) == ["c", "d"]
+    assert keys(connection, deletions.missing_from_comparison(table)) == ["a"]
+    assert sorted(deletions.find_differing(connection, table)) == ["c", "d"]
     assert deletions.count_changed(connection, "products") == 4
 
 
-def test_a_version_that_appeared_or_went_is_stale(connection, table):
+def test_version_that_came_or_went_differs(connection, table):
     put(connection, record("a", None), record("b", 2))
 
     take(connection, record("a", 5), record("b", None))
 
-    assert sorted(deletions.find_stale(connection, table)) == ["a", "b"]
+    assert sorted(deletions.find_differing(connection, table)) == ["a", "b"]
 
 
-def test_a_version_beyond_a_float_is_compared_exactly(connection, table):
+def test_large_versions_are_compared_exactly(connection, table):
     put(connection, record("a", 2**62 + 1), record("b", 2**62 + 1))
 
     take(connection, record("a", 2**62 + 1), record("b", 2**62))
 
-    assert deletions.find_stale(connection, table) == ["b"]
+    assert deletions.find_differing(connection, table) == ["b"]
 
 
-def test_without_versions_only_missing_rows_are_stale(connection):
+def test_without_versions_only_missing_rows_differ(connection):
     VERSIONLESS.table.create(connection)
-    rows = to_rows(VERSIONLESS, [raw('{"labelid":"a"}')], "now")
-    upsert(connection, VERSIONLESS, rows)
+    write_records(connection, VERSIONLESS, [raw('{"labelid":"a"}')], "now")
 
     take(connection, '{"labelid":"a"}', '{"labelid":"b"}', table=VERSIONLESS)
 
-    assert deletions.find_stale(connection, VERSIONLESS) == ["b"]
+    assert deletions.find_differing(connection, VERSIONLESS) == ["b"]
 
 
-def test_by_modifiedon_only_what_had_settled_is_taken_for_unchanged(connection):
+def test_unsettled_modifiedon_counts_as_differing(connection):
     columns = (Column("noteid", "TEXT"), Column("modifiedon", "TEXT"))
     notes = build_table(Entity("notes", "noteid", columns, "metadata"))
     notes.table.create(connection)
     entries = [f'{{"noteid":"{day}","modifiedon":"2024-01-0{day}T00:00:00Z"}}' for day in (1, 2, 3)]
-    upsert(connection, notes, to_rows(notes, [raw(text) for text in entries], "now"))
+    write_records(connection, notes, [raw(text) for text in entries], "now")
 
     take(connection, *entries, table=notes)
 
-    assert deletions.find_stale(connection, notes) == []
-    assert deletions.find_stale(connection, notes, "2024-01-02T00:00:00Z") == ["3"]
+    assert deletions.find_differing(connection, notes) == []
+    assert deletions.find_differing(connection, notes, "2024-01-02T00:00:00Z") == ["3"]
 
 
-def test_a_delta_names_what_is_deleted_and_what_changed(connection, table):
+def test_delta_names_deleted_and_changed(connection, table):
     put(connection, record("a"), record("b"), record("c"))
 
     take(connection, record("b", 2), record("d"), gone("a"), gone("never-seen"))
 
-    assert keys(connection, deletions.deleted_in_census(table)) == ["a"]
-    assert sorted(deletions.find_stale(connection, table)) == ["b", "d"]
+    assert keys(connection, deletions.deleted_in_comparison(table)) == ["a"]
+    assert sorted(deletions.find_differing(connection, table)) == ["b", "d"]
     assert deletions.count_changed(connection, "products") == 2
 
 
 @pytest.mark.parametrize("order", [(gone("a"), record("a")), (record("a"), gone("a"))])
-def test_what_a_delta_both_changes_and_deletes_is_asked_for(connection, table, order):
+def test_changed_and_deleted_is_fetched(connection, table, order):
     put(connection, record("a"))
 
     take(connection, order[0])
     take(connection, order[1])
 
-    assert deletions.find_stale(connection, table) == ["a"]
-    assert keys(connection, deletions.deleted_in_census(table)) == []
+    assert deletions.find_differing(connection, table) == ["a"]
+    assert keys(connection, deletions.deleted_in_comparison(table)) == []
 
 
-def test_the_last_of_several_versions_counts(connection, table):
+def test_last_of_several_versions_counts(connection, table):
     put(connection, record("a", 2))
 
     take(connection, record("a", 1), record("a", 2))
 
-    assert deletions.find_stale(connection, table) == []
+    assert deletions.find_differing(connection, table) == []
 
 
-def test_a_record_that_has_a_reason_column_is_no_deletion(connection, table):
+def test_reason_column_is_not_a_deletion(connection, table):
     put(connection, record("a"))
 
     take(connection, '{"productid":"a","versionnumber":1,"id":"a","reason":"deleted"}')
 
-    assert keys(connection, deletions.deleted_in_census(table)) == []
+    assert keys(connection, deletions.deleted_in_comparison(table)) == []
 
 
 @pytest.mark.parametrize(
@@ -163,47 +161,95 @@ def test_a_record_that_has_a_reason_column_is_no_deletion(connection, table):
         ("[" * 5000 + "]" * 5000, "an entry cannot be read"),
     ],
 )
-def test_an_entry_without_a_key_is_no_census(connection, table, entry, message):
+def test_entry_without_key_is_refused(connection, table, entry, message):
     with pytest.raises(PageError, match=f"products, page 3: {message}"):
         take(connection, record("a"), entry)
 
 
-def test_a_new_census_starts_from_nothing(connection, table):
+def test_new_comparison_starts_empty(connection, table):
     put(connection, record("a"))
     take(connection, record("a"), record("b"))
-    deletions.doom_ids(connection, table, ["a"], "deleted")
+    deletions.mark_ids_for_removal(connection, table, ["a"], "deleted")
 
-    deletions.start_census(connection, "products")
+    deletions.start_comparison(connection, "products")
     take(connection)
 
-    assert keys(connection, deletions.missing_from_census(table)) == ["a"]
-    assert deletions.find_stale(connection, table) == []
-    assert deletions.list_doomed(connection, table) == []
+    assert keys(connection, deletions.missing_from_comparison(table)) == ["a"]
+    assert deletions.find_differing(connection, table) == []
+    assert deletions.list_marked(connection, table) == []
 
 
 # What a full read returned
 
+PAGES = st.lists(
+    st.lists(st.sampled_from(["a", "b", "C", "c", "ä", "é,"]), max_size=4), min_size=1, max_size=4
+)
 
-def test_what_no_page_of_a_full_read_returned_is_missing(connection, table):
-    put(connection, record("a"), record("b"), record("c"))
 
-    deletions.note_seen(connection, "products", ["a"])
-    deletions.note_seen(connection, "products", ["c", "d"])
-    deletions.note_seen(connection, "others", ["b"])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(there=st.sets(st.sampled_from(["a", "b", "C", "x", "ä"])), pages=PAGES)
+def test_missing_keys_are_those_never_returned(connection, there, pages):
+    PRODUCTS.table.create(connection, checkfirst=True)
+    connection.execute(PRODUCTS.table.delete())
+    put(connection, *map(record, there))
+    returned = deletions.ReturnedKeys(connection, PRODUCTS)
 
-    assert keys(connection, deletions.missing_from_read(table)) == ["b"]
+    for page in pages:
+        put(connection, *map(record, page))
+        returned.add(page)
+
+    missing = returned.find_missing()
+    found = [] if missing is None else keys(connection, missing)
+    assert found == sorted(there - set().union(*pages))
+
+
+@pytest.mark.parametrize("pages", [["baC"], ["C", "b", "a"], ["abC", "d"], []])
+def test_complete_read_misses_no_key(connection, table, pages):
+    put(connection, *map(record, "abC"))
+    returned = deletions.ReturnedKeys(connection, table)
+
+    for page in pages:
+        put(connection, *map(record, page))
+        returned.add(list(page))
+
+    assert returned.find_missing() is None
+
+
+def test_each_table_has_its_own_keys(connection, table):
+    VERSIONLESS.table.create(connection)
+    put(connection, *map(record, "abc"))
+    returned, others = (deletions.ReturnedKeys(connection, of) for of in (table, VERSIONLESS))
+
+    others.add(["b"])
+    returned.add(["a"])
+    others.add(["b"])
+    returned.add(["c"])
+
+    assert keys(connection, returned.find_missing()) == ["b"]
+
+
+def test_new_read_forgets_returned_keys(connection, table):
+    put(connection, *map(record, "abc"))
+    deletions.ReturnedKeys(connection, table).add(["b"])
+    again = deletions.ReturnedKeys(connection, table)
+
+    again.add(["a"])
+    again.add(["c"])
+
+    assert keys(connection, again.find_missing()) == ["b"]
 
 
 # Removing
 
 
-def test_a_removed_row_is_kept_whole_with_its_reason(connection, table):
+def test_removed_row_is_kept_whole(connection, table):
     put(connection, record("a"), record("b"), record("c"))
-    deletions.doom_ids(connection, table, ["a", "unknown"], "deleted")
+    deletions.mark_ids_for_removal(connection, table, ["a", "unknown"], "deleted")
     take(connection, record("c"))
-    deletions.doom(connection, table, deletions.missing_from_census(table), "unlinked")
+    missing = deletions.missing_from_comparison(table)
+    deletions.mark_for_removal(connection, table, missing, "unlinked")
 
-    removed = deletions.remove_doomed(connection, table, "2026-11-23T02:00:00.000Z")
+    removed = deletions.remove_marked(connection, table, "2026-11-23T02:00:00.000Z")
 
     kept = connection.execute(select(deletions.DELETED).order_by(deletions.DELETED.c.record_id))
     assert removed == 2
@@ -212,77 +258,60 @@ def test_a_removed_row_is_kept_whole_with_its_reason(connection, table):
         ("products", "a", "2026-11-23T02:00:00.000Z", "deleted", record("a")),
         ("products", "b", "2026-11-23T02:00:00.000Z", "unlinked", record("b")),
     ]
-    assert deletions.list_doomed(connection, table) == []
+    assert deletions.list_marked(connection, table) == []
 
 
-def test_a_record_removed_twice_is_kept_twice(connection, table):
+def test_record_removed_twice_is_kept_twice(connection, table):
     for at in ("one", "two"):
         put(connection, record("a"))
-        deletions.doom_ids(connection, table, ["a"], "deleted")
-        deletions.remove_doomed(connection, table, at)
+        deletions.mark_ids_for_removal(connection, table, ["a"], "deleted")
+        deletions.remove_marked(connection, table, at)
 
     query = select(deletions.DELETED.c.deleted_at)
     assert keys(connection, query) == ["one", "two"]
 
 
-def test_what_is_there_after_all_is_spared(connection, table):
+def test_unmarked_rows_stay(connection, table):
     put(connection, record("a"), record("b"), record("c"))
-    deletions.doom_ids(connection, table, ["a", "b", "c"], "not_returned")
+    deletions.mark_ids_for_removal(connection, table, ["a", "b", "c"], "not_returned")
 
-    deletions.spare(connection, table, [])
-    deletions.spare(connection, table, ["a", "b"])
-    deletions.remove_doomed(connection, table, "now")
+    deletions.unmark(connection, table, [])
+    deletions.unmark(connection, table, ["a", "b"])
+    deletions.remove_marked(connection, table, "now")
 
     assert left(connection) == ["a", "b"]
 
 
-def test_all_of_a_table_can_be_spared(connection, table):
+def test_whole_table_can_be_unmarked(connection, table):
     put(connection, record("a"))
-    deletions.doom_ids(connection, table, ["a"], "unlinked")
+    deletions.mark_ids_for_removal(connection, table, ["a"], "unlinked")
 
-    deletions.spare_all(connection, table)
+    deletions.unmark_all(connection, table)
 
-    assert deletions.remove_doomed(connection, table, "now") == 0
+    assert deletions.remove_marked(connection, table, "now") == 0
     assert left(connection) == ["a"]
 
 
 # The guard
 
 
-@pytest.mark.parametrize(("rows", "doomed"), [(102, 51), (101, 50), (100, 100), (1, 1), (101, 0)])
-def test_half_of_a_table_and_all_of_a_small_one_may_go(connection, table, rows, doomed):
+@pytest.mark.parametrize(("rows", "marked"), [(102, 51), (101, 50), (100, 100), (1, 1), (101, 0)])
+def test_half_or_small_table_may_go(connection, table, rows, marked):
     put(connection, *(record(f"{n:03}") for n in range(rows)))
-    deletions.doom_ids(connection, table, [f"{n:03}" for n in range(doomed)], "deleted")
+    deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
 
     deletions.check_guard(connection, table, allow_deletes=False)
 
-    assert deletions.remove_doomed(connection, table, "now") == doomed
+    assert deletions.remove_marked(connection, table, "now") == marked
 
 
-@pytest.mark.parametrize(("rows", "doomed"), [(102, 52), (101, 51), (101, 101)])
-def test_one_more_than_half_may_not_go_unless_allowed(connection, table, rows, doomed):
+@pytest.mark.parametrize(("rows", "marked"), [(102, 52), (101, 51), (101, 101)])
+def test_more_than_half_needs_permission(connection, table, rows, marked):
     put(connection, *(record(f"{n:03}") for n in range(rows)))
-    deletions.doom_ids(connection, table, [f"{n:03}" for n in range(doomed)], "deleted")
+    deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
 
-    with pytest.raises(GuardError, match=f"{doomed} of {rows} rows") as caught:
+    with pytest.raises(GuardError, match=f"{marked} of {rows} rows") as caught:
         deletions.check_guard(connection, table, allow_deletes=False)
     deletions.check_guard(connection, table, allow_deletes=True)
 
     assert "--allow-deletes" in caught.value.hint
-
-
-KEYS = st.lists(st.sampled_from(["a", "b", "c", "A", "ä", "aa"]), max_size=8)
-
-
-@given(KEYS, KEYS)
-def test_sums_are_the_same_for_the_same_keys_alone_each_as_often(one, other):
-    same = sorted(one) == sorted(other)
-
-    assert (deletions.sum_keys(one) == deletions.sum_keys(other)) == same
-
-
-def test_the_sum_of_a_table_is_that_of_its_keys(connection, table):
-    rows = to_rows(table, [raw(record(key)) for key in ("a", "b", "C", "ä", "e")], "now")
-    upsert(connection, table, rows)
-
-    assert deletions.sum_stored_keys(connection, table) == deletions.sum_keys("abCäe")

@@ -22,7 +22,7 @@ from run_tables import (
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts
 from dataverse_sync.store import run_lock
-from dataverse_sync.store.database import open_engine
+from dataverse_sync.store.database import open_target
 from dataverse_sync.store.history import Change, History, LogEntry, Removals, Run, load_history
 from dataverse_sync.store.sync_state import DIED
 
@@ -221,7 +221,7 @@ def test_empty_before_first_sync(db_path, kind):
     if kind == "an empty file":
         db_path.touch()
     elif kind == "no tables":
-        open_engine(db_path).connect().close()
+        open_target(db_path).open_writer().close()
     elif kind == "no rows":
         with writing(db_path):
             pass
@@ -238,15 +238,13 @@ def test_running_known_without_a_database(db_path):
 def test_file_that_is_not_a_database(db_path):
     db_path.write_text("not a database, but long enough to have a header", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="no SQLite database"):
+    with pytest.raises(ConfigError, match="not a SQLite database"):
         load_history(db_path)
 
 
 def test_database_of_another_program(db_path):
-    engine = open_engine(db_path)
-    with engine.begin() as connection:
+    with open_target(db_path).open_writer() as connection, connection.begin():
         connection.exec_driver_sql("CREATE TABLE _sync_state (x)")
-    engine.dispose()
 
     with pytest.raises(ConfigError, match=r"cannot be read \(no such table"):
         load_history(db_path)

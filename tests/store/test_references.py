@@ -9,9 +9,8 @@ from conftest import raw
 
 from dataverse_sync.model import Column, Entity
 from dataverse_sync.store.references import Link, References, find_links
-from dataverse_sync.store.rows import to_rows
 from dataverse_sync.store.tables import build_table
-from dataverse_sync.store.upsert import upsert
+from dataverse_sync.store.upsert import write_records
 
 
 def text(*names: str) -> tuple[Column, ...]:
@@ -76,7 +75,7 @@ def tables(connection):
 @pytest.fixture
 def put(connection, tables):
     def put(name: str, **record: str) -> None:
-        upsert(connection, tables[name], to_rows(tables[name], [raw(json.dumps(record))], "now"))
+        write_records(connection, tables[name], [raw(json.dumps(record))], "now")
 
     return put
 
@@ -112,7 +111,7 @@ def test_metadata_says_where_lookups_point():
     ]
 
 
-def test_a_column_named_as_a_key_links_only_in_a_junction_table():
+def test_key_name_links_only_in_junctions():
     notes = Entity("notes", "noteid", text("noteid", "accountid"), "metadata", "note")
 
     assert find_links([notes, ACCOUNTS], ["accounts"]) == [
@@ -120,7 +119,7 @@ def test_a_column_named_as_a_key_links_only_in_a_junction_table():
     ]
 
 
-def test_the_own_key_is_no_link():
+def test_own_key_is_not_a_link():
     junction = Entity("accounts2", "accountid", text("accountid"), "metadata", "a2", True)
 
     assert find_links([junction, USERS], ["accounts2", "systemusers"]) == []
@@ -130,7 +129,7 @@ def test_the_own_key_is_no_link():
     ("source", "target"),
     [("sample", ACCOUNTS), ("metadata", Entity("accounts", "accountid", (), "sample"))],
 )
-def test_without_metadata_on_either_side_names_decide(source, target):
+def test_without_metadata_names_decide(source, target):
     notes = Entity(
         "notes",
         "noteid",
@@ -148,14 +147,14 @@ def test_without_metadata_on_either_side_names_decide(source, target):
     ]
 
 
-def test_what_is_not_filtered_is_not_linked_to():
+def test_only_filtered_entities_are_linked_to():
     assert find_links(ENTITIES, []) == []
 
 
 # What can be reached
 
 
-def test_lookups_and_junction_columns_reach(put, find):
+def test_lookups_and_junctions_reach(put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("vin_candidates", vin_candidateid=guid(2))
     put("vin_vin_candidate_accountset", vin_vin_candidate_accountid=guid(3), accountid=guid(11))
@@ -166,7 +165,7 @@ def test_lookups_and_junction_columns_reach(put, find):
     assert references.list_unasked("contacts") == ([], [])
 
 
-def test_what_is_stored_is_told_from_what_is_new(put, find):
+def test_stored_and_new_ids_are_separate(put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("vin_candidates", vin_candidateid=guid(2), _vin_developerid_value=guid(11))
     put("accounts", accountid=guid(10))
@@ -174,7 +173,7 @@ def test_what_is_stored_is_told_from_what_is_new(put, find):
     assert find().list_unasked("accounts") == ([guid(11)], [guid(10)])
 
 
-def test_what_was_asked_for_is_not_asked_for_again(put, find):
+def test_no_id_is_asked_for_twice(put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     references = find()
 
@@ -185,7 +184,7 @@ def test_what_was_asked_for_is_not_asked_for_again(put, find):
     assert references.list_unasked("accounts") == ([], [])
 
 
-def test_links_lead_from_account_to_contact_to_parent_account(connection, put, find):
+def test_links_are_followed_onward(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
     put("contacts", contactid=guid(20), _parentcustomerid_value=guid(11))
@@ -200,7 +199,7 @@ def test_links_lead_from_account_to_contact_to_parent_account(connection, put, f
     assert keys(connection, references.unlinked("accounts")) == []
 
 
-def test_what_only_links_to_each_other_is_not_reachable(connection, put, find):
+def test_separate_cycle_is_unlinked(connection, put, find):
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
     put("contacts", contactid=guid(20), _parentcustomerid_value=guid(10))
     put("accounts", accountid=guid(11), _parentaccountid_value=guid(11))
@@ -212,7 +211,7 @@ def test_what_only_links_to_each_other_is_not_reachable(connection, put, find):
     assert references.list_unasked("accounts") == ([], [])
 
 
-def test_a_cycle_that_is_linked_to_is_reached_and_ends(connection, put, find):
+def test_linked_cycle_is_reached(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
     put("contacts", contactid=guid(20), _parentcustomerid_value=guid(10))
@@ -223,7 +222,7 @@ def test_a_cycle_that_is_linked_to_is_reached_and_ends(connection, put, find):
     assert keys(connection, references.unlinked("contacts")) == []
 
 
-def test_ids_in_capitals_are_the_same_ids(connection, put, find):
+def test_case_of_ids_does_not_matter(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10).upper())
     put("accounts", accountid=guid(10), _parentaccountid_value=guid(11).upper())
     put("accounts", accountid=guid(11).upper(), _parentaccountid_value=guid(12).upper())
@@ -236,7 +235,7 @@ def test_ids_in_capitals_are_the_same_ids(connection, put, find):
     assert guid(12) in new
 
 
-def test_rows_that_came_since_are_reached_by_reaching_again(put, find):
+def test_reaching_again_finds_new_rows(put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     references = find()
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
@@ -249,7 +248,7 @@ def test_rows_that_came_since_are_reached_by_reaching_again(put, find):
 # What is gone
 
 
-def test_what_is_gone_links_to_nothing(connection, put, find):
+def test_gone_record_links_to_nothing(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
     put("contacts", contactid=guid(20))
@@ -262,7 +261,7 @@ def test_what_is_gone_links_to_nothing(connection, put, find):
     assert keys(connection, references.unlinked("contacts")) == [guid(20)]
 
 
-def test_what_is_gone_is_not_said_to_be_unlinked(connection, put, find):
+def test_gone_record_is_not_unlinked(connection, put, find):
     put("accounts", accountid=guid(10))
     put("accounts", accountid=guid(11))
     references = find()
@@ -272,7 +271,7 @@ def test_what_is_gone_is_not_said_to_be_unlinked(connection, put, find):
     assert keys(connection, references.unlinked("accounts")) == [guid(11)]
 
 
-def test_what_stays_after_all_links_again(connection, put, find):
+def test_forgotten_gone_record_links_again(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     put("accounts", accountid=guid(10), _primarycontactid_value=guid(20))
     put("contacts", contactid=guid(20))
@@ -286,7 +285,7 @@ def test_what_stays_after_all_links_again(connection, put, find):
     assert keys(connection, references.unlinked("contacts")) == []
 
 
-def test_a_new_closure_starts_from_nothing(connection, put, find):
+def test_new_references_start_empty(connection, put, find):
     put("vin_candidates", vin_candidateid=guid(1), _vin_developerid_value=guid(10))
     references = find()
     references.mark_asked("accounts", [guid(10)])

@@ -78,7 +78,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_second_process_is_refused_with_who_and_since_when(tmp_path: Path) -> None:
+def test_second_process_is_refused_with_holder(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
 
     with another_run(db_path) as process:
@@ -95,7 +95,7 @@ def test_a_second_process_is_refused_with_who_and_since_when(tmp_path: Path) -> 
     assert not run_lock.is_held(db_path)
 
 
-def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
+def test_killed_process_does_not_block(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
 
     with another_run(db_path) as process:
@@ -112,7 +112,7 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_the_holder_is_written_beside_the_lock_and_both_go_at_the_end(tmp_path: Path) -> None:
+def test_lock_and_holder_files_go(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
 
     with run_lock.hold(db_path, SINCE):
@@ -125,7 +125,7 @@ def test_the_holder_is_written_beside_the_lock_and_both_go_at_the_end(tmp_path: 
     assert names(tmp_path) == []
 
 
-def test_the_lock_goes_with_a_run_that_fails(tmp_path: Path) -> None:
+def test_failing_run_releases_lock(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
 
     with pytest.raises(KeyboardInterrupt), run_lock.hold(db_path, SINCE):
@@ -136,7 +136,7 @@ def test_the_lock_goes_with_a_run_that_fails(tmp_path: Path) -> None:
         assert run_lock.is_held(db_path)
 
 
-def test_two_databases_in_one_folder_do_not_block_each_other(tmp_path: Path) -> None:
+def test_each_database_has_its_lock(tmp_path: Path) -> None:
     with (
         run_lock.hold(tmp_path / "a.db", SINCE),
         run_lock.hold(tmp_path / "b.db", SINCE),
@@ -144,7 +144,7 @@ def test_two_databases_in_one_folder_do_not_block_each_other(tmp_path: Path) -> 
         assert len(names(tmp_path)) == 4
 
 
-def test_processes_that_compete_are_never_inside_together(tmp_path: Path) -> None:
+def test_competing_processes_exclude_each_other(tmp_path: Path) -> None:
     processes = [start(COUNT, tmp_path / "dataverse.db") for _ in range(3)]
 
     outcomes = [process.communicate(timeout=60) for process in processes]
@@ -153,7 +153,7 @@ def test_processes_that_compete_are_never_inside_together(tmp_path: Path) -> Non
     assert [process.returncode for process in processes] == [0] * 3
 
 
-def test_whoever_looks_for_a_moment_whether_it_is_held_refuses_no_run(tmp_path: Path) -> None:
+def test_brief_look_refuses_no_run(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
     looking = threading.Event()
 
@@ -173,20 +173,20 @@ def test_whoever_looks_for_a_moment_whether_it_is_held_refuses_no_run(tmp_path: 
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"pid": 1}', '"text"'])
-def test_a_holder_that_did_not_say_who_it_is(tmp_path: Path, text: str | None) -> None:
+def test_unreadable_holder_is_unknown(tmp_path: Path, text: str | None) -> None:
     db_path = tmp_path / "dataverse.db"
     if text is not None:
         (tmp_path / "dataverse.db.lock.json").write_text(text)
 
-    assert run_lock.describe_holder(db_path) == "it did not say which"
+    assert run_lock.describe_holder(db_path) == "holder unknown"
 
 
-def test_a_database_without_a_lock_file_is_not_held(tmp_path: Path) -> None:
+def test_missing_lock_file_is_not_held(tmp_path: Path) -> None:
     assert not run_lock.is_held(tmp_path / "dataverse.db")
     assert names(tmp_path) == []
 
 
-def test_a_lock_file_that_cannot_be_made_is_an_error_of_the_configuration(tmp_path: Path) -> None:
+def test_unmakeable_lock_file_is_config_error(tmp_path: Path) -> None:
     (tmp_path / "dataverse.db.lock").mkdir()
 
     with (
@@ -196,7 +196,7 @@ def test_a_lock_file_that_cannot_be_made_is_an_error_of_the_configuration(tmp_pa
         pytest.fail("held a folder")
 
 
-def test_a_holder_that_cannot_be_written_down_still_holds(tmp_path: Path) -> None:
+def test_unwritable_holder_still_holds(tmp_path: Path) -> None:
     db_path = tmp_path / "dataverse.db"
     (tmp_path / "dataverse.db.lock.json").mkdir()
 
@@ -205,4 +205,4 @@ def test_a_holder_that_cannot_be_written_down_still_holds(tmp_path: Path) -> Non
         holder = run_lock.describe_holder(db_path)
 
     assert held
-    assert holder == "it did not say which"
+    assert holder == "holder unknown"

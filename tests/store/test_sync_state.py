@@ -44,9 +44,7 @@ def as_service_writes(moment: datetime) -> str:
 
 
 @given(seen=MOMENTS, asked_at=MOMENTS)
-def test_a_bookmark_passes_neither_the_first_request_less_two_minutes_nor_the_newest(
-    seen, asked_at
-):
+def test_bookmark_is_held_back(seen, asked_at):
     bookmark = parse_timestamp(next_bookmark(as_service_writes(seen), asked_at))
 
     assert bookmark is not None
@@ -59,7 +57,7 @@ def test_a_bookmark_passes_neither_the_first_request_less_two_minutes_nor_the_ne
     late=st.integers(min_value=-300, max_value=300),
     digits=st.integers(0, 999_999),
 )
-def test_a_bookmark_near_the_limit_is_the_newest_or_the_limit(asked_at, late, digits):
+def test_bookmark_is_newest_or_limit(asked_at, late, digits):
     limit = asked_at - timedelta(seconds=121)
     seen = (limit + timedelta(seconds=late)).replace(microsecond=digits)
 
@@ -68,12 +66,12 @@ def test_a_bookmark_near_the_limit_is_the_newest_or_the_limit(asked_at, late, di
     assert bookmark == (seen if seen <= limit else limit.replace(microsecond=0))
 
 
-def test_in_the_steady_state_the_bookmark_is_the_newest_as_it_was_written():
+def test_old_newest_is_kept_as_written():
     assert next_bookmark("2026-11-23T11:57:58.1230000Z", NOON) == "2026-11-23T11:57:58.1230000Z"
 
 
 @pytest.mark.parametrize("seen", [None, "", "yesterday"])
-def test_where_nothing_was_seen_there_is_no_bookmark(seen):
+def test_nothing_seen_gives_no_bookmark(seen):
     assert next_bookmark(seen, NOON) is None
 
 
@@ -89,14 +87,32 @@ def test_where_nothing_was_seen_there_is_no_bookmark(seen):
         (None, None, None),
     ],
 )
-def test_the_later_of_two_moments(one, other, expected):
+def test_later_of_two_moments(one, other, expected):
     assert sync_state.later(one, other) == expected
+
+
+SAME_MOMENT = [f"2024-01-01T{hour:02}:00:00+{hour:02}:00" for hour in range(14)]
+WRITTEN = ["2024-01-01T00:00:00Z", "2024-01-01T00:00:00.5Z", "2024-01-01T02:00:00+02:00", "2023"]
+
+
+@given(st.lists(st.sampled_from([*WRITTEN, "2024-02-30T00:00:00Z", "soon", None, 7, ""])))
+def test_newest_is_the_latest_moment(values):
+    newest = sync_state.newest_of(values)
+
+    moments = [parse_timestamp(value) for value in values if parse_timestamp(value)]
+    assert parse_timestamp(newest) == max(moments, default=None)
+    assert newest is None or newest in values
+
+
+def test_first_text_of_one_moment_is_newest():
+    for at in range(14):
+        assert sync_state.newest_of(SAME_MOMENT[at:]) == SAME_MOMENT[at]
 
 
 # Checkpoints and states
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved(connection):
+def test_checkpoint_survives_saving(connection):
     sync_state.ensure_rows(connection, ["accounts"])
 
     sync_state.save_checkpoint(connection, "accounts", CHECKPOINT)
@@ -107,11 +123,11 @@ def test_a_checkpoint_comes_back_as_it_was_saved(connection):
 @pytest.mark.parametrize(
     "text", [None, "", "{", "[]", "7", "null", '{"page": 1}', '{"next_link": "x", "later": 1}']
 )
-def test_a_checkpoint_that_cannot_be_used_is_none(text):
+def test_unusable_checkpoint_is_none(text):
     assert sync_state.parse_checkpoint(text) is None
 
 
-def test_a_state_changes_only_where_it_is_told_to(connection):
+def test_only_named_columns_change(connection):
     sync_state.ensure_rows(connection, ["accounts", "contacts"])
     sync_state.set_state(connection, "accounts", last_timestamp="2024-01-01T00:00:00Z")
 
@@ -124,14 +140,14 @@ def test_a_state_changes_only_where_it_is_told_to(connection):
     }
 
 
-def test_an_entity_without_a_row_is_pending(connection):
+def test_entity_without_row_is_pending(connection):
     assert sync_state.load_states(connection, ["accounts"]) == {"accounts": EntityState("pending")}
 
 
 # The run log
 
 
-def test_entities_begin_each_with_a_row_of_its_own_in_the_log(connection):
+def test_each_entity_starts_a_log_row(connection):
     names = ["accounts", "contacts"]
     sync_state.ensure_rows(connection, [*names, "leads"])
     before = sync_state.start_entities(connection, "run1", names, NOON)
@@ -154,7 +170,7 @@ def test_entities_begin_each_with_a_row_of_its_own_in_the_log(connection):
     assert sync_state.start_entities(connection, "run3", [], NOON) == {}
 
 
-def test_the_log_tells_what_was_done(connection):
+def test_log_row_holds_counts(connection):
     log_id = sync_state.start_entities(connection, "run1", ["accounts"], NOON)["accounts"]
 
     counts = Counts(fetched=10, added=1, updated=2, unchanged=7, deleted=4)
@@ -167,7 +183,16 @@ def test_the_log_tells_what_was_done(connection):
     )
 
 
-def test_what_a_killed_run_left_open_is_closed_as_failed(connection):
+def test_counts_are_loaded_from_the_log(connection):
+    first, second = sync_state.start_entities(connection, "run1", ["a", "b"], NOON).values()
+    counts = Counts(fetched=10, added=1, updated=2, unchanged=7, deleted=4)
+    sync_state.update_log(connection, second, counts, 5)
+
+    assert sync_state.load_counts(connection, [second]) == {second: counts}
+    assert sync_state.load_counts(connection, [first, second])[first] == Counts()
+
+
+def test_killed_run_is_closed_as_failed(connection):
     names = ["accounts", "contacts"]
     dead, done = sync_state.start_entities(connection, "run1", names, NOON).values()
     sync_state.update_log(connection, done, Counts(), 1, status="completed")
@@ -187,21 +212,21 @@ def test_what_a_killed_run_left_open_is_closed_as_failed(connection):
 # The lock's copy
 
 
-def test_the_copy_of_the_lock_comes_back_and_is_replaced(connection):
+def test_lock_copy_is_replaced(connection):
     contacts = Entity("contacts", "contactid", (Column("contactid", "TEXT"),), "sample")
 
     before = schema_lock.load_lock_copy(connection, "x.db")
     schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
     schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS, "contacts": contacts}, NOON)
 
-    copy = schema_lock.load_lock_copy(connection, "x.db")
-    assert before is None
-    assert copy is not None
-    assert copy.lock == {"accounts": ACCOUNTS, "contacts": contacts}
-    assert copy.replaces == dump_lock({"accounts": ACCOUNTS})
+    assert before == ({}, None)
+    assert schema_lock.load_lock_copy(connection, "x.db") == (
+        {"accounts": ACCOUNTS, "contacts": contacts},
+        dump_lock({"accounts": ACCOUNTS}),
+    )
 
 
-def test_the_same_lock_saved_again_replaces_nothing(connection):
+def test_same_lock_replaces_nothing(connection):
     schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
 
     schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON + timedelta(days=1))
@@ -211,7 +236,7 @@ def test_the_same_lock_saved_again_replaces_nothing(connection):
     assert row.replaces is None
 
 
-def test_a_damaged_copy_of_the_lock_is_named(connection):
+def test_damaged_lock_copy_is_named(connection):
     schema_lock.save_lock_copy(connection, {"accounts": ACCOUNTS}, NOON)
     connection.exec_driver_sql("UPDATE _schema_lock SET schema = '{'")
 
@@ -235,7 +260,7 @@ def record(connection, run_id: str, *drift: Drift, compared: tuple[str, ...] = (
     schema_lock.record_drift(connection, run_id, drift, compared, NOON)
 
 
-def test_a_difference_is_written_with_all_there_is_to_know(connection):
+def test_drift_row_is_complete(connection):
     record(connection, "run1", RETYPED)
 
     row = connection.execute(select(schema_lock.SCHEMA_CHANGES)).one()
@@ -245,7 +270,7 @@ def test_a_difference_is_written_with_all_there_is_to_know(connection):
     )
 
 
-def test_a_standing_difference_is_written_once(connection):
+def test_standing_drift_is_written_once(connection):
     record(connection, "run1", ADDED)
     record(connection, "run2", ADDED, ADDED, RETYPED)
     record(connection, "run3", RETYPED, ADDED)
@@ -256,7 +281,7 @@ def test_a_standing_difference_is_written_once(connection):
     ]
 
 
-def test_a_difference_that_went_and_came_back_is_written_again(connection):
+def test_returning_drift_is_written_again(connection):
     record(connection, "run1", ADDED)
     record(connection, "run2")
     record(connection, "run3", ADDED)
@@ -264,7 +289,7 @@ def test_a_difference_that_went_and_came_back_is_written_again(connection):
     assert [row[0] for row in changes(connection)] == ["run1", "run3"]
 
 
-def test_a_run_that_did_not_compare_an_entity_ends_none_of_its_differences(connection):
+def test_uncompared_drift_still_stands(connection):
     record(connection, "run1", ADDED)
     record(connection, "run2", compared=("contacts",))
     record(connection, "run3", ADDED)
@@ -272,7 +297,7 @@ def test_a_run_that_did_not_compare_an_entity_ends_none_of_its_differences(conne
     assert [row[0] for row in changes(connection)] == ["run1"]
 
 
-def test_a_checkpoint_is_kept_as_json(connection):
+def test_checkpoint_is_kept_as_json(connection):
     sync_state.ensure_rows(connection, ["accounts"])
 
     sync_state.save_checkpoint(connection, "accounts", CHECKPOINT)

@@ -34,7 +34,7 @@ from dataverse_sync.model import (
     PhaseStarted,
     ReadExpected,
 )
-from dataverse_sync.store import database, run_lock
+from dataverse_sync.store import run_lock, sqlite
 from dataverse_sync.store import sync_state as database_states
 from dataverse_sync.sync import page_loop as pages
 
@@ -173,7 +173,7 @@ def test_a_wrong_configuration_asks_for_nothing(world, entities, only, message):
 def test_a_database_that_cannot_be_used_asks_for_nothing(world):
     world.db_path.write_text("no database")
 
-    with pytest.raises(ConfigError, match="is no SQLite database"):
+    with pytest.raises(ConfigError, match="is not a SQLite database"):
         world.sync()
 
     assert world.emulator.log == []
@@ -212,7 +212,7 @@ def test_what_a_dead_run_left_open_is_closed(world, caplog):
 
 
 def test_where_write_ahead_logging_does_not_work_it_is_said(world, monkeypatch, caplog):
-    monkeypatch.setattr(database, "journal_mode", lambda _connection: "delete")
+    monkeypatch.setattr(sqlite.SqliteFile, "blocks_readers", lambda _self, _connection: True)
 
     report = world.sync(ONLY)
 
@@ -221,7 +221,7 @@ def test_where_write_ahead_logging_does_not_work_it_is_said(world, monkeypatch, 
 
 
 def test_a_database_that_is_held_while_it_is_opened_is_refused(world, monkeypatch):
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     with closing(sqlite3.connect(world.db_path, isolation_level=None)) as other:
         other.execute("CREATE TABLE t (a)")
         other.execute("BEGIN EXCLUSIVE")
@@ -234,7 +234,7 @@ def test_a_database_that_cannot_be_made_after_all_is_refused(world, monkeypatch)
     def refuse(_path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(database, "open_engine", refuse)
+    monkeypatch.setattr(sqlite, "open_engine", refuse)
 
     with pytest.raises(ConfigError, match=r"dataverse\.db: cannot be opened .*Permission denied"):
         world.sync(ONLY)
@@ -245,7 +245,7 @@ def test_a_database_that_cannot_be_made_after_all_is_refused(world, monkeypatch)
 
 def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monkeypatch):
     world.sync(ONLY)
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     before = world.copy("vin_candidates")
 
     with closing(sqlite3.connect(world.db_path, isolation_level=None)) as other:
@@ -402,8 +402,8 @@ def test_a_database_that_is_damaged_inside_is_refused_before_anything_is_asked(w
     world.sync()
     ((root,),) = world.query("SELECT rootpage FROM sqlite_master WHERE name = '_schema_lock'")
     with world.db_path.open("r+b") as file:
-        file.seek((root - 1) * database.PAGE_SIZE)
-        file.write(b"\xff" * database.PAGE_SIZE)
+        file.seek((root - 1) * sqlite.PAGE_SIZE)
+        file.write(b"\xff" * sqlite.PAGE_SIZE)
 
     with pytest.raises(ConfigError, match=r"dataverse\.db.*malformed"):
         world.sync()

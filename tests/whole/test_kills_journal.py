@@ -11,14 +11,14 @@ from standstill import halted, use_vfs
 from test_crash import ENTITY_LIST
 
 from dataverse_sync.commands.status import load_status
-from dataverse_sync.store import database
+from dataverse_sync.store import sqlite
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SQLite's unix-none is for Unix alone")
 
 
 @pytest.fixture
 def without_wal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "URL", database.URL)  # given back at the end
+    monkeypatch.setattr(sqlite, "URL", sqlite.URL)  # given back at the end
     use_vfs("unix-none")
 
 
@@ -51,7 +51,7 @@ def test_a_killed_sync_without_write_ahead_logging_is_taken_up(
     journal = world.db_path.with_name("dataverse.db-journal")
     assert journal.exists() == (place == "^before COMMIT")
     found = load_status(world.db_path, world.emulator.clock.now(), None)
-    monkeypatch.setattr(database, "URL", database.URL)
+    monkeypatch.setattr(sqlite, "URL", sqlite.URL)
     use_vfs("unix-none")
     report = world.sync()
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -31,12 +30,11 @@ from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import EntityConfig
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.store import choices, database, labelled_views, run_lock
+from dataverse_sync.store import choices, database, labelled_views
 from dataverse_sync.store.choices import Saved
-from dataverse_sync.store.labelled_views import Target
+from dataverse_sync.store.copy import open_copy
+from dataverse_sync.store.labelled_views import LookupTarget
 from dataverse_sync.store.references import find_links
-from dataverse_sync.store.schema_lock import load_fitting_lock
-from dataverse_sync.store.tables import build_table
 
 _UNKNOWN = "its logical name is not known, so its labels cannot be asked for"
 
@@ -119,19 +117,19 @@ def run_labels(
         StorageError: The database cannot be written.
     """
     selected = select_entities(entities, only)
-    database.check_file(config.db_path)
-    if not config.db_path.exists():
-        raise ConfigError(f"{config.db_path}: there is no database yet", "Run a sync first.")
+    target = database.open_target(config.db_path)
     with ExitStack() as stack:
-        stack.enter_context(run_lock.hold(config.db_path, datetime.now(UTC)))
-        tables = _load_tables(config, entities)
+        opened = open_copy(target, config.schema_path, entities, write=True)
+        tables = stack.enter_context(opened).tables
+        if not tables:
+            raise ConfigError(f"{target.name}: nothing is synced yet", "Run a sync first.")
         names = [entity.name for entity in selected if entity.name in tables]
         with open_session(config, redactor) as session:
             session.sign_in()
             described, warnings = get_descriptions(session.client, tables)
             labels = get_labels(session, tables, names, described, tell)
         shown = _choose_language(labels, language)
-        connection = stack.enter_context(database.open_writer(config.db_path))
+        connection = stack.enter_context(target.open_writer())
         with database.transaction(connection):
             whole = [name for name in names if name in described and name not in labels.failures]
             saved = choices.save(connection, labels.choices, names, whole)
@@ -142,18 +140,6 @@ def run_labels(
         for entity in selected
     )
     return LabelsReport(reports, shown, labels.languages, saved, warnings)
-
-
-def _load_tables(config: Config, entities: Sequence[EntityConfig]) -> Tables:
-    locked = load_fitting_lock(config)
-    tables = {
-        entity.name: build_table(locked.lock[entity.name])
-        for entity in entities
-        if entity.name in locked.lock and entity.name in locked.tables
-    }
-    if not tables:
-        raise ConfigError(f"{config.db_path}: nothing is synced yet", "Run a sync first.")
-    return tables
 
 
 def _choose_language(labels: Labels, wanted: int | None) -> int | None:
@@ -187,7 +173,8 @@ def _make_views(
     for name in names:
         table, error, view = tables[name], labels.failures.get(name), None
         columns = [it for it in choices.load_columns(connection, name) if it in table.table.c]
-        query = labelled_views.build_view(table, columns, lookups.get(name, {}), language)
+        known = lookups.get(name, {})
+        query = labelled_views.build_view(connection, table, columns, known, language)
         try:
             with connection.begin_nested():
                 view = labelled_views.replace_views(connection, {name: query}, reserved).get(name)
@@ -198,7 +185,7 @@ def _make_views(
             entity=name,
             columns=len(columns),
             labels=sum(counted[name, column] for column in columns),
-            lookups=len(lookups.get(name, {})),
+            lookups=len(known),
             view=view,
             note="" if is_known else _UNKNOWN,
             error=error,
@@ -206,7 +193,7 @@ def _make_views(
     return done
 
 
-def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, list[Target]]]:
+def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, list[LookupTarget]]]:
     """For each table its columns that point to tables whose records have names."""
     named: dict[str, str] = {}
     for name, table in tables.items():
@@ -214,10 +201,10 @@ def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, li
         column = known.name_column if known else labelled_views.guess_name_column(table)
         if column is not None and column in table.table.c:
             named[name] = column
-    lookups: dict[str, dict[str, list[Target]]] = {}
+    lookups: dict[str, dict[str, list[LookupTarget]]] = {}
     for link in find_links([table.entity for table in tables.values()], named):
         if link.column in tables[link.source].table.c:
-            target = Target(tables[link.target], named[link.target])
+            target = LookupTarget(tables[link.target], named[link.target])
             lookups.setdefault(link.source, {}).setdefault(link.column, []).append(target)
     return lookups
 

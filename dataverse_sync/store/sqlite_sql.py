@@ -1,0 +1,230 @@
+"""SQLite's own SQL: all that ``database.Dialect`` asks for.
+
+Rows are written and looked up by statements as text, made once a table and run with tuples:
+as fast as sqlite3 alone, where ``execute(statement, dicts)`` takes 1.6 to 1.8 times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    TableValuedAlias,
+    case,
+    func,
+    literal,
+)
+from sqlalchemy.dialects import sqlite
+
+from dataverse_sync.model import Counts
+from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
+from dataverse_sync.store.tables import EntityTable, StoredTables
+
+DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
+SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
+# A hint for temporary tables whose key is nearly all of their row.
+CLUSTERED: Mapping[str, Any] = {"sqlite_with_rowid": False}
+
+_BY_KEYS = """
+    SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
+"""
+_BYTES_BY_KEYS = """
+    SELECT {key}, CAST(json_response AS BLOB) FROM {table}
+    WHERE {key} IN (SELECT value FROM json_each(?)) AND typeof(json_response) = 'text'
+"""
+_BYTES_FROM_KEY_ON = """
+    SELECT {key}, CAST(json_response AS BLOB) FROM {table}
+    WHERE {row} >= (SELECT {row} FROM {table} WHERE {key} = ?)
+    AND typeof(json_response) = 'text' ORDER BY {row}
+"""
+_COMMENT = re.compile(r"/\* (.*?) \*/")
+
+
+# Rows of the entities' tables
+
+
+def upsert_rows(
+    connection: Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
+) -> Counts:
+    latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
+    inserted = 0
+    if fresh:
+        inserted = connection.exec_driver_sql(
+            _compile_insert(table.table), list(latest.values())
+        ).rowcount
+        if inserted == len(rows):
+            return Counts(fetched=inserted, added=inserted)
+    found = connection.exec_driver_sql(_format(_BY_KEYS, table.table), (json.dumps(list(latest)),))
+    stored: dict[str, str] = {row[0]: row[1] for row in found}
+    changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
+    if changed:
+        rewrite_rows(connection, table, changed)
+    new = len(latest) - len(stored)
+    added, updated = inserted + new, len(changed) - new
+    return Counts(
+        fetched=len(rows), added=added, updated=updated, unchanged=len(rows) - added - updated
+    )
+
+
+def rewrite_rows(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
+    connection.exec_driver_sql(_compile_upsert(table.table), list(rows))
+
+
+def find_unchanged(
+    connection: Connection,
+    table: EntityTable,
+    keys: Sequence[str],
+    records: Sequence[msgspec.Raw],
+) -> set[str]:
+    """Records that came together before lie together.
+
+    So first the rows that follow the first key's row in the file are read: 3 us a row of
+    1.2 kB, against 8 us by the index of random keys, which is used for what is left.
+    """
+    came = dict(zip(keys, map(bytes, records), strict=True))
+    near = _format(_BYTES_FROM_KEY_ON, table.table)
+    with connection.exec_driver_sql(near, (keys[0],)) as result:
+        cursor: Any = result.cursor  # the driver's own: its rows are plain tuples
+        unchanged = {key for key, text in islice(cursor, len(keys)) if came.get(key) == text}
+    if others := [key for key in keys if key not in unchanged]:
+        by_keys = _format(_BYTES_BY_KEYS, table.table)
+        found = connection.exec_driver_sql(by_keys, (json.dumps(others),))
+        unchanged.update(key for key, text in found if came.get(key) == text)
+    return unchanged
+
+
+@cache
+def _format(query: str, table: Table) -> str:
+    key = next(iter(table.primary_key)).name
+    return query.format(table=_quote(table.name), key=_quote(key), row=_choose_row_number(table))
+
+
+def _choose_row_number(table: Table) -> str:
+    """SQLite's number of a row; a column of such a name hides it, and takes a scan."""
+    taken = {column.name.lower() for column in table.c}
+    return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
+
+
+# Values in the order of the table's columns
+
+
+@cache
+def _compile_upsert(table: Table) -> str:
+    (key,) = table.primary_key
+    changed = [column.name for column in table.c if column is not key]
+    return _compile(insert_or_update(table, changed), table)
+
+
+@cache
+def _compile_insert(table: Table) -> str:
+    insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
+    return _compile(insert, table)
+
+
+def _compile(insert: Insert, table: Table) -> str:
+    values = insert.values({column.name: None for column in table.c})
+    return str(values.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+
+
+def _quote(name: str) -> str:
+    return sqlite.dialect().identifier_preparer.quote(name)
+
+
+# Parts of statements
+
+
+def insert_or_ignore(table: Table) -> Insert:
+    return sqlite.insert(table).prefix_with("OR IGNORE")
+
+
+def insert_or_update(
+    table: Table, columns: Iterable[str], computed: Mapping[str, ColumnElement[Any]] | None = None
+) -> Insert:
+    insert = sqlite.insert(table)
+    changes = {name: insert.excluded[name] for name in columns}
+    return insert.on_conflict_do_update(
+        index_elements=list(table.primary_key), set_={**changes, **(computed or {})}
+    )
+
+
+def each_of(array: ColumnElement[Any]) -> TableValuedAlias:
+    return func.json_each(array).table_valued("key", "value", name="part", joins_implicitly=True)
+
+
+def each_in_list(text: ColumnElement[Any]) -> TableValuedAlias:
+    listed = literal("[").concat(text).concat("]")
+    # Text that is not a list would fail the whole query.
+    return each_of(case((func.json_valid(listed) == 1, listed)))
+
+
+def join_texts(text: ColumnElement[Any], separator: str) -> ColumnElement[Any]:
+    return func.group_concat(text, separator)
+
+
+# Tables and views
+
+
+def read_tables(connection: Connection) -> StoredTables:
+    tables: dict[str, dict[str, tuple[str, bool]]] = {}
+    for table, name, type_, pk in connection.exec_driver_sql(
+        "SELECT m.name, c.name, c.type, c.pk FROM sqlite_master m, pragma_table_info(m.name) c "
+        "WHERE m.type = 'table'"
+    ):
+        tables.setdefault(table, {})[name] = (type_, bool(pk))
+    return tables
+
+
+def list_names(connection: Connection) -> Sequence[str]:
+    return connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
+
+
+def move_aside(connection: Connection, table: Table, name: str) -> None:
+    # Else a view of the table would follow the rename, and go with the old table.
+    connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
+    for index in table.indexes:
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_quote(str(index.name))}")
+    connection.exec_driver_sql(f"ALTER TABLE {_quote(table.name)} RENAME TO {_quote(name)}")
+
+
+def iter_rows(
+    connection: Connection, table: Table, name: str, columns: Sequence[str], size: int
+) -> Iterator[Sequence[Sequence[Any]]]:
+    row, last = _choose_row_number(table), 0
+    query = (
+        f"SELECT {', '.join(map(_quote, columns))}, {row} FROM {_quote(name)} "  # noqa: S608  quoted
+        f"WHERE {row} > ? ORDER BY {row} LIMIT {size:d}"
+    )
+    while batch := connection.exec_driver_sql(query, (last,)).all():
+        yield [values for *values, _ in batch]
+        last = batch[-1][-1]
+
+
+def create_view(connection: Connection, name: str, query: str, comment: str) -> None:
+    connection.exec_driver_sql(f"CREATE VIEW {_quote(name)} AS /* {comment} */ {query}")
+
+
+def read_view_comments(connection: Connection) -> Mapping[str, str]:
+    found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+    comments = ((name, _COMMENT.search(sql)) for name, sql in found)
+    return {name: comment[1] for name, comment in comments if comment}
+
+
+# The connection
+
+
+def mark_version(connection: Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA user_version = {DB_VERSION:d}")
+
+
+def leave_room(connection: Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA cache_size=-{SMALL_CACHE_KIB}")
