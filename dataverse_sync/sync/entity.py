@@ -292,12 +292,9 @@ class EntitySync:
     def sync_linked(
         self, references: References, new: Sequence[str], known: Sequence[str]
     ) -> Reads:
-        """Read the records of a filtered entity by id: new ones whole, others if they changed.
+        """Read the records of a filtered entity by id: new ones whole, known ones if they changed.
 
-        Args:
-            references: Told which of the known ones the service did not return.
-            new: Ids to ask for that the table does not have, in lower case.
-            known: Ids to ask for that it has.
+        The ids are in lower case; known ones that the service does not return are marked so.
         """
         wanted = {*new, *known}
 

@@ -67,13 +67,7 @@ OnEnd = Callable[[str, EntityError | None], Event | None]
 class PageLoop:
     """Runs the jobs of many entities over one pool and one connection.
 
-    Args:
-        client: Where pages come from.
-        pool: The workers.
-        workers: Requests handed to the pool at once.
-        connection: The one that writes.
-        emit: Told of each page and each end after they are committed.
-        clock: Seconds that only go forward.
+    ``emit`` is told of each page and each end after they are committed.
     """
 
     def __init__(
@@ -100,9 +94,7 @@ class PageLoop:
     def run(self, jobs: Mapping[str, Job], on_end: OnEnd) -> None:
         """Work until every job has returned or failed.
 
-        Args:
-            jobs: Entity set → what is to be read of it.
-            on_end: Called in the transaction that ends a job; returns what to tell of it.
+        ``on_end`` is called in the transaction that ends a job, and returns what to tell of it.
 
         Raises:
             RunError: What ends the run, from a worker or from the database.

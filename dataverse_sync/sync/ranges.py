@@ -56,11 +56,9 @@ class Part:
 
 
 def choose_count(rows: int | None, most: int | None) -> int:
-    """How many ranges to read at once; 1 means one chain of pages.
+    """How many ranges to read at once; 1 means one chain of pages, as where nobody knows ``rows``.
 
-    Args:
-        rows: About how many records there are; None if that is not known.
-        most: What ``--segments`` allows; None if it was not given.
+    ``most`` is what ``--segments`` allows.
     """
     if rows is None:
         return 1
@@ -70,12 +68,8 @@ def choose_count(rows: int | None, most: int | None) -> int:
 def choose_at_once(took_s: float, size: int, most: int) -> int:
     """How many ranges to read at once, so that pages come as fast as they can be stored.
 
-    More would only wait, and cost a tenth more CPU.
-
-    Args:
-        took_s: How long the pages so far took together, each from its request to its last byte.
-        size: Their bytes of JSON.
-        most: Never more.
+    More would only wait, and cost a tenth more CPU. ``took_s`` and ``size`` are those of all
+    pages so far: from request to last byte, and bytes of JSON.
     """
     return max(1, min(most, math.ceil(took_s * STORED_PER_S / max(1, size))))
 
@@ -83,11 +77,7 @@ def choose_at_once(took_s: float, size: int, most: int) -> int:
 def split(whole: Range, seen: Seen | None, newest: datetime, parts: int = 2) -> Sequence[Range]:
     """Cut what remains of a range into parts of equal length, fewer if it is too short.
 
-    Args:
-        whole: A range that is being read, oldest records first.
-        seen: Its progress.
-        newest: The end of a range that is open.
-        parts: How many, with the range itself, which keeps the first.
+    The range itself keeps the first; ``newest`` is the end of a range that is open.
     """
     left = seen.last if seen else parse_timestamp(whole.since)
     end = parse_timestamp(whole.until) or newest
@@ -226,13 +216,6 @@ class RangesRead:
     As many as the service is slower than the storing, and no fewer than were begun. If one has
     ended and another has much left, the later half of that is read too. A range whose end was
     moved forward stops at the first record beyond.
-
-    Args:
-        reader: Whose requests they are.
-        progress: Stores the pages, and keeps how far all ranges have come.
-        ranges: Those to read, some of them perhaps begun or done.
-        most: How many to read at once at most.
-        newest: About the end of the range that is open.
     """
 
     def __init__(
@@ -269,8 +252,8 @@ class RangesRead:
         part.range = replace(part.range, next_link=link, page=number, is_done=link is None)
         if page.requests == 1:  # else it waited, perhaps because it was too much already
             self._took_s, self._size = self._took_s + page.took_s, self._size + page.size
-        wanted = choose_at_once(self._took_s, self._size, self._most)
-        self._at_once = max(self._at_once, wanted)
+        enough = choose_at_once(self._took_s, self._size, self._most)
+        self._at_once = max(self._at_once, enough)
         return self._ask_more()
 
     def store(self, page: Page) -> None:

@@ -65,12 +65,7 @@ class Query:
 
 
 class EntityReader:
-    """Builds the requests of one entity in one run, and counts what came of them.
-
-    Args:
-        entity: What is read.
-        api_url: The root of the Web API, with its last slash.
-    """
+    """Builds the requests of one entity in one run, and counts what came of them."""
 
     def __init__(self, entity: Entity, api_url: str) -> None:
         self.entity = entity
@@ -134,10 +129,7 @@ class EntityReader:
 class QueryRead(ABC):
     """Reads queries side by side, in any order; what a page is stored as is left open.
 
-    Args:
-        reader: Whose requests they are.
-        queries: What is asked.
-        kept: A link that an earlier run kept, in place of queries: sent back as it is.
+    ``kept`` is a link that an earlier run kept, in place of queries: sent back as it is.
     """
 
     def __init__(
@@ -189,11 +181,7 @@ class LinkCheck:
         self._empty_pages = 0
 
     def check(self, page: Page) -> None:
-        """Look at a page and its link.
-
-        Raises:
-            PageError: Its link leads in a circle, or pages without records do not end.
-        """
+        """Raise a ``PageError`` if a link leads in a circle, or empty pages do not end."""
         self._empty_pages = 0 if page.records else self._empty_pages + 1
         if self._empty_pages > EMPTY_PAGES:
             raise PageError(
