@@ -59,9 +59,8 @@ def upsert_rows(
     latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
     inserted = 0
     if fresh:
-        inserted = connection.exec_driver_sql(
-            _compile_insert(table.table), list(latest.values())
-        ).rowcount
+        insert = _compile_insert(table.table, update=False)
+        inserted = connection.exec_driver_sql(insert, list(latest.values())).rowcount
         if inserted == len(rows):
             return Counts(fetched=inserted, added=inserted)
     found = connection.exec_driver_sql(_format(_BY_KEYS, table.table), (json.dumps(list(latest)),))
@@ -77,7 +76,7 @@ def upsert_rows(
 
 
 def rewrite_rows(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
-    connection.exec_driver_sql(_compile_upsert(table.table), list(rows))
+    connection.exec_driver_sql(_compile_insert(table.table, update=True), list(rows))
 
 
 def find_unchanged(
@@ -115,24 +114,14 @@ def _choose_row_number(table: Table) -> str:
     return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
 
 
-# Values in the order of the table's columns
-
-
 @cache
-def _compile_upsert(table: Table) -> str:
+def _compile_insert(table: Table, *, update: bool) -> str:
+    """An insert that changes or ignores stored rows, its values in the order of the columns."""
     (key,) = table.primary_key
-    changed = [column.name for column in table.c if column is not key]
-    return _compile(insert_or_update(table, changed), table)
-
-
-@cache
-def _compile_insert(table: Table) -> str:
-    insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key))
-    return _compile(insert, table)
-
-
-def _compile(insert: Insert, table: Table) -> str:
-    values = insert.values({column.name: None for column in table.c})
+    insert: Insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
+    if update:
+        insert = insert_or_update(table, (column.name for column in table.c if column is not key))
+    values = insert.values(dict.fromkeys(table.c.keys()))
     return str(values.compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
