@@ -45,17 +45,17 @@ class TableInfo:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What a user may call it, in lower case."""
+        """The names that a user may give, in lower case."""
         return self.name.lower(), self.logical_name.lower()
 
     @property
     def is_usual(self) -> bool:
-        """Neither a junction table, which comes with the tables that it joins, nor virtual."""
+        """Whether patterns pick it: neither virtual nor a junction, which is added by itself."""
         return not self.intersect and not self.virtual
 
     @property
     def is_microsofts(self) -> bool:
-        """One of Microsoft's own solutions, whose tables are custom too by their flag."""
+        """Whether it belongs to a solution of Microsoft's; its flag says that it is custom."""
         return _MICROSOFTS.match(self.logical_name) is not None
 
 

@@ -37,7 +37,7 @@ Tables = Mapping[str, EntityTable]
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the metadata says of an entity, as far as labels go."""
+    """The part of an entity's metadata that labels need."""
 
     logical_name: str
     name_column: str | None
@@ -61,7 +61,7 @@ class Labels:
 
 
 def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described, tuple[str, ...]]:
-    """What the metadata says of each entity, and a warning if it may not be read."""
+    """The metadata of each entity, and a warning if it may not be read."""
     described = {}
     try:
         for batch in _batches(list(tables)):
