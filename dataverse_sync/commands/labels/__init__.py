@@ -198,7 +198,7 @@ def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, li
     named: dict[str, str] = {}
     for name, table in tables.items():
         known = described.get(name)
-        column = known.name_column if known else labelled_views.guess_name_column(table)
+        column = known.primary_name_attribute if known else labelled_views.guess_name_column(table)
         if column is not None and column in table.table.c:
             named[name] = column
     lookups: dict[str, dict[str, list[LookupTarget]]] = {}
