@@ -35,7 +35,7 @@ from dataverse_sync.version import __version__
 COMMANDS = {  # each a module of commands/, with add_options(parser)
     "sync": "copy what changed since the last run",
     "check": "see whether a sync would work; writes nothing",
-    "status": "say what the database knows, table by table",
+    "status": "show what the database knows, table by table",
     "verify": "compare the database with Dataverse, table by table",
     "schema": "compare or accept the schema",
     "report": "write an HTML report of the last runs",
@@ -106,7 +106,7 @@ def build_parser(complete: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
 
 
 def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False) -> int:
-    """Run a command; an error becomes a message and an exit status.
+    """Run a command, and turn an error into a message and an exit status.
 
     Args:
         work: The command; returns its exit status.
@@ -151,7 +151,7 @@ def entry_point() -> None:
 
 
 def _open_missing_streams() -> None:
-    """A job may be started without a console (``pythonw``): what is said then goes nowhere."""
+    """Discard the output of a job that was started without a console (``pythonw``)."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115

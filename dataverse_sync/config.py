@@ -310,7 +310,7 @@ def _check_names(names: Sequence[object]) -> Iterable[str]:
         if name.lower() not in first:
             first[name.lower()] = name
         elif first[name.lower()] == name:
-            yield f"{name!r} is there twice: take one out"
+            yield f"{name!r} occurs twice: remove one"
         else:
             yield (
                 f"{first[name.lower()]!r} and {name!r} differ only by case: "

@@ -18,7 +18,7 @@ LOG_FILES_KEPT = 5
 
 
 class _Redacting(logging.Filter):
-    """Masks secrets in whatever is logged, by whichever library."""
+    """Mask secrets in every record, of any library."""
 
     def __init__(self, redactor: Redactor) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Redacting(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             message = record.getMessage()
-        except Exception:  # a library's arguments do not fit its own message: no end of our run
+        except Exception:  # a library's arguments do not fit its message: the run goes on
             message = f"{record.msg} {record.args!r}"
         record.msg = self._redactor.redact(message)
         record.args = ()
@@ -39,7 +39,7 @@ class _Redacting(logging.Filter):
 
 
 class _ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error, or through what owns the terminal for the moment."""
+    """Write to standard error, or through the display that owns the terminal now."""
 
     log_line: Callable[[str], None] | None = None
 
@@ -69,12 +69,8 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def _is_ours(one: object) -> bool:
-    return isinstance(one, _Redacting)
-
-
 def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor) -> None:
-    """Send warnings to standard error, more of them with ``-v``, and everything to the log file.
+    """Send warnings to standard error, more with ``-v``, and everything to the log file.
 
     Args:
         verbosity: -1 errors alone, 0 warnings, 1 what is done and why, 2 every request.
@@ -104,22 +100,22 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
         file.setFormatter(_JsonLines())
         handlers.append(file)
     root = logging.getLogger()
-    for old in [one for one in root.handlers if any(map(_is_ours, one.filters))]:
+    for old in [it for it in root.handlers if any(isinstance(f, _Redacting) for f in it.filters)]:
         root.removeHandler(old)
         old.close()
     for handler in handlers:
         handler.addFilter(_Redacting(redactor))
         root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.INFO)
-    # urllib3 warns of every retry; what becomes of them is said by us.
+    # urllib3 warns of every retry; we warn only if the last one fails.
     logging.getLogger("urllib3").setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)
     logging.captureWarnings(True)
 
 
 @contextmanager
 def diverted(log_line: Callable[[str], None] | None) -> Iterator[None]:
-    """Write the console's log through this for as long as the block lasts; None: as ever."""
-    handlers = [one for one in logging.getLogger().handlers if isinstance(one, _ConsoleHandler)]
+    """Write the console's log through this function while the block lasts; None: as before."""
+    handlers = [it for it in logging.getLogger().handlers if isinstance(it, _ConsoleHandler)]
     for handler in handlers:
         handler.log_line = log_line
     try:

@@ -420,7 +420,7 @@ def test_repeated_names_refused(write_entities):
     with pytest.raises(ConfigError) as caught:
         load_entities(write_entities({"entities": [{"name": name} for name in names]}))
 
-    assert "'accounts' is there twice" in caught.value.message
+    assert "'accounts' occurs twice" in caught.value.message
     assert "'contacts' and 'Contacts' differ only by case" in caught.value.message
 
 

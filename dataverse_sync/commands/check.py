@@ -1,4 +1,4 @@
-"""See whether a sync would work, table by table; writes nothing."""
+"""``check``: see whether a sync would work, table by table; nothing is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLOCK_TOLERANCE_S = 60.0
 DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow
 DISK_MARGIN = 1.5  # of what is expected: the estimate is one, and a sync needs room to work in
 _PRIVILEGE = re.compile(r"\bprv[A-Z]\w+")
-_NAMED = 3  # differences of a schema that are named; where to see the others is said
+_NAMED = 3  # differences of a schema that are named; the command that shows the others is told
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +57,9 @@ def run(options: Options, redactor: Redactor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result for one entity, or for a part of the surroundings such as the clock."""
 
-    what: str  # an entity set, or sign-in, clock, database
+    what: str  # an entity set, or sign-in, clock, database, disk, schema, metadata
     result: Literal["ok", "warning", "failure"]
     text: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Finding:
 def run_check(
     config: Config, entities: Sequence[EntityConfig], only: Sequence[str], redactor: Redactor
 ) -> list[Finding]:
-    """Sign in, reach every selected entity, and say what a sync would do with it.
+    """Sign in, ask each selected entity for a record, and tell what a sync would read.
 
     Raises:
         ConfigError: A setting, the database or the schema lock is not usable.
@@ -102,7 +102,7 @@ def run_check(
             if name in sampled.empty:
                 text = "empty and not in the metadata: left pending until it has a record"
                 return Finding(name, "warning", text)
-            return _reach(
+            return _check_entity(
                 _Subject(entity, known[name], saved[name], lock.get(name), live.entities.get(name)),
                 session,
                 config.api_url,
@@ -161,7 +161,7 @@ def _check_database(config: Config, history: History, names: Sequence[str]) -> F
 
 
 def _check_disk(config: Config, reached: Sequence[Finding]) -> Finding:
-    """Compare what is free with what is expected to come, by the size of one record of each."""
+    """Compare the free space with the size of the rows expected, by one record of each table."""
     folder = config.db_path.absolute().parent
     try:
         free = shutil.disk_usage(folder).free
@@ -191,7 +191,7 @@ def _check_schema(config: Config, locked: LockedSchema, configured: Sequence[str
     removed = [name for name in locked.lock if name not in configured]
     text = f"{path}: {len(locked.lock)} entities locked"
     if not locked.is_file_current:
-        text += "; the file is missing or behind, and written again by the next sync"
+        text += "; the file is missing or outdated, the next sync writes it again"
     if removed:
         text += f"; no longer configured, their tables stay: {', '.join(removed)}"
     details = {"entities": len(locked.lock), "not_configured": removed}
@@ -210,7 +210,7 @@ def _check_metadata(live: discovery.Discovery) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """One entity, and all that is known of it before it is asked for a record."""
+    """An entity, and what is known of it before a record is asked for."""
 
     entity: EntityConfig
     known: Entity
@@ -233,8 +233,8 @@ class _Subject:
 
 
 def _get_counts(session: Session, entities: Sequence[Entity]) -> dict[str, int]:
-    """About how many records each entity set has; nothing where the service does not say."""
-    logical = {one.logical_name: one.name for one in entities if one.logical_name is not None}
+    """About how many records each entity set has; nothing if the service does not count them."""
+    logical = {entity.logical_name: entity.name for entity in entities if entity.logical_name}
     if not logical:
         return {}
     try:
@@ -244,8 +244,10 @@ def _get_counts(session: Session, entities: Sequence[Entity]) -> dict[str, int]:
     return {name: counts[known] for known, name in logical.items() if known in counts}
 
 
-def _reach(subject: _Subject, session: Session, api_url: str, expected: int | None) -> Finding:
-    """Ask for one record: enough to see whether the table may be read, and how large it is."""
+def _check_entity(
+    subject: _Subject, session: Session, api_url: str, expected: int | None
+) -> Finding:
+    """Ask for one record, to see whether the table may be read and how large a record is."""
     entity, known, saved = subject.entity, subject.known, subject.saved
     url = odata.build_url(api_url, entity.name, top=1)
     try:
@@ -298,7 +300,7 @@ def _count_rows(entity: EntityConfig, here: int, expected: int | None) -> str:
 
 
 def _describe_failure(name: str, error: EntityError) -> Finding:
-    """What keeps an entity from being read: a missing privilege by its name."""
+    """Explain why an entity cannot be read, with the name of a missing privilege."""
     missing = _PRIVILEGE.search(str(error))
     if isinstance(error, RequestError) and error.status == 403 and missing:
         text = (

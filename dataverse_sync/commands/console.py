@@ -1,4 +1,4 @@
-"""What commands have in common: read the settings, set up the log, print a result.
+"""Read the settings, set up the log, print the result: for every command.
 
 A result is lines for a person (with ``-q`` the last alone if all is well), or with
 ``--json`` one document and nothing else.
@@ -68,7 +68,7 @@ def find_database(options: Options) -> Path:
 
 
 def choose_tell(options: Options) -> Tell:
-    """What prints a line, unless ``-q`` was given."""
+    """A function that prints a line, unless ``-q`` was given."""
     return (lambda _: None) if options.quiet else print
 
 

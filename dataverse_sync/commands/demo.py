@@ -87,7 +87,7 @@ def run(options: Options, redactor: Redactor) -> int:
 
 
 def run_demo(config_path: Path, workers: int, run_sync: RunSync, write: Tell) -> bool:
-    """Make the database anew in ``demo/``; returns whether both syncs completed.
+    """Make a new database in ``demo/``; returns whether both syncs completed.
 
     Args:
         config_path: The entity configuration; where it is missing, the emulator's own tables.
@@ -128,7 +128,7 @@ def run_demo(config_path: Path, workers: int, run_sync: RunSync, write: Tell) ->
 
 
 def find_entities(config_path: Path) -> list[EntityConfig]:
-    """The configuration, or the emulator's own tables where there is none."""
+    """The entities of the configuration, or the emulator's own tables if there is none."""
     if config_path.exists():
         return load_entities(config_path)
     return [

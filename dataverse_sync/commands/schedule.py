@@ -1,7 +1,7 @@
-"""Say how to run the job by the clock: a Task Scheduler task, a cron line, a systemd timer.
+"""``schedule``: print a Task Scheduler task, a cron line or a systemd timer for the job.
 
-Pure functions from a job and a schedule to text; nothing is registered here. Each
-leaves "one at a time" to the run lock where its scheduler does not see to it.
+Functions from a job and a schedule to text; nothing is registered. If a scheduler starts
+a second run meanwhile, the run lock ends it.
 
 https://learn.microsoft.com/windows/win32/taskschd/task-scheduler-schema
 https://www.freedesktop.org/software/systemd/man/latest/systemd.timer.html
@@ -27,9 +27,9 @@ from dataverse_sync.errors import ConfigError
 from dataverse_sync.redaction import Redactor
 
 NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
-LONGEST_EVERY = timedelta(days=31)  # Task Scheduler repeats nothing less often
+LONGEST_EVERY = timedelta(days=31)  # the longest interval of Task Scheduler
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-_NO_RETRY = "2 3 4"  # exit statuses that running again soon does not mend
+_NO_RETRY = "2 3 4"  # exit statuses of errors that a retry does not solve
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ class Job:
     def __post_init__(self) -> None:
         for text in (self.interpreter, self.folder, self.description, *self.arguments):
             if re.search(r"[\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]", text):
-                raise ValueError(f"{text!r} holds a character that no scheduler takes")
+                raise ValueError(f"{text!r} holds a character that no scheduler accepts")
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -162,14 +162,14 @@ def task_scheduler_xml(
 ) -> str:
     r"""A task for ``schtasks /create /tn NAME /xml FILE``, version 1.2 of its schema.
 
-    It is plain ASCII and names no encoding, so that it is the same file whether the
-    shell that redirects it writes UTF-8, UTF-16 with its mark or a code page.
+    The text is plain ASCII and names no encoding, so that a shell may write it to a file
+    as UTF-8, as UTF-16 with its mark or in a code page.
 
     Args:
         job: What to run.
         schedule: An interval, or a time of day.
-        start: The day from which on, by the machine's calendar.
-        user: ``DOMAIN\name``, who the task runs as; None: who registers it.
+        start: The first day, by the machine's calendar.
+        user: ``DOMAIN\name`` of the account that runs the task; None: who registers it.
     """
     task = ET.Element("Task", {"version": "1.2", "xmlns": NAMESPACE})
     _add(task, "RegistrationInfo", Description=job.description)
@@ -232,7 +232,7 @@ def _add_trigger(triggers: ET.Element, schedule: timedelta | time, start: date) 
 
 
 def format_duration(length: timedelta) -> str:
-    """A length of time in ISO 8601, such as ``PT1H30M`` or ``P1D``."""
+    """Write a duration in ISO 8601, such as ``PT1H30M`` or ``P1D``."""
     minutes, seconds = divmod(int(length.total_seconds()), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -251,11 +251,11 @@ def format_duration(length: timedelta) -> str:
 def cron_line(job: Job, schedule: timedelta | time) -> str:
     """A line for ``crontab -e``.
 
-    Its one line of output when all is well is dropped, since cron mails whatever is
-    printed; errors are mailed. It stops nothing and tries nothing again.
+    The line that a good run prints is dropped, since cron mails all output; errors are
+    mailed. Cron neither stops a run nor retries it.
 
     Raises:
-        ValueError: cron cannot say this interval.
+        ValueError: cron cannot express this interval.
     """
     command = f"cd {shlex.quote(job.folder)} && {shlex.join(job.command)} >/dev/null"
     # To cron, an unescaped percent sign ends the command, quoted or not.
@@ -282,10 +282,10 @@ def _cron_times(schedule: timedelta | time) -> str:
 
 
 def systemd_units(job: Job, schedule: timedelta | time) -> Units:
-    """A service and the timer that starts it; one instance at a time by its nature.
+    """A service and the timer that starts it, one instance at a time.
 
-    A failed run is tried again where the next one is far enough away: systemd counts
-    the timer's starts among those that it limits.
+    A failed run is retried if the next one is far enough away: systemd counts the
+    timer's starts among those that it limits.
     """
     if isinstance(schedule, time):
         when = f"OnCalendar=*-*-* {schedule:%H:%M}:00\nPersistent=true"

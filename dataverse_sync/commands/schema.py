@@ -1,6 +1,6 @@
 """``schema diff`` and ``schema accept``: the locked schema against the live one.
 
-``accept`` needs no download: what a new column holds is in ``json_response``
+``accept`` needs no download: the values of a new column are in ``json_response``
 already. Each entity is one transaction, its lock included.
 """
 
@@ -72,7 +72,7 @@ def _run_accept(options: Options, redactor: Redactor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LiveSchema:
-    """The live schema of what is locked, and what could not be had of it."""
+    """The live schema, how it differs from the locked one, and what could not be compared."""
 
     entities: dict[str, Entity]
     drift: tuple[Drift, ...]
@@ -82,7 +82,7 @@ class LiveSchema:
 def get_drift(
     config: Config, entities: Sequence[EntityConfig], only: Sequence[str], redactor: Redactor
 ) -> LiveSchema:
-    """Compare what is locked with what is live.
+    """Compare the locked schema with the live one.
 
     Raises:
         ConfigError: Nothing is locked yet, or the lock is not usable.
@@ -138,13 +138,13 @@ def accept(
     Args:
         config: The environment and its copy.
         entities: All that is configured.
-        only: The entities to accept; all where empty.
+        only: The entities to accept; all if empty.
         redactor: Learns the run's secrets.
         drop: Drop columns that are gone from Dataverse; else they keep their values.
-        tell: Told what is done, and how far a large table has come.
+        tell: Told what is done, and the progress of a large table.
 
     Returns:
-        What could not be accepted, one sentence an entity.
+        Why entities could not be accepted, a sentence each.
 
     Raises:
         ConfigError: There is no database, or nothing is locked yet.
@@ -158,7 +158,7 @@ def accept(
         locked = stack.enter_context(opened).locked
         live = _compare(config, selected, locked.lock, redactor)
         lock = dict(locked.lock)
-        if lock and not locked.is_file_current:  # what another run left unwritten: before more
+        if lock and not locked.is_file_current:  # another run left it unwritten
             save_lock_file(config.schema_path, lock)
         connection = stack.enter_context(target.open_writer())
         for entity in selected:
@@ -171,7 +171,7 @@ def accept(
                 bring_to(connection, build_table(wanted), tell)
                 for view in labelled_views.drop_broken(connection):
                     tell(
-                        f"{view}: dropped, it shows a column that is gone; make it anew with: "
+                        f"{view}: dropped, it shows a column that is gone; make it again with: "
                         "python -m dataverse_sync labels"
                     )
                 save_lock_copy(connection, lock, datetime.now(UTC))
@@ -193,5 +193,5 @@ def format_drift(live: LiveSchema) -> list[str]:
     lines = [f"{item.severity:<8}  {item}" for item in live.drift]
     lines += [f"failure   {error}" for error in live.failures.values()]
     if not lines:
-        return ["The locked schema is the live one."]
+        return ["The locked schema matches the live one."]
     return [*lines, "", "To lock the live schema: python -m dataverse_sync schema accept"]

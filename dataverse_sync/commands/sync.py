@@ -1,4 +1,4 @@
-"""``sync``: copy what changed since the last run, and tell whoever wants to know."""
+"""``sync``: copy what changed since the last run; write a report and a notification if asked to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``verify``: what the comparison of the database with Dataverse found, in words and as JSON."""
+"""``verify``: compare the database with Dataverse, and show the differences."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(options: Options, redactor: Redactor) -> int:
 
 
 def to_document(verification: Verification) -> dict[str, Any]:
-    """What was found, as one JSON document."""
+    """The differences as one JSON document."""
     return {
         "ok": verification.ok,
         "integrity": verification.integrity,
@@ -55,7 +55,7 @@ def to_document(verification: Verification) -> dict[str, Any]:
 
 
 def format_verification(verification: Verification) -> list[str]:
-    """What was found, line by line, with examples."""
+    """The differences, line by line, with examples."""
     lines = []
     for entity in verification.entities:
         if entity.error is not None:

@@ -1,18 +1,10 @@
-"""The labels of choice columns: out of the service's answers, into the table ``_choices``.
-
-The entity set ``stringmaps`` holds one record for each option and language; the
-metadata holds the same inside each column's option set. Either is only data here:
-whatever does not have the shape of a label is passed over.
-
-https://learn.microsoft.com/power-apps/developer/data-platform/reference/entities/stringmap
-"""
+"""The table ``_choices``: what the values of choice columns are called, in each language."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -40,14 +32,13 @@ CHOICES = Table(
     Column("language", Integer, nullable=False),
     PrimaryKeyConstraint(*_KEY),
 )
-KINDS = ("Picklist", "State", "Status", "MultiSelectPicklist", "Boolean")
 
 Key = tuple[str, str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one value of one column is called in one language."""
+    """The label of one value of a column in one language."""
 
     entity: str  # the entity set
     column: str
@@ -58,82 +49,6 @@ class Choice:
     @property
     def key(self) -> Key:
         return self.entity, self.column, self.value, self.language
-
-
-# Out of the answers
-
-
-def parse_stringmap(record: object, sets: Mapping[str, str]) -> Choice | None:
-    """One record of ``stringmaps``; None where it is of no use.
-
-    Args:
-        record: The decoded record.
-        sets: Logical name → entity set, of those that are wanted.
-    """
-    if not isinstance(record, dict):
-        return None
-    entity = sets.get(str(record.get("objecttypecode")))
-    return _build(
-        entity,
-        record.get("attributename"),
-        record.get("attributevalue"),
-        record.get("value"),
-        record.get("langid"),
-    )
-
-
-def parse_option_sets(entity: str, attributes: Iterable[object]) -> list[Choice]:
-    """The options of an answer of choice columns, each with its option set expanded."""
-    found: list[Choice | None] = []
-    for attribute, option in _iter_options(attributes):
-        labels = _dict(option.get("Label")).get("LocalizedLabels")
-        for label in labels if isinstance(labels, list) else ():
-            text, language = _dict(label).get("Label"), _dict(label).get("LanguageCode")
-            found.append(_build(entity, attribute, option.get("Value"), text, language))
-    return [choice for choice in found if choice is not None]
-
-
-def count_user_languages(attributes: Iterable[object]) -> Counter[int]:
-    """In which language the service labels these options for the app itself."""
-    counts: Counter[int] = Counter()
-    for _, option in _iter_options(attributes):
-        label = _dict(_dict(option.get("Label")).get("UserLocalizedLabel"))
-        if isinstance(language := label.get("LanguageCode"), int):
-            counts[language] += 1
-    return counts
-
-
-def _iter_options(attributes: Iterable[object]) -> Iterable[tuple[object, dict[str, Any]]]:
-    for attribute in attributes:
-        about = _dict(attribute)
-        # A column has options of its own, or those of a global choice.
-        options = _dict(about.get("OptionSet")) or _dict(about.get("GlobalOptionSet"))
-        listed = options.get("Options")
-        several = listed if isinstance(listed, list) else ()
-        for option in (*several, options.get("FalseOption"), options.get("TrueOption")):
-            if isinstance(option, dict):
-                yield about.get("LogicalName"), option
-
-
-def _build(
-    entity: str | None, column: object, value: object, label: object, language: object
-) -> Choice | None:
-    if entity is None or not isinstance(column, str) or not isinstance(label, str):
-        return None
-    if not isinstance(value, int) or not isinstance(language, int):
-        return None
-    if not _is_whole(value) or not _is_whole(language):
-        return None
-    # A lone surrogate is no UTF-8.
-    return Choice(entity, column, value, label.encode("utf-8", "replace").decode(), language)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def choose_language(choices: Iterable[Choice], preferred: Counter[int]) -> int | None:

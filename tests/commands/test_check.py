@@ -189,7 +189,7 @@ def test_schema_lock_state_shown(world: World) -> None:
     assert first.text.endswith("schema.json: made by the first sync")
     assert locked.text.endswith("schema.json: 5 entities locked")
     assert fewer.text.endswith("no longer configured, their tables stay: contacts")
-    assert lost.text.endswith("the file is missing or behind, and written again by the next sync")
+    assert lost.text.endswith("the file is missing or outdated, the next sync writes it again")
 
 
 def test_many_schema_differences_shortened(world: World) -> None:

@@ -18,13 +18,18 @@ from dataverse_sync.commands.labels import (
     format_labels,
     run_labels,
 )
+from dataverse_sync.commands.labels.reading import (
+    count_user_languages,
+    parse_option_sets,
+    parse_stringmap,
+)
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import ConfigError, LockedError, PageError, RequestError
 from dataverse_sync.model import Column as LockedColumn
 from dataverse_sync.model import Entity
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import choices, database, labelled_views
-from dataverse_sync.store.choices import CHOICES, Choice, choose_language, parse_option_sets
+from dataverse_sync.store.choices import CHOICES, Choice, choose_language
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.store.tables import build_table
 
@@ -672,7 +677,7 @@ def test_misshapen_labels_are_skipped() -> None:
     }
     sets = {"account": "accounts"}
 
-    assert choices.parse_stringmap(good, sets) == Choice("accounts", "kind", 1, "One", 1033)
+    assert parse_stringmap(good, sets) == Choice("accounts", "kind", 1, "One", 1033)
     for change in (
         {"objecttypecode": "contact"},
         {"attributename": None},
@@ -683,9 +688,9 @@ def test_misshapen_labels_are_skipped() -> None:
         {"langid": None},
         {"langid": True},
     ):
-        assert choices.parse_stringmap({**good, **change}, sets) is None, change
-    assert choices.parse_stringmap(["no record"], sets) is None
-    lone = choices.parse_stringmap({**good, "value": "\ud800"}, sets)
+        assert parse_stringmap({**good, **change}, sets) is None, change
+    assert parse_stringmap(["no record"], sets) is None
+    lone = parse_stringmap({**good, "value": "\ud800"}, sets)
     assert lone is not None
     assert lone.label == "?"
 
@@ -731,8 +736,8 @@ def test_language_chosen_by_user_count_number() -> None:
     def of(*languages: int) -> list[Choice]:
         return [Choice("a", "b", at, "c", language) for at, language in enumerate(languages)]
 
-    told = [{"OptionSet": {"Options": [option(1, user=1036), option(2)]}}]
-    assert choices.count_user_languages(told) == Counter({1036: 1})
+    told = [{"LogicalName": "b", "OptionSet": {"Options": [option(1, user=1036), option(2)]}}]
+    assert count_user_languages(told) == Counter({1036: 1})
     assert choose_language(of(1033, 1033, 1036), Counter({1036: 1, 1031: 5})) == 1036
     assert choose_language(of(1033, 1036, 1036), Counter()) == 1036
     assert choose_language(of(1036, 1033), Counter()) == 1033

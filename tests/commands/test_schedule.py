@@ -221,7 +221,7 @@ def test_task_survives_any_shell_encoding(encoding):
 
 @pytest.mark.parametrize("text", ["a\nb", "a\0b", "a\ud800b"])
 def test_control_characters_refused(text):
-    with pytest.raises(ValueError, match="no scheduler takes"):
+    with pytest.raises(ValueError, match="no scheduler accepts"):
         Job("/usr/bin/python3", text)
 
 

@@ -284,7 +284,7 @@ def test_never_synced_database_is_too_old(shell: Shell) -> None:
     [
         (("status",), r"5 of 5 entities completed, oldest: \d+ s"),
         (("verify",), "5 tables agree, 0 do not"),
-        (("schema", "diff"), "The locked schema is the live one."),
+        (("schema", "diff"), "The locked schema matches the live one."),
     ],
 )
 def test_quiet_commands_print_one_line(shell: Shell, command: tuple[str, ...], line: str) -> None:

@@ -1,4 +1,4 @@
-"""``init``: ask where and what, sign in, pick tables; write ``.env`` and ``entities_config.json``.
+"""``init``: ask for the settings, sign in, pick tables; write ``.env`` and the configuration.
 
 What was given is not asked for; if nobody can be asked, what is missing is said at once.
 Nothing is written before everything is known, and no file is overwritten without ``--force``.

@@ -1,4 +1,4 @@
-"""The address of the Web API, out of what a user types."""
+"""Find the address of the Web API in an address that a user typed."""
 
 from __future__ import annotations
 

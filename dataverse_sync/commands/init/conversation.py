@@ -1,4 +1,4 @@
-"""Ask for what was not given, until both files can be written.
+"""Ask for every answer that was not given, until both files can be written.
 
 Asking and telling are handed in, so that no function here knows a console.
 """
@@ -44,7 +44,7 @@ _WRONG_SECRET = ("AADSTS7000215", "AADSTS7000222")  # not the app's, or expired
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What was given on the command line; what is empty is asked for."""
+    """The answers given on the command line; one that is empty is asked for."""
 
     url: str = ""
     client_id: str = ""
@@ -124,7 +124,7 @@ def _check_missing(options: InitOptions) -> None:
 def _sign_in(
     options: InitOptions, user: User, redactor: Redactor, stack: ExitStack
 ) -> tuple[Config, Session]:
-    """Ask for what is missing until the sign-in succeeds, three times at most."""
+    """Ask for missing answers until the sign-in succeeds, three times at most."""
     known = options
     for left in reversed(range(TRIES)):
         doubtful = ["url"]  # what is asked for again after an error
@@ -138,8 +138,10 @@ def _sign_in(
             redactor.add(known.client_secret)
             config = Config(known.url, known.client_id, known.client_secret)
             user.tell(f"Signing in to {config.api_origin} ...")
-            session = stack.enter_context(open_session(config, redactor))
-            session.sign_in()
+            with ExitStack() as attempt:
+                session = attempt.enter_context(open_session(config, redactor))
+                session.sign_in()
+                stack.enter_context(attempt.pop_all())
             return config, session
         except (ConfigError, AuthError, UnreachableError) as error:
             if not options.interactive or not left:
@@ -248,7 +250,7 @@ def _write(
     tables: Sequence[TableInfo],
     proposal: Proposal,
 ) -> bool:
-    """Show what will be synced, have it confirmed, and write both files."""
+    """Show the proposal, have it confirmed, and write both files."""
     if not options.is_confirmed:
         proposal = _adjust(proposal, user)
     entities = build_entities(proposal, tables)

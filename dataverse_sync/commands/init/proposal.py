@@ -1,4 +1,4 @@
-"""Which tables a user's words pick, and what is synced with them."""
+"""Find the tables that a user's words pick, and propose others that belong to them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def explain_unknown(unknown: Sequence[str], tables: Sequence[TableInfo]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What to sync: whole tables, those of which only linked records are, the junctions."""
+    """Tables to sync: whole, filtered (linked records only), and the junctions between them."""
 
     whole: tuple[str, ...]
     filtered: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ def build_entities(proposal: Proposal, tables: Sequence[TableInfo]) -> list[Enti
 
 
 def format_proposal(proposal: Proposal, tables: Sequence[TableInfo]) -> list[str]:
-    """What will be synced, and why, line by line."""
+    """The tables that will be synced, and why, line by line."""
     rows = sum(table.rows or 0 for table in tables if table.name in proposal.whole)
     groups = {
         f"Copied whole ({len(proposal.whole)} tables, about {rows:,} rows):": proposal.whole,

@@ -10,23 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from dataverse_sync.commands.console import Tell
-from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse import definitions, odata
 from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, RequestError
-from dataverse_sync.model import IDENTIFIER, PageRequest
+from dataverse_sync.model import PageRequest
 
 COUNTED_AT_ONCE = 50
-_COLUMNS = (
-    "LogicalName",
-    "EntitySetName",
-    "PrimaryIdAttribute",
-    "DisplayName",
-    "DisplayCollectionName",
-    "IsCustomEntity",
-    "IsIntersect",
-    "IsPrivate",
-    "DataProviderId",
-)
 _MICROSOFTS = re.compile(r"(ms(dyn|fp|pp|pcat|erp|evtmgt|gdpr)[a-z]*|adx)_")
 
 
@@ -45,17 +34,17 @@ class TableInfo:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What a user may call it, in lower case."""
+        """The names that a user may give, in lower case."""
         return self.name.lower(), self.logical_name.lower()
 
     @property
     def is_usual(self) -> bool:
-        """Neither a junction table, which comes with the tables that it joins, nor virtual."""
+        """Whether patterns pick it: neither virtual nor a junction, which is added by itself."""
         return not self.intersect and not self.virtual
 
     @property
     def is_microsofts(self) -> bool:
-        """One of Microsoft's own solutions, whose tables are custom too by their flag."""
+        """Whether it belongs to a solution of Microsoft's; its flag says that it is custom."""
         return _MICROSOFTS.match(self.logical_name) is not None
 
 
@@ -66,7 +55,7 @@ def list_tables(session: Session, tell: Tell) -> list[TableInfo]:
         RequestError: The metadata cannot be read.
     """
     try:
-        definitions = session.client.get_metadata("EntityDefinitions", select=_COLUMNS)
+        found = session.client.get_metadata("EntityDefinitions", select=definitions.TABLES_SELECT)
     except RequestError as error:
         raise RequestError(
             f"the tables cannot be listed: {error.message}",
@@ -74,7 +63,7 @@ def list_tables(session: Session, tell: Tell) -> list[TableInfo]:
             status=error.status,
             code=error.code,
         ) from error
-    parsed = [parse_table(definition) for definition in definitions]
+    parsed = [parse_table(definition) for definition in found]
     tables = sorted((table for table in parsed if table), key=lambda table: table.name.lower())
     tell(f"Counting the rows of {len(tables)} tables ...")
     counts = _count(session, [table.logical_name for table in tables if table.is_usual])
@@ -83,39 +72,18 @@ def list_tables(session: Session, tell: Tell) -> list[TableInfo]:
 
 def parse_table(definition: object) -> TableInfo | None:
     """One element of EntityDefinitions; None if it cannot be synced."""
-    if not isinstance(definition, dict) or definition.get("IsPrivate"):
+    found = definitions.parse_table(definition)
+    if found is None or found.entity_set_name.lower().startswith(("_", "sqlite_")):
         return None
-    texts = [
-        text
-        for member in ("EntitySetName", "LogicalName", "PrimaryIdAttribute")
-        if isinstance(text := definition.get(member), str) and IDENTIFIER.fullmatch(text)
-    ]
-    if len(texts) < 3 or texts[0].startswith("_") or texts[0].lower().startswith("sqlite_"):
-        return None
-    name, logical_name, key = texts
-    title = _find_label(definition, "DisplayCollectionName") or _find_label(
-        definition, "DisplayName"
-    )
     return TableInfo(
-        name=name,
-        logical_name=logical_name,
-        key=key,
-        title=title or name,
-        custom=bool(definition.get("IsCustomEntity")),
-        intersect=bool(definition.get("IsIntersect")),
-        virtual=definition.get("DataProviderId") is not None,
+        name=found.entity_set_name,
+        logical_name=found.logical_name,
+        key=found.primary_id_attribute,
+        title=found.title,
+        custom=bool(found.is_custom_entity),
+        intersect=bool(found.is_intersect),
+        virtual=found.data_provider_id is not None,
     )
-
-
-def _find_label(definition: dict[str, object], member: str) -> str:
-    """A display name: one line of text that any file and console can hold, or nothing."""
-    value = definition.get(member)
-    chosen = value.get("UserLocalizedLabel") if isinstance(value, dict) else None
-    text = chosen.get("Label") if isinstance(chosen, dict) else None
-    if not isinstance(text, str):
-        return ""
-    text = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(text.split())[:100]
 
 
 def _count(session: Session, names: Sequence[str]) -> dict[str, int]:

@@ -198,7 +198,7 @@ def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, li
     named: dict[str, str] = {}
     for name, table in tables.items():
         known = described.get(name)
-        column = known.name_column if known else labelled_views.guess_name_column(table)
+        column = known.primary_name_attribute if known else labelled_views.guess_name_column(table)
         if column is not None and column in table.table.c:
             named[name] = column
     lookups: dict[str, dict[str, list[LookupTarget]]] = {}
@@ -213,7 +213,7 @@ def find_lookups(tables: Tables, described: Described) -> dict[str, dict[str, li
 
 
 def format_labels(report: LabelsReport) -> list[str]:
-    """What was made, a line for each table, and what is missing."""
+    """A line for each table, with its view or the reason why it has none."""
     lines = []
     for entity in report.entities:
         if entity.error is not None:
@@ -231,7 +231,7 @@ def format_labels(report: LabelsReport) -> list[str]:
     saved = report.saved
     told = f"_choices: {saved.added} added, {saved.changed} changed, {saved.removed} removed"
     if report.language is not None:
-        others = [str(one) for one in report.languages if one != report.language]
+        others = [str(it) for it in report.languages if it != report.language]
         told += f"; the views show language {report.language}"
         told += f" (there is also {', '.join(others)})" if others else ""
     return [*lines, "", told]

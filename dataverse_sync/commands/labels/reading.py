@@ -16,35 +16,34 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from dataverse_sync.commands.console import Tell
 from dataverse_sync.dataverse import definitions, odata
 from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.definitions import ChoicesDefinition, iter_options
 from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, PageRequest
-from dataverse_sync.store import choices
-from dataverse_sync.store.choices import KINDS, Choice
+from dataverse_sync.store.choices import Choice
 from dataverse_sync.store.tables import EntityTable
 
 log = logging.getLogger(__name__)
 
 ENTITIES_PER_REQUEST = 100  # keeps a URL far below the 32 KB and 500 conditions of the service
-_STRINGMAP_COLUMNS = ("objecttypecode", "attributename", "attributevalue", "value", "langid")
-_MULTI_SELECT = "MultiSelectPicklist"
 
 Tables = Mapping[str, EntityTable]
+Described = Mapping[str, ChoicesDefinition]  # by entity set; without those unknown to metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the metadata says of an entity, as far as labels go."""
+class _StringMap(msgspec.Struct):
+    """A record of ``stringmaps``: one label in one language."""
 
-    logical_name: str
-    name_column: str | None
-    kinds: Mapping[str, str]  # choice column → its kind
-
-
-Described = Mapping[str, Description]  # by entity set; without those that metadata does not tell
+    objecttypecode: str
+    attributename: str
+    attributevalue: int
+    value: str
+    langid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +60,25 @@ class Labels:
 
 
 def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described, tuple[str, ...]]:
-    """What the metadata says of each entity, and a warning if it may not be read."""
+    """The metadata of each entity, and a warning if it may not be read."""
     described = {}
     try:
         for batch in _batches(list(tables)):
             for definition in client.get_metadata(
                 "EntityDefinitions",
-                select=("LogicalName", "EntitySetName", "PrimaryNameAttribute"),
+                select=definitions.CHOICES_SELECT,
                 filter=definitions.definitions_filter(batch),
-                expand="Attributes($select=LogicalName,AttributeType,AttributeTypeName)",
+                expand=definitions.CHOICES_EXPAND,
             ):
                 try:
-                    described[definition["EntitySetName"]] = _parse_description(definition)
-                except (KeyError, TypeError, AttributeError) as error:
+                    parsed = definitions.parse_choices_definition(definition)
+                except msgspec.ValidationError as error:
                     log.warning(
                         "%s: its EntityDefinitions entry cannot be used (%s); it gets no labels",
                         *definitions.describe_misfit(definition, error),
                     )
+                else:
+                    described[parsed.entity_set_name] = parsed
     except RequestError as error:
         if not _is_refused(error):
             raise
@@ -86,18 +87,6 @@ def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described
             f"names a record is guessed: {error}",
         )
     return {name: described[name] for name in tables if name in described}, ()
-
-
-def _parse_description(definition: Mapping[str, Any]) -> Description:
-    kinds = {}
-    for attribute in definition["Attributes"]:
-        kind = attribute["AttributeType"]
-        if (attribute.get("AttributeTypeName") or {}).get("Value") == f"{_MULTI_SELECT}Type":
-            kind = _MULTI_SELECT
-        if kind in KINDS:
-            kinds[attribute["LogicalName"]] = kind
-    name_column = definition.get("PrimaryNameAttribute")
-    return Description(str(definition["LogicalName"]), name_column, kinds)
 
 
 def get_labels(
@@ -138,7 +127,7 @@ def _get_stringmaps(client: DataverseClient, sets: Mapping[str, str]) -> list[Ch
         url = odata.build_url(
             client.api_url,
             "stringmaps",
-            select=_STRINGMAP_COLUMNS,
+            select=_StringMap.__struct_fields__,
             filter=" or ".join(f"objecttypecode eq '{name}'" for name in batch),
             orderby="stringmapid",
         )
@@ -147,7 +136,7 @@ def _get_stringmaps(client: DataverseClient, sets: Mapping[str, str]) -> list[Ch
             page = client.get_page(request)
             for record in page.records:
                 try:
-                    choice = choices.parse_stringmap(json.loads(bytes(record)), sets)
+                    choice = parse_stringmap(json.loads(bytes(record)), sets)
                 except (ValueError, RecursionError) as error:
                     raise PageError(f"{request}: a record cannot be read ({error})") from error
                 if choice is not None:
@@ -208,12 +197,56 @@ def _merge(
         if isinstance(answer, EntityError):
             failures[name] = str(answer)
             continue
-        user_languages += choices.count_user_languages(answer)
-        found = choices.parse_option_sets(name, answer)
+        user_languages += count_user_languages(answer)
+        found = parse_option_sets(name, answer)
         told += [choice for choice in found if choice.column in columns]
     told_columns = {(choice.entity, choice.column) for choice in told}
     kept = [choice for choice in mapped if (choice.entity, choice.column) not in told_columns]
     return Labels([*kept, *told], user_languages, failures)
+
+
+def parse_stringmap(record: object, sets: Mapping[str, str]) -> Choice | None:
+    """A label out of a record of ``stringmaps``; None if it is misshapen or of another entity.
+
+    Args:
+        record: The decoded record.
+        sets: Logical name → entity set, of those that are wanted.
+    """
+    try:
+        found = msgspec.convert(record, _StringMap)
+    except msgspec.ValidationError:
+        return None
+    entity = sets.get(found.objecttypecode)
+    if entity is None:
+        return None
+    return _build(entity, found.attributename, found.attributevalue, found.value, found.langid)
+
+
+def parse_option_sets(entity: str, attributes: Iterable[object]) -> list[Choice]:
+    """The labels in an answer of choice columns, each with its option set expanded."""
+    found = (
+        _build(entity, column, option.value, label.label, label.language_code)
+        for column, option in iter_options(attributes)
+        for label in option.labels
+    )
+    return [choice for choice in found if choice is not None]
+
+
+def count_user_languages(attributes: Iterable[object]) -> Counter[int]:
+    """How many of these options the service labels for the app itself in each language."""
+    languages = (option.user_language for _, option in iter_options(attributes))
+    return Counter(language for language in languages if language is not None)
+
+
+def _build(
+    entity: str, column: str, value: int | None, label: str | None, language: int | None
+) -> Choice | None:
+    if value is None or label is None or language is None:
+        return None
+    if max(abs(value), abs(language)) >= 2**63:
+        return None
+    # A lone surrogate is not UTF-8.
+    return Choice(entity, column, value, label.encode("utf-8", "replace").decode(), language)
 
 
 def _batches(names: Sequence[str]) -> list[Sequence[str]]:
