@@ -1,8 +1,7 @@
 """Errors, by what the run does about them.
 
-A ``RunError`` ends the run, an ``EntityError`` ends one entity while the others
-go on. Anything else is a bug and keeps its traceback. Each error says who and
-what, and a hint says the way out.
+A ``RunError`` ends the run, an ``EntityError`` ends one entity while the others go on.
+Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from dataverse_sync.model import PageRequest
 
 
 class SyncError(Exception):
-    """An error that a user can act on: what happened, and the way out.
+    """An error that a user can act on.
 
     Args:
         message: Who and what, one sentence, no secret in it.
-        hint: What to do about it; empty if nothing helps.
+        hint: The way out; empty if there is none.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -52,30 +51,15 @@ class UnreachableError(RunError):
 
 
 class EntityError(SyncError):
-    """Ends one entity; it keeps its rows and its bookmark.
-
-    Args:
-        message: Who and what.
-        hint: The way out.
-        requests: HTTP requests that were sent in vain.
-    """
+    """Ends one entity; it keeps its rows and its bookmark."""
 
     def __init__(self, message: str, hint: str = "", *, requests: int = 0) -> None:
         super().__init__(message, hint)
-        self.requests = requests
+        self.requests = requests  # HTTP requests that were sent in vain
 
 
 class RequestError(EntityError):
-    """The service refused a request, or every retry of it failed.
-
-    Args:
-        message: Who and what.
-        hint: The way out.
-        status: The HTTP status, or None if no answer came.
-        code: The service's own error code, such as ``0x80040220``; may be empty.
-        requests: HTTP requests that were sent before giving up.
-        request: What failed.
-    """
+    """The service refused a request, or every retry of it failed."""
 
     def __init__(
         self,
@@ -88,8 +72,8 @@ class RequestError(EntityError):
         request: PageRequest | None = None,
     ) -> None:
         super().__init__(message, hint, requests=requests)
-        self.status = status
-        self.code = code
+        self.status = status  # of HTTP; None if no answer came
+        self.code = code  # the service's own, such as 0x80040220; may be empty
         self.request = request
 
 

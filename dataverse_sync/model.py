@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import datetime
+from operator import add
 from typing import Literal
 
 import msgspec
@@ -62,10 +63,7 @@ class Entity:
     @property
     def version_column(self) -> str | None:
         """The column that tells two versions of a record apart, if there is one."""
-        for name in ("versionnumber", "modifiedon"):
-            if self.has(name):
-                return name
-        return None
+        return next(filter(self.has, ("versionnumber", "modifiedon")), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +83,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A part of a table by ``createdon``, and how far its read has come.
-
-    Half-open: from its first moment up to, but without, the first moment after it.
-    """
+    """A part of a table by ``createdon``, and how far its read has come."""
 
     since: str | None = None  # the first moment in it; None: from the oldest record on
     until: str | None = None  # the first moment after it; None: to the newest record
@@ -104,7 +99,6 @@ class Range:
 
     @property
     def filter(self) -> str:
-        """The ``$filter`` of the range."""
         if self.is_null:
             return "createdon eq null"
         if self.is_whole:
@@ -132,10 +126,8 @@ class Page:
     def next_request(self) -> PageRequest | None:
         if self.next_link is None:
             return None
-        asked = self.request
-        return PageRequest(
-            asked.entity, self.next_link, asked.number + 1, keys_only=asked.keys_only
-        )
+        number, keys_only = self.request.number + 1, self.request.keys_only
+        return PageRequest(self.request.entity, self.next_link, number, keys_only=keys_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +141,7 @@ class Counts:
     deleted: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.fetched + other.fetched,
-            self.added + other.added,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            self.deleted + other.deleted,
-        )
+        return Counts(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +233,7 @@ class EntityStarted:
 
 @dataclass(frozen=True, slots=True)
 class ReadExpected:
-    """About how much of an entity will be read in this run; told again when more is known."""
+    """About how much of an entity will be read in this run; told again if more is known."""
 
     entity: str
     records: int | None = None  # None: nobody knows

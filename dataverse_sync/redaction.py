@@ -11,6 +11,8 @@ import json
 import re
 import threading
 from base64 import b64encode
+from itertools import groupby
+from operator import itemgetter
 from urllib.parse import quote, quote_plus
 
 MASK = "[secret]"
@@ -57,19 +59,11 @@ class Redactor:
                 if text[at : at + _PIECE] in pieces:
                     marked[at : at + _PIECE] = b"\1" * _PIECE
         if any(marked):
-            text = "".join(_masked(text, marked))
+            groups = groupby(zip(text, marked, strict=True), key=itemgetter(1))
+            text = "".join(
+                MASK if is_secret else "".join(char for char, _ in part)
+                for is_secret, part in groups
+            )
         for secret in whole:
             text = text.replace(secret, MASK)
         return text
-
-
-def _masked(text: str, marked: bytearray) -> list[str]:
-    parts: list[str] = []
-    inside = False
-    for char, mark in zip(text, marked, strict=True):
-        if not mark:
-            parts.append(char)
-        elif not inside:
-            parts.append(MASK)
-        inside = bool(mark)
-    return parts

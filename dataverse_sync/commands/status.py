@@ -22,7 +22,7 @@ from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.text import format_age, format_table
 from dataverse_sync.store.database import open_target
-from dataverse_sync.store.history import EntityHistory, LogEntry, load_history
+from dataverse_sync.store.history import LogEntry, load_history
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -52,29 +52,26 @@ def run(options: Options, redactor: Redactor) -> int:
         message = f"{path}: there is no database yet; the first sync makes it"
         show(options, {"database": None, "entities": []}, lambda: [message], ok=True)
         return OK if max_age is None else FAILED
-    old = find_too_old(found, max_age) if max_age is not None else ()
     document = to_document(found)
+    problem = None
     if max_age is not None:
-        document["too_old"] = [entity.entity for entity in old]
+        document["too_old"] = [entity.entity for entity in find_too_old(found, max_age)]
+        if document["too_old"]:
+            problem = (
+                f"no success within --max-age: {', '.join(document['too_old'])}. "
+                "Look into the job's log, or run it now: python -m dataverse_sync sync"
+            )
+        elif not found.entities:
+            problem = f"{path}: it was never synced"
     done = all(entity.state == "completed" for entity in found.entities if entity.configured)
     show(options, document, lambda: format_status(found), ok=done)
-    if old:
-        names = ", ".join(entity.entity for entity in old)
-        print(
-            f"error: no success within --max-age: {names}. "
-            "Look into the job's log, or run it now: python -m dataverse_sync sync",
-            file=sys.stderr,
-        )
-    never = max_age is not None and not found.entities
-    if never:
-        print(f"error: {path}: it was never synced", file=sys.stderr)
-    return FAILED if old or never else OK
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return FAILED if problem else OK
 
 
 @dataclass(frozen=True, slots=True)
 class EntityStatus:
-    """What the database knows of one entity."""
-
     entity: str
     state: str
     rows: int
@@ -88,8 +85,6 @@ class EntityStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a database knows of its entities."""
-
     database: str
     running: str | None  # the run that holds the database now
     entities: tuple[EntityStatus, ...]
@@ -103,7 +98,7 @@ def load_status(
     Args:
         db_path: The SQLite file.
         now: For the ages.
-        configured: The entity sets of the configuration, if it is known.
+        configured: The names of the configured entities; None if they are not known.
 
     Raises:
         ConfigError: The file is not a database, or not one of this program.
@@ -111,34 +106,26 @@ def load_status(
     if not open_target(db_path).exists():
         return None
     history = load_history(db_path)
-    entities = [
-        _to_status(entity, now, configured is None or entity.name in configured)
-        for entity in history.entities
-    ]
+    entities = []
+    for entity in history.entities:
+        success = entity.last_success_at
+        status = EntityStatus(
+            entity=entity.name,
+            state=entity.state,
+            rows=entity.rows,
+            bookmark=entity.bookmark,
+            last_success=to_text(success) if success else None,
+            age_s=(now - success).total_seconds() if success else None,
+            error=entity.error,
+            configured=configured is None or entity.name in configured,
+            last_run=entity.last,
+        )
+        entities.append(status)
     return Status(str(db_path), history.holder, tuple(entities))
 
 
-def _to_status(entity: EntityHistory, now: datetime, is_configured: bool) -> EntityStatus:
-    success = entity.last_success_at
-    return EntityStatus(
-        entity=entity.name,
-        state=entity.state,
-        rows=entity.rows,
-        bookmark=entity.bookmark,
-        last_success=to_text(success) if success else None,
-        age_s=None if success is None else (now - success).total_seconds(),
-        error=entity.error,
-        configured=is_configured,
-        last_run=entity.last,
-    )
-
-
 def parse_age(text: str) -> timedelta:
-    """Read a duration such as ``90m``, ``26h`` or ``2d``.
-
-    Raises:
-        ValueError: The text is not a duration.
-    """
+    """Read a duration such as ``90m``, ``26h`` or ``2d``; ValueError if it is not one."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhd])", text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 90m, 26h or 2d")
@@ -148,31 +135,26 @@ def parse_age(text: str) -> timedelta:
 def find_too_old(status: Status, max_age: timedelta) -> Sequence[EntityStatus]:
     """Find configured entities whose last success is older than ``max_age``, or missing."""
     limit_s = max_age.total_seconds()
-    return [
-        entity
-        for entity in status.entities
-        if entity.configured and (entity.age_s is None or entity.age_s > limit_s)
-    ]
+    configured = (entity for entity in status.entities if entity.configured)
+    return [one for one in configured if one.age_s is None or one.age_s > limit_s]
 
 
 def to_document(status: Status) -> dict[str, Any]:
     """The status as one JSON document."""
     document = asdict(status)
-    for entity, known in zip(document["entities"], status.entities, strict=True):
-        entity["last_run"] = _to_document(known.last_run) if known.last_run else None
+    for entity in document["entities"]:
+        if run := entity["last_run"]:
+            ended_at = run["finished_at"]
+            entity["last_run"] = {
+                "run_id": run["run_id"],
+                "started_at": to_text(run["started_at"]),
+                "finished_at": ended_at and to_text(ended_at),
+                "status": run["status"],
+                **{f"records_{kind}": number for kind, number in run["counts"].items()},
+                "requests": run["requests"],
+                "error": run["error"],
+            }
     return document
-
-
-def _to_document(run: LogEntry) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "started_at": to_text(run.started_at),
-        "finished_at": to_text(run.finished_at) if run.finished_at else None,
-        "status": run.status,
-        **{f"records_{kind}": number for kind, number in asdict(run.counts).items()},
-        "requests": run.requests,
-        "error": run.error,
-    }
 
 
 def format_status(status: Status) -> list[str]:
@@ -194,9 +176,10 @@ def format_status(status: Status) -> list[str]:
         lines.append(f"A run is under way: {status.running}.")
     lines += format_table(heads, rows) if rows else ["Nothing was synced into it yet."]
     lines += [f"Failed: {entity.error}" for entity in status.entities if entity.error]
-    ages = [entity.age_s for entity in status.entities if entity.configured]
-    if ages:
+    configured = [entity for entity in status.entities if entity.configured]
+    if configured:
+        ages = [entity.age_s for entity in configured]
         oldest = None if None in ages else max(age for age in ages if age is not None)
-        done = sum(entity.state == "completed" for entity in status.entities if entity.configured)
+        done = sum(entity.state == "completed" for entity in configured)
         lines += ["", f"{done} of {len(ages)} entities completed, oldest: {format_age(oldest)}"]
     return lines

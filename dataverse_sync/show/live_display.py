@@ -17,8 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dataverse_sync.model import EntityFinished, Event, PhaseStarted
-from dataverse_sync.show.progress import EntityProgress, Tally, format_finished, format_phase
+from dataverse_sync.model import Event, PhaseStarted
+from dataverse_sync.show.progress import EntityProgress, Tally, format_event
 
 SHOWN_AFTER_S = 1.0  # what is read faster would only flash
 MOST_BARS = 8
@@ -56,15 +56,10 @@ class LiveDisplay:
     def show(self, event: Event) -> None:
         with self._lock:
             self._tally.add(event)
-        match event:
-            case PhaseStarted():
-                self.log_line(format_phase(event))
-                if event.number == _SYNCING:
-                    self._change(self._live.start)
-                elif event.number > _SYNCING:
-                    self._change(self._live.stop)
-            case EntityFinished():
-                self.log_line(format_finished(event))
+        if line := format_event(event):
+            self.log_line(line)
+        if isinstance(event, PhaseStarted) and event.number >= _SYNCING:
+            self._change(self._live.start if event.number == _SYNCING else self._live.stop)
 
     def log_line(self, line: str) -> None:
         """Print a line above the bars; from any thread."""

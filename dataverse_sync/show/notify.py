@@ -1,9 +1,7 @@
 """Tell a webhook how a run went: its summary as JSON, within a time limit, never failing the run.
 
-Beside ``dataverse/`` the only place that imports requests: it talks to an address that the
-user gave, not to Dataverse, so it has no part in the run's session, retries, throttling or
-token. The address may itself be a secret, as a chat's incoming webhooks are: no more than
-its scheme and host is logged.
+The address is the user's, not Dataverse: nothing is shared with the run's own requests. It may
+itself be a secret, as a chat's incoming webhooks are: no more than its scheme and host is logged.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -34,13 +31,14 @@ _SHARE = 0.9  # of the time limit, for the requests: their own word on what went
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _NEVER = datetime.min.replace(tzinfo=UTC)  # stands for the moments of a run that ended early
 _THREAD = "dataverse-notify"
+# What urllib3 logs of the requests holds the address's path.
 _WIRE_LOGS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry")
 
 log = logging.getLogger(__name__)
 
 
 def find_url_problem(url: str) -> str | None:
-    """Say why a notification cannot be sent there, without the address; None if it can."""
+    """Say why a notification cannot be sent there, without naming the address."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -58,11 +56,10 @@ def build_summary(report: SyncReport | None, error: str | None) -> dict[str, Any
 
     Args:
         report: What the run did; None if it ended early.
-        error: Why it ended early, secrets already taken out; None if it did not.
+        error: Why it ended early, secrets already taken out.
 
     Returns:
-        ``text`` is the run in one line, which chat tools show as it is. Moments are
-        UTC, ISO 8601; null in a run that ended early.
+        ``text`` is what chat tools show. Moments are null in a run that ended early.
     """
     ok = report is not None and report.ok and error is None
     run = report or SyncReport("", _NEVER, _NEVER, ())
@@ -87,7 +84,7 @@ def build_summary(report: SyncReport | None, error: str | None) -> dict[str, Any
         "waited_s": round(run.waited_s, 3),
         "entities": [_describe_entity(entity) for entity in run.entities],
         "drift": [
-            {**asdict(item), "severity": item.severity, "text": str(item)} for item in run.drift
+            asdict(item) | {"severity": item.severity, "text": str(item)} for item in run.drift
         ],
         "notes": dict(run.notes),
         "error": error,
@@ -95,14 +92,9 @@ def build_summary(report: SyncReport | None, error: str | None) -> dict[str, Any
 
 
 def _describe_entity(entity: EntityReport) -> dict[str, Any]:
-    return {
-        "name": entity.name,
-        "state": entity.state,
-        **asdict(entity.counts),
-        "requests": entity.requests,
-        "duration_s": round(entity.seconds, 3),
-        "error": entity.error,
-    }
+    spent = {"requests": entity.requests, "duration_s": round(entity.seconds, 3)}
+    named = {"name": entity.name, "state": entity.state}
+    return {**named, **asdict(entity.counts), **spent, "error": entity.error}
 
 
 def send_notification(url: str, report: SyncReport | None, error: str | None) -> None:
@@ -110,16 +102,9 @@ def send_notification(url: str, report: SyncReport | None, error: str | None) ->
 
     Sent again after a second if the receiver could not be reached or was busy. Not sent
     again if it does not answer, since it may have heard.
-
-    Args:
-        url: The webhook: https, or http on loopback. Redirects are not followed.
-        report: What the run did; None if it ended early.
-        error: Why it ended early, secrets already taken out.
     """
-    problem = find_url_problem(url)
-    if problem is None:
-        problem = _post_in_time(url, build_summary(report, error))
-    if problem is not None:
+    problem = find_url_problem(url) or _post_in_time(url, build_summary(report, error))
+    if problem:
         log.warning("the notification to %s was not sent: %s", _name_host(url), problem)
 
 
@@ -129,13 +114,18 @@ def _post_in_time(url: str, document: dict[str, Any]) -> str | None:
     A timeout of requests counts from byte to byte, and does not apply to a name lookup.
     """
     result: list[str | None] = [f"it took longer than {TIMEOUT_S:g} s"]
+    loggers = [logging.getLogger(name) for name in _WIRE_LOGS]
 
     def run() -> None:
+        for logger in loggers:
+            logger.addFilter(_is_of_another_thread)
         try:
-            with _without_wire_log():
-                result[0] = _post(url, document, time.monotonic() + TIMEOUT_S * _SHARE)
+            result[0] = _post(url, document, time.monotonic() + TIMEOUT_S * _SHARE)
         except Exception as error:  # whatever it is, the run's own outcome stands
             result[0] = type(error).__name__  # not its text, which may hold the address
+        finally:
+            for logger in loggers:
+                logger.removeFilter(_is_of_another_thread)
 
     thread = threading.Thread(target=run, name=_THREAD, daemon=True)
     thread.start()
@@ -144,7 +134,7 @@ def _post_in_time(url: str, document: dict[str, Any]) -> str | None:
 
 
 def _post(url: str, document: dict[str, Any], until: float) -> str | None:
-    """Try twice at most; returns why it did not arrive, or None if it did."""
+    """Post, and once more if that may help; returns why it did not arrive."""
     with requests.Session() as session:
         session.mount("https://", _SystemTrust())
         # With no authentication at all, requests would look for one in a .netrc file.
@@ -196,27 +186,13 @@ class _SystemTrust(HTTPAdapter):
         return host, {**tls, "ssl_context": truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
-@contextmanager
-def _without_wire_log() -> Iterator[None]:
-    """Keep urllib3 from logging the requests of this thread: they hold the address's path."""
-    loggers = [logging.getLogger(name) for name in _WIRE_LOGS]
-    for logger in loggers:
-        logger.addFilter(_is_of_another_thread)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(_is_of_another_thread)
-
-
 def _is_of_another_thread(record: logging.LogRecord) -> bool:
     return record.threadName != _THREAD
 
 
 def _name_host(url: str) -> str:
-    """The scheme and host of an address: its path and query may be the webhook's secret."""
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname}" if parts.hostname else "that address"
-    except ValueError:
-        return "that address"
+        if parts.hostname:
+            return f"{parts.scheme}://{parts.hostname}"
+    return "that address"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from dataverse_sync.model import (
@@ -27,6 +27,7 @@ from dataverse_sync.show.text import format_clock
 RATE_S = 10.0  # speeds are those of the last ten seconds
 EVERY_S = 10.0  # between two plain lines about what is being read
 LATER_EVERY_S = 60.0  # the same, once the reading has taken a minute
+_CHANGES = ("added", "updated", "unchanged", "deleted")
 _NAMED = 3  # of the entities being read, in such a line
 
 
@@ -50,10 +51,9 @@ class EntityProgress:
     """How far the read of one entity is: of its records, or of its keys alone."""
 
     entity: str
-    began_at: float  # when its first page was stored
-    done: int = 0
-    expected: int | None = None
-    keys_only: bool = False
+    done: int
+    expected: int | None
+    keys_only: bool
 
     @property
     def total(self) -> int | None:
@@ -72,13 +72,9 @@ class EntityProgress:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a run so far: entities, rows, speeds, and what is being read.
+    """Counts of a run so far: entities, rows, speeds, and what is being read."""
 
-    Args:
-        clock: Seconds that only go forward.
-    """
-
-    clock: Callable[[], float]
+    clock: Callable[[], float]  # seconds that only go forward
     rows: int = 0
     in_flight: int = 0
     waited_s: float = 0.0
@@ -86,7 +82,7 @@ class Tally:
     _began_at: float = field(init=False)
     _started: set[str] = field(default_factory=set)
     _expected: dict[str, ReadExpected] = field(default_factory=dict)
-    _reading: dict[str, EntityProgress] = field(default_factory=dict)
+    _reading: dict[str, tuple[float, bool]] = field(default_factory=dict)  # since when, keys_only
     _counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by entity, keys_only
     _recent: deque[tuple[float, int, int]] = field(default_factory=deque)  # moment, rows, bytes
 
@@ -94,7 +90,6 @@ class Tally:
         self._began_at = self.clock()
 
     def add(self, event: Event) -> None:
-        """Count an event."""
         match event:
             case EntityStarted():
                 if not self._started:
@@ -102,8 +97,6 @@ class Tally:
                 self._started.add(event.entity)
             case ReadExpected():
                 self._expected[event.entity] = event
-                if known := self._reading.get(event.entity):
-                    self._reading[event.entity] = self._expect(known)
             case PageStored():
                 self._add_page(event)
             case StillWaiting():
@@ -118,18 +111,14 @@ class Tally:
         self._recent.append((now, page.records, page.size))
         if not page.keys_only:
             self.rows += page.records
-        kind = (page.entity, page.keys_only)
-        self._counts[kind] += page.records
-        known = self._reading.get(page.entity) or EntityProgress(page.entity, now)
-        self._reading[page.entity] = self._expect(
-            replace(known, done=self._counts[kind], keys_only=page.keys_only)
-        )
+        self._counts[page.entity, page.keys_only] += page.records
+        since, _ = self._reading.get(page.entity, (now, False))
+        self._reading[page.entity] = (since, page.keys_only)
 
-    def _expect(self, reading: EntityProgress) -> EntityProgress:
-        known = self._expected.get(reading.entity)
-        if known is None:
-            return reading
-        return replace(reading, expected=known.keys if reading.keys_only else known.records)
+    def _measure(self, entity: str, keys_only: bool) -> EntityProgress:
+        expected = self._expected.get(entity, ReadExpected(entity))
+        total = expected.keys if keys_only else expected.records
+        return EntityProgress(entity, self._counts[entity, keys_only], total, keys_only)
 
     def find_largest(self, most: int, for_s: float = 0.0) -> tuple[Sequence[EntityProgress], int]:
         """Find the largest of the entities that have been read for so long.
@@ -138,13 +127,16 @@ class Tally:
             At most ``most`` of them, in the order in which they began, and how many more there are.
         """
         before = self.clock() - for_s
-        running = [reading for reading in self._reading.values() if reading.began_at <= before]
+        running = [
+            self._measure(entity, keys_only)
+            for entity, (since, keys_only) in self._reading.items()
+            if since <= before
+        ]
         largest = sorted(running, key=lambda reading: reading.size, reverse=True)[:most]
         return [reading for reading in running if reading in largest], len(running) - len(largest)
 
     @property
-    def elapsed_s(self) -> float:
-        """Seconds since the first entity was started."""
+    def elapsed_s(self) -> float:  # since the first entity was started
         return self.clock() - self._began_at
 
     def __str__(self) -> str:
@@ -162,52 +154,11 @@ class Tally:
             f"{size / 1e6:.1f} MB/s",
             f"{self.in_flight} in flight",
         ]
-        if self.waited_s:
-            parts.append(f"waited {self.waited_s:.0f} s for throttling")
+        parts += [f"waited {self.waited_s:.0f} s for throttling"] if self.waited_s else []
         return ", ".join([*parts, format_clock(self.elapsed_s)])
 
 
 # Plain lines, or nothing
-
-
-class PlainDisplay:
-    """Writes a line for each phase and entity, and one now and then while much is read."""
-
-    log_line = None
-
-    def __init__(
-        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._write = write
-        self._clock = clock
-        self._tally = Tally(clock)
-        self._wrote_at: float | None = None  # about what is being read
-
-    def show(self, event: Event) -> None:
-        self._tally.add(event)
-        match event:
-            case PhaseStarted():
-                self._write(format_phase(event))
-            case EntityFinished():
-                self._write(format_finished(event))
-            case EntityStarted() if self._wrote_at is None:
-                self._wrote_at = self._clock()
-        self._write_now_and_then()
-
-    def _write_now_and_then(self) -> None:
-        every_s = EVERY_S if self._tally.elapsed_s <= LATER_EVERY_S else LATER_EVERY_S
-        if self._wrote_at is None or self._clock() - self._wrote_at < every_s:
-            return
-        largest, more = self._tally.find_largest(_NAMED)
-        if not largest:
-            return
-        self._wrote_at = self._clock()
-        named = [f"{reading.entity} {reading}" for reading in largest]
-        named += [f"{more} more"] if more else []
-        self._write(f"  {self._tally}; reading {'; '.join(named)}")
-
-    def close(self) -> None:
-        """Leave the lines as they are."""
 
 
 class QuietDisplay:
@@ -222,23 +173,47 @@ class QuietDisplay:
         pass
 
 
-def format_phase(event: PhaseStarted) -> str:
-    return f"[{event.number}/6] {event.text}"
+class PlainDisplay(QuietDisplay):
+    """Writes a line for each phase and entity, and one now and then while much is read."""
+
+    def __init__(
+        self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._write = write
+        self._clock = clock
+        self._tally = Tally(clock)
+        self._wrote_at: float | None = None  # about what is being read
+
+    def show(self, event: Event) -> None:
+        self._tally.add(event)
+        if line := format_event(event):
+            self._write(line)
+        if isinstance(event, EntityStarted) and self._wrote_at is None:
+            self._wrote_at = self._clock()
+        self._write_now_and_then()
+
+    def _write_now_and_then(self) -> None:
+        every_s = EVERY_S if self._tally.elapsed_s <= LATER_EVERY_S else LATER_EVERY_S
+        if self._wrote_at is None or self._clock() - self._wrote_at < every_s:
+            return
+        largest, more = self._tally.find_largest(_NAMED)
+        if not largest:
+            return
+        self._wrote_at = self._clock()
+        named = [f"{reading.entity} {reading}" for reading in largest]
+        named += [f"{more} more"] if more else []
+        self._write(f"  {self._tally}; reading {'; '.join(named)}")
 
 
-def format_finished(event: EntityFinished) -> str:
-    report = event.report
-    counts = report.counts
-    changed = [
-        f"{number:,} {word}"
-        for number, word in (
-            (counts.added, "added"),
-            (counts.updated, "updated"),
-            (counts.unchanged, "unchanged"),
-            (counts.deleted, "deleted"),
-        )
-        if number
-    ]
-    if not changed and report.state == "completed":
-        changed = ["nothing changed"]
-    return f"  {report.name}: {', '.join([report.state, *changed])}"
+def format_event(event: Event) -> str | None:
+    """Write the line about a phase or a finished entity; other events have none."""
+    match event:
+        case PhaseStarted(number, text):
+            return f"[{number}/6] {text}"
+        case EntityFinished(report):
+            counts = asdict(report.counts)
+            changed = [f"{counts[kind]:,} {kind}" for kind in _CHANGES if counts[kind]]
+            if not changed and report.state == "completed":
+                changed = ["nothing changed"]
+            return f"  {report.name}: {', '.join([report.state, *changed])}"
+    return None

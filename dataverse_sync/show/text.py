@@ -7,21 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 
-from dataverse_sync.model import Drift, EntityReport, SyncReport
+from dataverse_sync.model import Counts, Drift, EntityReport, SyncReport
 
-_HEADS = (
-    "entity",
-    "fetched",
-    "added",
-    "updated",
-    "unchanged",
-    "deleted",
-    "requests",
-    "seconds",
-    "state",
-)
+_HEADS = ("entity", *(field.name for field in fields(Counts)), "requests", "seconds", "state")
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( ?[%A-Za-z]+)?|-|never")  # also "26 h", "1.5 MB"
 
 
@@ -83,7 +73,6 @@ def format_clock(seconds: float) -> str:
 
 
 def format_summary(report: SyncReport) -> list[str]:
-    """Lay out the summary at the end of a run, line by line."""
     lines = format_table(_HEADS, [_build_row(entity) for entity in report.entities])
     lines += ["", format_result(report)]
     if report.waited_s:
@@ -115,10 +104,8 @@ def format_result(report: SyncReport) -> str:
     done = sum(entity.state == "completed" for entity in report.entities)
     pending = sum(entity.state == "pending" for entity in report.entities)
     parts = [f"{done} of {len(report.entities)} entities completed"]
-    if pending:
-        parts.append(f"{pending} pending")
-    if report.failed:
-        parts.append(f"{len(report.failed)} failed")
+    parts += [f"{pending} pending"] if pending else []
+    parts += [f"{len(report.failed)} failed"] if report.failed else []
     seconds = (report.finished_at - report.started_at).total_seconds()
     return (
         f"{', '.join(parts)}: {totals.fetched} fetched, {totals.added} added, "

@@ -20,7 +20,7 @@ from dataverse_sync.show.progress import (
     PlainDisplay,
     QuietDisplay,
     Tally,
-    format_finished,
+    format_event,
 )
 
 
@@ -233,7 +233,7 @@ def test_page_of_unannounced_entity(display, lines):
     ],
 )
 def test_finished_entity_with_changes(event, expected):
-    assert format_finished(event) == expected
+    assert format_event(event) == expected
 
 
 # Quiet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from dataverse_sync.show.text import format_duration
@@ -21,13 +21,9 @@ _STEPS_S = (
     *(3600, 7200, 14400, 28800, 86400),
 )
 
-Align = Literal["start", "middle", "end"]
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a bar."""
-
     kind: str
     y: float
     height: float
@@ -35,8 +31,6 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One run in a chart."""
-
     run: Run
     x: float
     width: float
@@ -59,14 +53,12 @@ class Label:
 
     at: float
     text: str
-    align: Align = "middle"
+    align: Literal["start", "middle", "end"] = "middle"
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars, one a run, with the words on both axes."""
-
-    bars: tuple[Bar, ...]
+    bars: tuple[Bar, ...]  # one a run
     ticks: tuple[Label, ...]
     dates: tuple[Label, ...]
 
@@ -77,17 +69,14 @@ class Chart:
 
 def draw_durations(runs: Sequence[Run]) -> Chart | None:
     """Draw how long each run took that has ended; None if there is none."""
-    ended = [(run, run.duration_s) for run in runs]
-    amounts = [(run, {"duration": seconds}) for run, seconds in ended if seconds is not None]
+    amounts = [(run, {"duration": run.duration_s}) for run in runs if run.duration_s is not None]
     return _draw(amounts, format_duration, _STEPS_S)
 
 
 def draw_changes(runs: Sequence[Run]) -> Chart | None:
     """Draw the rows that each run changed, by kind; None if there is no run."""
-    amounts = []
-    for run in runs:
-        kinds = asdict(run.totals)
-        amounts.append((run, {kind: kinds[kind] for kind in ("added", "updated", "deleted")}))
+    kinds = ("added", "updated", "deleted")
+    amounts = [(run, {kind: getattr(run.totals, kind) for kind in kinds}) for run in runs]
     return _draw(amounts, "{:,.0f}".format, ())
 
 
@@ -140,12 +129,9 @@ def find_highest(values: Sequence[float]) -> float:
 
 
 def find_step(highest: float, steps: Sequence[float]) -> float:
-    """Find the distance of a chart's lines: round, and no more than four of them.
+    """Find the distance of a chart's lines: no more than four of them up to the highest value.
 
-    Args:
-        highest: What the chart goes up to.
-        steps: Distances to choose from; beyond them, and without them, 1, 2 or 5 times a
-            power of ten, of at least 1.
+    Beyond the steps to choose from, it is 1, 2 or 5 times a power of ten, of at least 1.
     """
     power = max(0, math.floor(math.log10(highest / 4))) if highest > 4 else 0
     round_steps = (float(times * 10**power) for times in (1, 2, 5, 10))
@@ -162,8 +148,7 @@ def _label_dates(runs: Sequence[Run], slots: int) -> tuple[Label, ...]:
 
 
 def _place_label(percent: float, text: str) -> Label:
-    """Place a label so that it does not leave the axis."""
-    if percent < 15:
+    if percent < 15:  # or it would leave the axis
         return Label(0.0, text, "start")
     return Label(100.0, text, "end") if percent > 85 else Label(percent, text)
 
@@ -172,10 +157,9 @@ def draw_growth(sizes: Sequence[int]) -> str:
     """Draw a table's sizes as points in a box of 100 by 28, flat if nothing changed."""
     low, high = min(sizes), max(sizes)
     ys = [14.0 if low == high else 25 - 22 * (size - low) / (high - low) for size in sizes]
-    ys = ys if len(ys) > 1 else ys * 2
-    return " ".join(
-        f"{format_px(100 * at / (len(ys) - 1))},{format_px(y)}" for at, y in enumerate(ys)
-    )
+    last = max(1, len(ys) - 1)
+    points = enumerate(ys if len(ys) > 1 else ys * 2)
+    return " ".join(f"{format_px(100 * at / last)},{format_px(y)}" for at, y in points)
 
 
 def format_px(number: float) -> str:

@@ -5,7 +5,6 @@ Reads the file alone, also while a sync writes it; asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import dropwhile, takewhile
@@ -21,7 +20,7 @@ RUNS_SHOWN = 30
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One entity, and what it did in the runs shown."""
+    """One entity in the runs shown."""
 
     entity: EntityHistory
     entries: tuple[LogEntry, ...]  # of the runs shown, oldest first
@@ -43,8 +42,7 @@ class Table:
         return tuple(reversed(sizes))
 
     @property
-    def is_new(self) -> bool:
-        """Whether the first rows came in the runs shown."""
+    def is_new(self) -> bool:  # the first rows came in the runs shown
         return self.growth[0] == 0 < self.entity.rows
 
     @property
@@ -59,8 +57,6 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """All that the page says."""
-
     database: str  # the file's name alone: the page may travel
     written_at: datetime
     history: History
@@ -69,14 +65,14 @@ class ReportData:
     @property
     def last_run(self) -> Run | None:
         """The newest run that has ended."""
-        ended = (run for run in reversed(self.history.runs) if run.status != "in_progress")
-        return next(ended, None)
+        runs = reversed(self.history.runs)
+        return next((run for run in runs if run.status != "in_progress"), None)
 
     @property
     def current_run(self) -> Run | None:
         """The run in progress; None if there is none, or if it has not begun to read."""
-        running = (run for run in reversed(self.history.runs) if run.status == "in_progress")
-        return next(running, None)
+        runs = reversed(self.history.runs)
+        return next((run for run in runs if run.status == "in_progress"), None)
 
     @property
     def failing(self) -> tuple[Table, ...]:
@@ -100,10 +96,6 @@ class Verdict:
 def load_report(db_path: Path, now: datetime) -> ReportData:
     """Read what the page says.
 
-    Args:
-        db_path: The SQLite file.
-        now: When the report is written, UTC.
-
     Raises:
         ConfigError: There is no database, or the file is not one of this program.
     """
@@ -118,15 +110,12 @@ def load_report(db_path: Path, now: datetime) -> ReportData:
         for change in history.changes
         if change.standing and change.change == "entity_removed"
     }
-    tables = [
-        Table(entity, _find_entries(history.runs, entity.name), entity.name not in removed)
-        for entity in history.entities
-    ]
+    entries = [entry for run in history.runs for entry in run.entries]
+    tables = []
+    for entity in history.entities:
+        own = tuple(entry for entry in entries if entry.entity == entity.name)
+        tables.append(Table(entity, own, entity.name not in removed))
     return ReportData(db_path.name, now, history, tuple(tables))
-
-
-def _find_entries(runs: Sequence[Run], name: str) -> tuple[LogEntry, ...]:
-    return tuple(entry for run in runs for entry in run.entries if entry.entity == name)
 
 
 def judge(data: ReportData) -> Verdict:

@@ -14,13 +14,7 @@ from typing import Any
 
 from dataverse_sync.errors import ConfigError, StorageError
 from dataverse_sync.files import write_whole
-from dataverse_sync.show.report.charts import (
-    PLOT_PX,
-    draw_changes,
-    draw_durations,
-    draw_growth,
-    format_px,
-)
+from dataverse_sync.show.report import charts
 from dataverse_sync.show.report.data import ReportData, judge, load_report
 from dataverse_sync.show.text import format_count, format_duration
 from dataverse_sync.version import __version__
@@ -30,12 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def write_report(db_path: Path, path: Path, now: datetime) -> None:
-    """Write the report, whole or not at all.
-
-    Args:
-        db_path: The SQLite file.
-        path: The HTML file to make or replace.
-        now: When the report is written, UTC; ages are counted from it.
+    """Write the report, whole or not at all; ages in it are counted from ``now``.
 
     Raises:
         ConfigError: There is no database, or ``path`` is one.
@@ -71,7 +60,6 @@ def check_target(path: Path, db_path: Path) -> None:
 
 
 def render(data: ReportData) -> str:
-    """Lay out the page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -89,20 +77,20 @@ def render(data: ReportData) -> str:
         moment=format_moment,
         duration=format_duration,
         counted=format_count,
-        px=format_px,
+        px=charts.format_px,
     )
     return environment.get_template("report.html").render(
         data=data,
         history=data.history,
         last=data.last_run,
         verdict=judge(data),
-        durations=draw_durations(data.history.runs),
-        changes=draw_changes(data.history.runs),
-        draw_growth=draw_growth,
+        durations=charts.draw_durations(data.history.runs),
+        changes=charts.draw_changes(data.history.runs),
+        draw_growth=charts.draw_growth,
         seconds_ago=lambda moment: max(0.0, (data.written_at - moment).total_seconds()),
         changes_shown=CHANGES_SHOWN,
         version=__version__,
-        plot=PLOT_PX,
+        plot=charts.PLOT_PX,
     )
 
 
