@@ -60,11 +60,12 @@ class Auth:
                 self._token = self._get_new_token()
             return self._token.value
 
-    def renew(self, refused: str) -> None:
-        """Get a token other than the one that was refused; the first thread does it for all."""
+    def renew(self, refused: str) -> str:
+        """A token other than the one that was refused; the first thread gets it for all."""
         with self._lock:
             if self._token is None or self._token.value == refused:
                 self._token = self._get_new_token()
+            return self._token.value
 
     def _get_new_token(self) -> Token:
         # A sign-in that failed ends the run: the threads behind the lock must not each

@@ -1,7 +1,8 @@
 """Read from Dataverse: a page, an answer of metadata, counts, from any thread.
 
-Bounds how many bytes of pages are held at once, and notes at which moment, by the server's
-clock, a page was asked for.
+Adds to ``transport`` what is the service's own: the token, the headers, that no request is sent
+after it could not be reached, how many bytes of pages are held at once, and at which moment, by
+the server's clock, a page was asked for.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -23,28 +23,45 @@ import requests
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse import bodies, definitions, odata
 from dataverse_sync.dataverse.auth import Auth
-from dataverse_sync.dataverse.service import Reply, Service
-from dataverse_sync.dataverse.transport import Answer, BrokenBodyError, Transport, read_answer
-from dataverse_sync.errors import PageError
+from dataverse_sync.dataverse.refusals import GOES_ON, build_refusal
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries
+from dataverse_sync.dataverse.transport import (
+    Answer,
+    BrokenBodyError,
+    HttpRequest,
+    Transport,
+    describe,
+    is_unreachable,
+    read_answer,
+)
+from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 
 _WIDE_PAGE = 24 * 2**20  # bytes, expected if nothing is known: 5,000 rows of 180 columns
 _ANSWER_LIMIT = 64 * 2**20  # bytes of an answer that is not a page
 _DEFINITIONS_AT_ONCE = 100  # entity sets in one request
+_HEADERS = {"Accept": "application/json", "OData-MaxVersion": "4.0", "OData-Version": "4.0"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request on its way, and what its answer is measured by."""
+
+    request: PageRequest
+    began: float  # when it came to the gate
+    sent_at: float  # when it had passed it
+    sent_before: int  # HTTP requests of this thread until then
+
+
+class _TokenRefusedError(Exception):
+    """The service answered 401 to a token that may have expired."""
 
 
 class DataverseClient:
-    """Reads from one environment; safe to call from any thread.
-
-    Args:
-        config: Where the API is, and how large a page may be.
-        transport: What requests go through.
-        auth: Where tokens come from.
-        redactor: Takes secrets out of the service's own words.
-        clock: Seconds that only go forward.
-        now: The local wall clock, used only if the service sends no ``Date``.
-    """
+    """Reads from one environment; safe to call from any thread."""
 
     def __init__(
         self,
@@ -56,19 +73,24 @@ class DataverseClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.api_url = config.api_url
+        self.bytes_read = 0
         self._page_size = config.page_size
-        self._service = Service(config.api_url, transport, auth, redactor, clock)
+        self._transport = transport
+        self._throttle = transport.throttle
+        self._auth = auth
+        self._redactor = redactor
         self._clock = clock
-        self._now = now
+        self._now = now  # used only if the service sends no Date
         self._budget = bodies.PageBudget()
         self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
-        self.bytes_read = 0
+        self._answered_at = clock()
+        self._outage = ""  # why no request is sent any more
 
     @property
     def waited_s(self) -> float:
         """For how long the gate was closed by throttling so far."""
-        return self._service.throttle.waited_s
+        return self._throttle.waited_s
 
     def get_page(self, request: PageRequest) -> Page:
         """Read one page of an entity; hand it back with ``release`` once it is stored.
@@ -201,12 +223,11 @@ class DataverseClient:
         path = url.removeprefix(self.api_url)
         url = url if url.startswith(("https://", "http://")) else self.api_url + url
         request = PageRequest(path.partition("?")[0][:100], url, number=0)
-        read = partial(read_answer, limit=_ANSWER_LIMIT)
-        return self._service.ask(request, lambda reply: read(reply.response), prefer)
+        return self._ask(request, prefer, lambda it, _: read_answer(it, _ANSWER_LIMIT))
 
     def stop(self) -> None:
         """Send no further request; threads that wait raise ``StoppedError``."""
-        self._service.throttle.stop()
+        self._throttle.stop()
         self._budget.stop()
 
     def _get(
@@ -216,33 +237,121 @@ class DataverseClient:
         prefer: str = "",
         expected: int | None = None,
     ) -> Page:
-        def read(reply: Reply) -> Page:
+        def read(response: requests.Response, asked: _Asked) -> Page:
             """Take a body and split it, within the budget of pages held."""
-            if reply.response.status_code != 200:
-                raise self._service.refusal(reply)
-            held = _announced(reply.response) or expected or _WIDE_PAGE
+            arrived, sent = self._clock(), self._transport.sent - asked.sent_before
+            if response.status_code != 200:
+                raise build_refusal(request, response, sent, self._redactor)
+            held = _announced(response) or expected or _WIDE_PAGE
             self._budget.acquire(held)
-            began = self._clock()
+            admitted = self._clock()
             try:
-                page = _read_page(reply, parse, held)
+                page = _split(response, request, parse, held, sent)
             except BaseException:
                 self._budget.release(held)
                 raise
             self._budget.adjust(page.size - held)
-            took_s = reply.waited_s + self._clock() - began
-            asked_at = self._asked_at(reply)
-            return replace(page, asked_at=asked_at, took_s=took_s, requests=reply.requests)
+            return replace(
+                page,
+                asked_at=self._find_asked_at(response, arrived - asked.began),
+                took_s=arrived - asked.sent_at + self._clock() - admitted,
+                requests=sent,
+            )
 
-        page = self._service.ask(request, read, prefer)
+        page = self._ask(request, prefer, read)
         with self._lock:
             self.bytes_read += page.size
         return page
 
-    def _asked_at(self, reply: Reply) -> datetime:
-        """The moment of asking by the server's clock, erring to the early side."""
-        elapsed = timedelta(seconds=reply.elapsed_s)
+    def _ask(
+        self, request: PageRequest, prefer: str, read: Callable[[requests.Response, _Asked], T]
+    ) -> T:
+        """Send a request through the gate; ``read`` takes an answer of any status.
+
+        Raises:
+            RequestError: No answer came, after every retry, or the service is known to be away.
+            PageError: Every answer broke off, or the URL leads to another origin.
+        """
+        self._check(request)
+        began, sent_before = self._clock(), self._transport.sent
+        is_answered = False
+        self._throttle.enter()
         try:
-            answered_at = parsedate_to_datetime(reply.response.headers["Date"])
+            asked = _Asked(request, began, self._clock(), sent_before)
+            answer = self._send(asked, prefer, read)
+            is_answered = True
+            return answer
+        except (BrokenBodyError, *NETWORK_ERRORS) as error:
+            sent = self._transport.sent - sent_before
+            raise self._explain(error, request, began, sent) from None
+        finally:
+            self._throttle.leave(is_answered)
+
+    def _send(
+        self, asked: _Asked, prefer: str, read: Callable[[requests.Response, _Asked], T]
+    ) -> T:
+        """Send a request with the run's token, and once more with a new one if it is refused."""
+        retries = Retries.start(self._throttle)
+        token = self._auth.get_token()
+        for may_renew in (True, False):
+
+            def take(response: requests.Response, may_renew: bool = may_renew) -> T:
+                self._answered_at = self._clock()
+                if response.status_code == 401 and may_renew:
+                    raise _TokenRefusedError(response.raw.retries)
+                return read(response, asked)
+
+            headers = {**_HEADERS, "Authorization": f"Bearer {token}"}
+            headers |= {"Prefer": prefer} if prefer else {}
+            request = HttpRequest("GET", asked.request.url, headers)
+            try:
+                return self._transport.fetch(request, take, retries)
+            except _TokenRefusedError as refused:
+                retries = refused.args[0]
+                token = self._auth.renew(token)
+        raise AssertionError("the second answer is taken")  # pragma: no cover
+
+    def _check(self, request: PageRequest) -> None:
+        if self._outage:
+            raise RequestError(
+                f"{request}: not asked for, {self._outage}",
+                f"Check the network and run again; {GOES_ON}",
+                request=request,
+            )
+        if odata.origin(request.url) != odata.origin(self.api_url):
+            raise PageError(
+                f"{request}: the link leads to another origin; the token is not sent",
+                "Set DATAVERSE_API_URL to the address the service uses in its own links.",
+            )
+
+    def _explain(
+        self, error: Exception, request: PageRequest, began: float, sent: int
+    ) -> EntityError:
+        """The error for a request that got no whole answer, after every retry."""
+        reason = self._redactor.redact(describe(error))
+        if not isinstance(error, requests.RequestException):
+            what = "is not JSON" if isinstance(error, BrokenBodyError) else "broke off"
+            return PageError(
+                f"{request}: the answer {what}, after every retry ({reason})",
+                "Does DATAVERSE_API_URL end in /api/data/v9.2/? Is a proxy in between?",
+                requests=sent,
+            )
+        # No connection, and nobody was answered meanwhile: it is away. A connection that
+        # breaks says nothing of other requests.
+        if is_unreachable(error) and self._answered_at <= began:
+            self._outage = f"since the service does not answer ({reason})"
+        return RequestError(
+            f"{request}: no answer from the service ({reason})",
+            f"Check the network and run again; {GOES_ON}",
+            requests=sent,
+            request=request,
+        )
+
+    def _find_asked_at(self, response: requests.Response, elapsed_s: float) -> datetime:
+        """The moment of asking by the server's clock, erring to the early side."""
+        elapsed = timedelta(seconds=elapsed_s)
+        try:
+            answered_at = parsedate_to_datetime(response.headers["Date"])
         except (KeyError, ValueError):
             answered_at = self._now()
         if answered_at.tzinfo is None:
@@ -253,22 +362,26 @@ class DataverseClient:
             return self._now() - elapsed
 
 
-def _read_page(
-    reply: Reply, parse: Callable[[PageRequest, memoryview], Page], expected: int
+def _split(
+    response: requests.Response,
+    request: PageRequest,
+    parse: Callable[[PageRequest, memoryview], Page],
+    expected: int,
+    sent: int,
 ) -> Page:
     try:
-        return parse(reply.request, bodies.read_body(reply.response.raw, expected))
+        return parse(request, bodies.read_body(response.raw, expected))
     except odata.NotJsonError as error:
         raise BrokenBodyError(str(error)) from error
     except bodies.TooLargeError as error:
         raise PageError(
-            f"{reply.request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
+            f"{request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
             "No page of 5,000 records should be: read fewer at once (page_size of "
             "Config, from Python), and report it.",
-            requests=reply.requests,
+            requests=sent,
         ) from error
     except PageError as error:
-        raise PageError(error.message, error.hint, requests=reply.requests) from error
+        raise PageError(error.message, error.hint, requests=sent) from error
 
 
 def _announced(response: requests.Response) -> int | None:

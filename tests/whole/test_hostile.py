@@ -18,7 +18,7 @@ from conftest import World
 from loopback import DATE, JSON_TYPE, Asked, Reply, Service
 
 from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
-from dataverse_sync.dataverse import client as dataverse_client
+from dataverse_sync.dataverse import bodies
 from dataverse_sync.emulator import Fault
 from dataverse_sync.sync import reading as reader
 
@@ -31,8 +31,8 @@ KEY = "11111111-1111-1111-1111-111111111111"
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """How large a page may be: a quarter of what comes."""
-    scaled = min(dataverse_client.LARGEST_PAGE, SIZE // 4)
-    monkeypatch.setattr(dataverse_client, "LARGEST_PAGE", scaled)
+    scaled = min(bodies.LARGEST_PAGE, SIZE // 4)
+    monkeypatch.setattr(bodies, "LARGEST_PAGE", scaled)
     return scaled
 
 
