@@ -202,7 +202,7 @@ def test_database_in_use_exits_4(shell: Shell) -> None:
 
 def test_unreachable_server_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell.world.emulator.stop()
-    monkeypatch.setattr("dataverse_sync.dataverse.transport.RETRIES", 0)
+    monkeypatch.setattr("dataverse_sync.dataverse.retries.RETRIES", 0)
     before = shell.files()
 
     status, _, err = shell.run()
