@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
@@ -37,22 +38,23 @@ from dataverse_sync.sync.setup import Setup, utc_now
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class Copying:
     """The work on all selected entities of a run; how each ended is in ``reports``."""
 
-    def __init__(
-        self, setup: Setup, session: Session, connection: Connection, prepared: Prepared
-    ) -> None:
-        self.syncs: dict[str, EntitySync] = {}
-        self.reports: dict[str, EntityReport] = {}
-        self._setup = setup
-        self._client = session.client
-        self._connection = connection
-        self._prepared = prepared
-        self._began: dict[str, float] = {}  # on the clock that only goes forward
-        self._log_ids: dict[str, int] = {}
+    setup: Setup
+    session: Session
+    connection: Connection
+    prepared: Prepared
+    syncs: dict[str, EntitySync] = field(default_factory=dict)
+    reports: dict[str, EntityReport] = field(default_factory=dict)
+    _began: dict[str, float] = field(default_factory=dict)  # on the clock that only goes forward
+    _log_ids: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        session, setup = self.session, self.setup
         self._loop = PageLoop(
-            session.client, session.pool, setup.config.workers, connection, setup.emit
+            session.client, session.pool, setup.config.workers, self.connection, setup.emit
         )
 
     def run(self) -> None:
@@ -63,19 +65,19 @@ class Copying:
         """
         self._finish_unreadable()
         try:
-            with transaction(self._connection):
+            with transaction(self.connection):
                 self._begin()
             self._copy_unfiltered()
             self._copy_filtered()
         except BaseException as error:
-            self._client.stop()
+            self.session.client.stop()
             self._abandon(error)
             raise
 
     def _finish_unreadable(self) -> None:
         """End the entities that cannot be read, or of which nothing is known yet."""
-        found = self._prepared.found
-        with transaction(self._connection):
+        found = self.prepared.found
+        with transaction(self.connection):
             self._start([*found.empty, *found.failures])
             events = [self._finish(name, None, "pending") for name in found.empty]
             events += [self._finish(name, error) for name, error in found.failures.items()]
@@ -86,17 +88,17 @@ class Copying:
         self._tell(events)
 
     def _begin(self) -> None:
-        setup, tables = self._setup, self._prepared.tables
+        setup, tables = self.setup, self.prepared.tables
         chosen = [entity for entity in setup.selected if entity.name not in self.reports]
         names = [entity.name for entity in chosen]
-        before = sync_state.load_states(self._connection, names)
+        before = sync_state.load_states(self.connection, names)
         self._start(names)
         for entity in chosen:
             self.syncs[entity.name] = EntitySync(
                 entity,
                 tables[entity.name],
                 before[entity.name],
-                self._connection,
+                self.connection,
                 setup.config.api_url,
                 self._log_ids[entity.name],
                 utc_now,
@@ -107,14 +109,14 @@ class Copying:
     # The unfiltered entities
 
     def _copy_unfiltered(self) -> None:
-        most = self._setup.config.segments
+        most = self.setup.config.segments
         syncs = [sync for sync in self.syncs.values() if not sync.config.filtered]
-        counts = {} if most == 1 else _count_large(self._client, syncs)
+        counts = {} if most == 1 else _count_large(self.session.client, syncs)
         expected = {sync.name: _expect_records(sync, counts.get(sync.name)) for sync in syncs}
         for sync in syncs:
             sync.ranges = choose_count(counts.get(sync.name), most)
             rows = counts.get(sync.name) or sync.state.records_count
-            self._setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
+            self.setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
         # What changed since comes at once, and then what is gone is asked for: nothing of
         # it should wait behind pages. Of the full reads the longest takes the others along.
         syncs.sort(key=lambda sync: (expected[sync.name] > 0, -expected[sync.name]))
@@ -128,9 +130,9 @@ class Copying:
         names = [name for name, sync in self.syncs.items() if sync.config.filtered]
         if not names:
             return
-        setup, connection = self._setup, self._connection
+        setup, connection = self.setup, self.connection
         with transaction(connection):
-            references = References(connection, self._prepared.tables, setup.filtered)
+            references = References(connection, self.prepared.tables, setup.filtered)
         records: Counter[str] = Counter()  # that are asked for, whole, and by their keys
         keys: Counter[str] = Counter()
 
@@ -172,13 +174,13 @@ class Copying:
         self, references: References, names: Sequence[str], kept: set[str]
     ) -> Mapping[str, GuardError]:
         """Mark rows of these entities for removal; returns those that the guard refuses."""
-        setup, connection = self._setup, self._connection
+        setup, connection = self.setup, self.connection
         for name in kept:
             references.forget_gone(name)
         references.reach()
         refused: dict[str, GuardError] = {}
         for name in names:
-            table = self._prepared.tables[name]
+            table = self.prepared.tables[name]
             deletions.unmark_all(connection, table)
             deletions.mark_for_removal(connection, table, references.gone(name), "not_returned")
             if not setup.is_partial:  # else some of what links was not read
@@ -193,11 +195,11 @@ class Copying:
     # Beginnings and ends
 
     def _start(self, names: Sequence[str]) -> None:
-        run_id = self._setup.run_id
-        self._log_ids |= sync_state.start_entities(self._connection, run_id, names, utc_now())
+        run_id = self.setup.run_id
+        self._log_ids |= sync_state.start_entities(self.connection, run_id, names, utc_now())
         for name in names:
             self._began[name] = time.monotonic()
-            self._setup.emit(EntityStarted(name))
+            self.setup.emit(EntityStarted(name))
 
     def _finish(
         self, name: str, error: EntityError | None, state: State = "completed"
@@ -216,17 +218,17 @@ class Copying:
         self, name: str, error: EntityError | None, counts: Counts, state: State = "completed"
     ) -> EntityReport:
         sync, now = self.syncs.get(name), to_text(utc_now())
-        text = None if error is None else self._setup.redactor.redact(str(error))
+        text = None if error is None else self.setup.redactor.redact(str(error))
         state = state if error is None else "failed"
         changes: dict[str, object] = {"state": state, "error": text}
         if sync is not None:
-            changes["records_count"] = count_rows(self._connection, sync.table)
+            changes["records_count"] = count_rows(self.connection, sync.table)
         if state == "completed":
             changes["last_sync_time"] = now
-        sync_state.set_state(self._connection, name, **changes)
+        sync_state.set_state(self.connection, name, **changes)
         requests = sync.reader.requests if sync else 0
         sync_state.update_log(
-            self._connection,
+            self.connection,
             self._log_ids[name],
             counts,
             requests,
@@ -243,17 +245,17 @@ class Copying:
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         text = str(error) if isinstance(error, SyncError) else why
         ended = EntityError(text, "The next run goes on from the last committed page.")
-        self._connection.rollback()  # an interrupt may have come while a transaction began
-        with suppress(StorageError), transaction(self._connection):
+        self.connection.rollback()  # an interrupt may have come while a transaction began
+        with suppress(StorageError), transaction(self.connection):
             # What is logged is what was committed.
-            counts = sync_state.load_counts(self._connection, [*self._log_ids.values()])
+            counts = sync_state.load_counts(self.connection, [*self._log_ids.values()])
             for name in self.syncs:
                 if name not in self.reports:
                     self._write_end(name, ended, counts[self._log_ids[name]])
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
-            self._setup.emit(event)
+            self.setup.emit(event)
 
 
 def _expect_records(sync: EntitySync, counted: int | None) -> int:

@@ -101,7 +101,8 @@ def run_verify(
         stack.enter_context(connection)
         integrity = target.check_integrity(connection)
         loop = PageLoop(session.client, session.pool, config.workers, connection, _tell_nothing)
-        comparison = _Comparison(loop, connection, tables, entities, redactor)
+        filtered = {entity.name for entity in entities if entity.filtered}
+        comparison = _Comparison(loop, connection, tables, filtered, redactor)
         with transaction(connection):
             TEMPORARY_TABLES.create_all(connection)
             for entity in selected:
@@ -114,78 +115,69 @@ def run_verify(
 def _tell_nothing(_: Event) -> None: ...
 
 
+@dataclass
 class _Comparison:
     """The selected entities of a verification."""
 
-    def __init__(
-        self,
-        loop: PageLoop,
-        connection: Connection,
-        tables: Mapping[str, EntityTable],
-        entities: Sequence[EntityConfig],
-        redactor: Redactor,
-    ) -> None:
-        self.findings: dict[str, EntityFindings] = {}
-        self._loop = loop
-        self._connection = connection
-        self._tables = tables
-        self._filtered = {entity.name for entity in entities if entity.filtered}
-        self._redactor = redactor
-        self._compared: dict[str, _EntityComparison] = {}
+    loop: PageLoop
+    connection: Connection
+    tables: Mapping[str, EntityTable]
+    filtered: set[str]
+    redactor: Redactor
+    findings: dict[str, EntityFindings] = field(default_factory=dict)
+    compared: dict[str, _EntityComparison] = field(default_factory=dict)
 
     def add(self, entity: EntityConfig, api_url: str, repair: bool, allow_deletes: bool) -> None:
         findings = self.findings[entity.name] = EntityFindings(entity.name)
-        if (table := self._tables.get(entity.name)) is None:
+        if (table := self.tables.get(entity.name)) is None:
             findings.error = f"{entity.name}: there is no table yet; it was never synced"
             return
-        findings.rows = count_rows(self._connection, table)
-        self._compared[entity.name] = _EntityComparison(
+        findings.rows = count_rows(self.connection, table)
+        self.compared[entity.name] = _EntityComparison(
             findings,
-            self._connection,
+            self.connection,
             table,
-            api_url,
+            EntityReader(table.entity, api_url),
             entity.deletions == "ignore",
             repair,
             allow_deletes,
         )
 
     def compare_unfiltered(self) -> None:
-        compared = {n: one for n, one in self._compared.items() if n not in self._filtered}
+        compared = {n: one for n, one in self.compared.items() if n not in self.filtered}
         jobs = {name: Job(one.reader, one.compare_all()) for name, one in compared.items()}
-        self._loop.run(jobs, self._end)
+        self.loop.run(jobs, self._end)
 
     def compare_filtered(self, repair: bool) -> None:
         """Compare what is linked to; with ``repair`` again, until nothing new is linked."""
-        names = [name for name in self._compared if name in self._filtered]
+        names = [name for name in self.compared if name in self.filtered]
         if not names:
             return
 
         def make_job(name: str, new: Sequence[str], known: Sequence[str]) -> Job | None:
-            one = self._compared[name]
+            one = self.compared[name]
             if one.findings.error is not None:
                 return None
             return Job(one.reader, one.compare_linked([*new, *known]))
 
-        connection = self._connection
+        connection = self.connection
         with transaction(connection):
-            references = References(connection, self._tables, self._filtered)
-        read_closure(self._loop, connection, references, names, make_job, self._end)
+            references = References(connection, self.tables, self.filtered)
+        read_closure(self.loop, connection, references, names, make_job, self._end)
         # A record that is missing or stale may be what links to a row.
         uncertain = any(found.missing or found.stale for found in self.findings.values())
         with transaction(connection):
             for name in names:
-                one = self._compared[name]
+                one = self.compared[name]
                 if one.findings.error is None and (repair or not uncertain):
                     one.note_unlinked(list_keys(connection, references.unlinked(name)))
-                one.findings.dangling = count_dangling(
-                    connection, self._tables, self._filtered, name
-                )
+                one.findings.dangling = count_dangling(connection, self.tables, self.filtered, name)
 
     def _end(self, name: str, error: EntityError | None) -> None:
         findings = self.findings[name]
-        findings.requests = self._compared[name].reader.requests
+        findings.requests = self.compared[name].reader.requests
         if error is not None:
-            findings.error = self._redactor.redact(str(error))
+            findings.error = self.redactor.redact(str(error))
 
 
 class _RowsRead(QueryRead):
@@ -203,55 +195,46 @@ class _RowsRead(QueryRead):
         self.rows.update((row[0], row) for row in to_rows(self._table, page.records, self._now))
 
 
+@dataclass
 class _EntityComparison:
-    """The comparison of one entity."""
+    """The comparison of one entity; nothing is ever removed from one that ``keeps``."""
 
-    def __init__(
-        self,
-        findings: EntityFindings,
-        connection: Connection,
-        table: EntityTable,
-        api_url: str,
-        keeps: bool,
-        repair: bool,
-        allow_deletes: bool,
-    ) -> None:
-        self.findings = findings
-        self.reader = EntityReader(table.entity, api_url)
-        self._connection = connection
-        self._table = table
-        self._keeps = keeps  # nothing is ever removed from it
-        self._repair = repair
-        self._allow_deletes = allow_deletes
-        self._now = to_text(datetime.now(UTC))
+    findings: EntityFindings
+    connection: Connection
+    table: EntityTable
+    reader: EntityReader
+    keeps: bool
+    repair: bool
+    allow_deletes: bool
+    now: str = field(default_factory=lambda: to_text(datetime.now(UTC)))
 
     def compare_all(self) -> Reads:
         """Compare all keys and versions of an unfiltered entity."""
-        yield ComparisonRead(self.reader, self._connection, self._table)
+        yield ComparisonRead(self.reader, self.connection, self.table)
         yield from self._settle(self._list_missing())
 
     def compare_linked(self, ids: Sequence[str]) -> Reads:
         """Compare keys and versions of the records of a filtered entity that are linked to."""
         queries = self.reader.by_id(ids, self.reader.keys_and_versions)
-        yield ComparisonRead(self.reader, self._connection, self._table, queries)
+        yield ComparisonRead(self.reader, self.connection, self.table, queries)
         asked = {key.lower() for key in ids}
         yield from self._settle([key for key in self._list_missing() if key.lower() in asked])
 
     def note_unlinked(self, keys: Sequence[str]) -> None:
         """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
-        if self._keeps:
+        if self.keeps:
             return
         self.findings.unlinked += keys
         self.findings.altered = [key for key in self.findings.altered if key not in {*keys}]
-        if self._repair:
+        if self.repair:
             try:
                 self._remove(keys, "unlinked")
             except GuardError as error:
                 self.findings.error = str(error)
 
     def _list_missing(self) -> Sequence[str]:
-        missing = deletions.missing_from_comparison(self._table)
-        return () if self._keeps else list_keys(self._connection, missing)
+        missing = deletions.missing_from_comparison(self.table)
+        return () if self.keeps else list_keys(self.connection, missing)
 
     def _settle(self, missing: Sequence[str]) -> Reads:
         """Ask again for what looks different, tell what it is, and mend it if asked to.
@@ -260,11 +243,11 @@ class _EntityComparison:
             missing: Keys of rows that the comparison did not return.
         """
         found = self.findings
-        suspects = deletions.find_differing(self._connection, self._table)
+        suspects = deletions.find_differing(self.connection, self.table)
         ids = [*suspects, *missing]
-        confirm = self._read_rows(ids, () if self._repair else self._confirming)
+        confirm = self._read_rows(ids, () if self.repair else self._confirming)
         yield confirm
-        stored = load_versions(self._connection, self._table, ids)
+        stored = load_versions(self.connection, self.table, ids)
         mend: list[SqlRow] = []
         for key in suspects:
             row = confirm.rows.get(key)
@@ -279,42 +262,39 @@ class _EntityComparison:
         extra = [key for key in missing if key not in confirm.rows and key in stored]
         found.extra += extra
         known = {*found.stale, *found.extra, *found.altered}
-        altered = find_altered(self._connection, self._table, known)
+        altered = find_altered(self.connection, self.table, known)
         found.altered += altered
-        if self._repair:
+        if self.repair:
             again = self._read_rows(altered)
             yield again
             mend += again.rows.values()
-            rewrite(self._connection, self._table, mend)
+            rewrite(self.connection, self.table, mend)
             found.repaired += len(mend)
             self._remove(extra, "not_returned")
 
     def _read_rows(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> _RowsRead:
-        return _RowsRead(self.reader, self._table, self.reader.by_id(ids, select), self._now)
+        return _RowsRead(self.reader, self.table, self.reader.by_id(ids, select), self.now)
 
     def _remove(self, keys: Sequence[str], reason: Reason) -> None:
-        deletions.mark_ids_for_removal(self._connection, self._table, keys, reason)
-        deletions.check_guard(self._connection, self._table, self._allow_deletes)
-        removed = deletions.remove_marked(self._connection, self._table, self._now)
+        deletions.mark_ids_for_removal(self.connection, self.table, keys, reason)
+        deletions.check_guard(self.connection, self.table, self.allow_deletes)
+        removed = deletions.remove_marked(self.connection, self.table, self.now)
         self.findings.repaired += removed
-        rows = count_rows(self._connection, self._table)
-        sync_state.set_state(self._connection, self._table.name, records_count=rows)
+        rows = count_rows(self.connection, self.table)
+        sync_state.set_state(self.connection, self.table.name, records_count=rows)
 
     @property
     def _confirming(self) -> tuple[str, ...]:
         """Keys, versions and the moment of change are enough to tell a difference."""
-        more = ("modifiedon",) if self._table.entity.has("modifiedon") else ()
+        more = ("modifiedon",) if self.table.entity.has("modifiedon") else ()
         return tuple(dict.fromkeys((*self.reader.keys_and_versions, *more)))
 
     def _find_version(self, row: SqlRow) -> str | None:
-        value = self._table.value(row, self._table.entity.version_column)
+        value = self.table.value(row, self.table.entity.version_column)
         return None if value is None else str(value)
 
     def _is_newer(self, row: SqlRow) -> bool:
         """Whether a record changed since the comparison began."""
-        changed, began = parse_timestamp(self._table.value(row, "modifiedon")), self._began
-        return changed is not None and began is not None and changed >= began
-
-    @property
-    def _began(self) -> datetime | None:
-        return self.reader.first_request_at
+        changed, began = self.table.value(row, "modifiedon"), self.reader.first_request_at
+        moment = parse_timestamp(changed)
+        return moment is not None and began is not None and moment >= began
