@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load
@@ -27,7 +26,7 @@ from dataverse_sync.commands.labels.reading import (
 from dataverse_sync.commands.options import Options
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
-from dataverse_sync.errors import ConfigError
+from dataverse_sync.errors import ConfigError, EntityError
 from dataverse_sync.model import EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import choices, database, labelled_views
@@ -176,10 +175,9 @@ def _make_views(
         known = lookups.get(name, {})
         query = labelled_views.build_view(connection, table, columns, known, language)
         try:
-            with connection.begin_nested():
-                view = labelled_views.replace_views(connection, {name: query}, reserved).get(name)
-        except DBAPIError as refused:
-            error = f"{name}: its view cannot be made ({refused.orig})"
+            view = labelled_views.replace_view(connection, name, query, reserved)
+        except EntityError as refused:
+            error = str(refused)
         is_known = find_logical_name(table, described) is not None
         done[name] = EntityLabels(
             entity=name,
