@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, load, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
@@ -39,11 +38,7 @@ _NAMED = 3  # differences of a schema that are named; the command that shows the
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
-    shared.add_workers(parser)
-    shared.add_json(parser)
-    shared.add_console(parser)
+    add_shared(parser, *PLACES, "--entity", "--workers", "--json", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:

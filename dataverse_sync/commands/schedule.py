@@ -19,9 +19,8 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import OK
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import PLACES, Options, add_shared, argument
 from dataverse_sync.config import find_windows_user
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.redaction import Redactor
@@ -36,11 +35,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     when = parser.add_mutually_exclusive_group(required=True)
     when.add_argument(
-        "--every", type=shared.argument(parse_every), metavar="1h", help="run again and again"
+        "--every", type=argument(parse_every), metavar="1h", help="run again and again"
     )
     when.add_argument(
         "--daily",
-        type=shared.argument(parse_daily),
+        type=argument(parse_daily),
         metavar="02:00",
         help="run once a day at this time",
     )
@@ -50,10 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="task",
         help="a Windows Task Scheduler task, a cron line or a systemd timer (default: %(default)s)",
     )
-    shared.add_places(parser)
-    parser.add_argument(
-        "--log-file", type=Path, metavar="PATH", help="where the job logs (default: sync.log)"
-    )
+    add_shared(parser, *PLACES)
+    add_shared(parser, "--log-file", help="where the job logs (default: sync.log)")
 
 
 def run(options: Options, _redactor: Redactor) -> int:

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_command, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
@@ -34,13 +33,10 @@ from dataverse_sync.store.tables import build_table
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    diff = shared.add_command(commands, "diff", "show the locked schema against the live one")
+    diff = add_command(commands, "diff", "show the locked schema against the live one")
     diff.set_defaults(run=_run_diff)
-    shared.add_places(diff)
-    shared.add_selection(diff)
-    shared.add_json(diff)
-    shared.add_console(diff)
-    accept = shared.add_command(commands, "accept", "lock the live schema, and fill new columns")
+    add_shared(diff, *PLACES, "--entity", "--json", *CONSOLE)
+    accept = add_command(commands, "accept", "lock the live schema, and fill new columns")
     accept.set_defaults(run=_run_accept)
     accept.add_argument(
         "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
@@ -48,8 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     accept.add_argument(
         "--drop", action="store_true", help="drop columns that are gone from Dataverse"
     )
-    shared.add_places(accept)
-    shared.add_console(accept)
+    add_shared(accept, *PLACES, *CONSOLE)
 
 
 def _run_diff(options: Options, redactor: Redactor) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load
 from dataverse_sync.commands.labels.reading import (
     Described,
@@ -23,7 +22,7 @@ from dataverse_sync.commands.labels.reading import (
     get_descriptions,
     get_labels,
 )
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared, positive
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError, EntityError
@@ -68,16 +67,14 @@ class LabelsReport:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
+    add_shared(parser, *PLACES, "--entity")
     parser.add_argument(
         "--language",
-        type=shared.positive,
+        type=positive,
         metavar="N",
         help="the language that the views show, such as 1033 (default: the app user's)",
     )
-    shared.add_workers(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--workers", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:
