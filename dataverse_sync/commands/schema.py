@@ -131,10 +131,7 @@ def accept(
     """Lock the live schema, and bring the tables to it from ``json_response``.
 
     Args:
-        config: The environment and its copy.
-        entities: All that is configured.
         only: The entities to accept; all if empty.
-        redactor: Learns the run's secrets.
         drop: Drop columns that are gone from Dataverse; else they keep their values.
         tell: Told what is done, and the progress of a large table.
 
@@ -164,12 +161,13 @@ def accept(
             with database.transaction(connection):
                 database.prepare_own_tables(connection)
                 bring_to(connection, build_table(wanted), tell)
-                for view in labelled_views.drop_broken(connection):
-                    tell(
-                        f"{view}: dropped, it shows a column that is gone; make it again with: "
-                        "python -m dataverse_sync labels"
-                    )
+                dropped = labelled_views.drop_broken(connection)
                 save_lock_copy(connection, lock, datetime.now(UTC))
+            for view in dropped:
+                tell(
+                    f"{view}: dropped, it shows a column that is gone; make it again with: "
+                    "python -m dataverse_sync labels"
+                )
             save_lock_file(config.schema_path, lock)
     return list(live.failures.values())
 

@@ -97,11 +97,7 @@ def run_labels(
     """Fetch the labels of choice columns, and make the views ``<table>_labelled``.
 
     Args:
-        config: The environment and its copy.
-        entities: All that is configured.
         only: The entities to do; all if empty. Of others nothing changes.
-        redactor: Learns the run's secrets.
-        tell: Told what is being done.
         language: The language of the views, such as 1033; None: the app user's own.
 
     Raises:
