@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
-from dataverse_sync.commands.options import Options, add_selection, add_settings, add_verbosity
+from dataverse_sync.commands.options import Options, add_shared
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import open_session
@@ -225,8 +225,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Save a small sample of each entity set as mock responses, with made-up "
         "names, texts, e-mail addresses, ids and host."
     )
-    add_settings(parser)
-    add_selection(parser)
+    add_shared(parser, "--env-file", "--config", "--entity")
     parser.add_argument(
         "--output",
         type=Path,
@@ -246,7 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="save what came as it came: names, texts and ids of real people included",
     )
-    add_verbosity(parser)
+    add_shared(parser, "--verbose")
     return parser
 
 

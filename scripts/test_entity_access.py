@@ -21,13 +21,7 @@ from dataverse_sync import Config
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
-from dataverse_sync.commands.options import (
-    Options,
-    add_selection,
-    add_settings,
-    add_verbosity,
-    add_workers,
-)
+from dataverse_sync.commands.options import Options, add_shared
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import open_session
@@ -102,10 +96,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="See which entity sets the app may read, with their keys and rows, and "
         "whether a sync can go by modifiedon or change tracking."
     )
-    add_settings(parser)
-    add_selection(parser)
-    add_workers(parser, default=4)
-    add_verbosity(parser)
+    add_shared(parser, "--env-file", "--config", "--entity")
+    add_shared(parser, "--workers", default=4)
+    add_shared(parser, "--verbose")
     return parser
 
 

@@ -23,7 +23,7 @@ from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
-from dataverse_sync.commands.options import Options, add_settings, add_verbosity, add_workers
+from dataverse_sync.commands.options import Options, add_shared
 from dataverse_sync.commands.verify import format_verification
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.progress import PlainDisplay
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Sync a few entity sets into a temporary database, sync again, and verify."
     )
-    add_settings(parser)
+    add_shared(parser, "--env-file", "--config")
     parser.add_argument(
         "--entity",
         action="append",
@@ -67,9 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="an entity set to sync; repeatable (default: the first two, and the first "
         "filtered one)",
     )
-    add_workers(parser)
+    add_shared(parser, "--workers")
     parser.add_argument("--keep", action="store_true", help="keep the database, and say where")
-    add_verbosity(parser)
+    add_shared(parser, "--verbose")
     return parser
 
 

@@ -23,7 +23,7 @@ from dataverse_sync import Config
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
-from dataverse_sync.commands.options import Options, add_settings, add_verbosity, positive
+from dataverse_sync.commands.options import Options, add_shared, positive
 from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, PageError
 from dataverse_sync.model import Entity, Page, PageRequest
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Read pages of one entity set with several page sizes, and time them."
     )
-    add_settings(parser)
+    add_shared(parser, "--env-file", "--config")
     parser.add_argument(
         "--entity", metavar="NAME", help="the entity set to read (default: the first configured)"
     )
@@ -105,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--all", action="store_true", help="read every page with each size, and compare the keys"
     )
-    add_verbosity(parser)
+    add_shared(parser, "--verbose")
     return parser
 
 

@@ -26,7 +26,7 @@ from dataverse_sync import Config, EntityConfig
 from dataverse_sync import config as settings
 from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
-from dataverse_sync.commands.options import Options, add_settings, add_verbosity, positive
+from dataverse_sync.commands.options import Options, add_shared, positive
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import ConfigError, EntityError, PageError
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Ask for a batch of ids with $filter, and compare what comes back."
     )
-    add_settings(parser)
+    add_shared(parser, "--env-file", "--config")
     parser.add_argument(
         "--entity", metavar="NAME", help="the entity set to ask (default: the first filtered one)"
     )
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="take the ids from the table there (default: from the entity set's first pages)",
     )
-    add_verbosity(parser)
+    add_shared(parser, "--verbose")
     return parser
 
 

@@ -32,7 +32,7 @@ HOMES = {
     # notify posts to an address of the user's, without the token: nothing for the transport.
     "requests": {"dataverse", "show.notify"},
     "urllib3": {"dataverse"},
-    "sqlalchemy": {"store", "sync", "commands"},
+    "sqlalchemy": {"store", "sync", "commands.labels"},
     "sqlite3": {"store.sqlite"},
     "dotenv": {"config"},
     "filelock": {"store"},

@@ -6,14 +6,13 @@ import argparse
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, load, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
@@ -39,11 +38,7 @@ _NAMED = 3  # differences of a schema that are named; the command that shows the
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
-    shared.add_workers(parser)
-    shared.add_json(parser)
-    shared.add_console(parser)
+    add_shared(parser, *PLACES, "--entity", "--workers", "--json", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:
@@ -80,36 +75,12 @@ def run_check(
     target = database.open_target(config.db_path)
     target.check()
     locked = load_schema(target, config.schema_path)
-    lock = locked.lock
     names = [entity.name for entity in selected]
     with open_session(config, redactor) as session:
         session.sign_in()
         history = load_history(config.db_path)
-        saved = dict.fromkeys(names, EntityState())
-        saved |= {entity.name: entity.saved for entity in history.entities}
         live = discovery.read_metadata(session.client, names)
-        known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
-        sampled = discovery.read_samples(
-            session.client, session.pool, [name for name in names if name not in known]
-        )
-        known.update(sampled.entities)
-        counted = _get_counts(session, [known[e.name] for e in selected if e.name in known])
-
-        def check(entity: EntityConfig) -> Finding:
-            name = entity.name
-            if name in sampled.failures:
-                return _describe_failure(name, sampled.failures[name])
-            if name in sampled.empty:
-                text = "empty and not in the metadata: left pending until it has a record"
-                return Finding(name, "warning", text)
-            return _check_entity(
-                _Subject(entity, known[name], saved[name], lock.get(name), live.entities.get(name)),
-                session,
-                config.api_url,
-                counted.get(name),
-            )
-
-        reached = list(session.pool.map(check, selected))
+        reached = _check_entities(session, selected, locked.lock, live, history)
     return [
         _check_sign_in(config, session),
         *_check_clock(session),
@@ -119,6 +90,41 @@ def run_check(
         *_check_metadata(live),
         *reached,
     ]
+
+
+def _check_entities(
+    session: Session,
+    selected: Sequence[EntityConfig],
+    lock: Mapping[str, Entity],
+    live: discovery.Discovery,
+    history: History,
+) -> list[Finding]:
+    names = [entity.name for entity in selected]
+    known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
+    unknown = [name for name in names if name not in known]
+    sampled = discovery.read_samples(session.client, session.pool, unknown)
+    known.update(sampled.entities)
+    counted = _get_counts(session, known.values())
+    saved = {entity.name: entity.saved for entity in history.entities}
+
+    def check(entity: EntityConfig) -> Finding:
+        name = entity.name
+        if name in sampled.failures:
+            return _describe_failure(name, sampled.failures[name])
+        if name in sampled.empty:
+            text = "empty and not in the metadata: left pending until it has a record"
+            return Finding(name, "warning", text)
+        subject = _Subject(
+            entity,
+            known[name],
+            saved.get(name, EntityState()),
+            lock.get(name),
+            live.entities.get(name),
+            counted.get(name),
+        )
+        return _check_entity(subject, session)
+
+    return list(session.pool.map(check, selected))
 
 
 def _check_sign_in(config: Config, session: Session) -> Finding:
@@ -217,6 +223,7 @@ class _Subject:
     saved: EntityState
     locked: Entity | None
     live: Entity | None
+    expected: int | None  # rows that the service counts; None: not known
 
     def find_drift(self, page: Page) -> list[Drift]:
         if self.locked is None:
@@ -232,7 +239,7 @@ class _Subject:
         return diff_entity(self.locked, infer_entity(self.locked.name, record))
 
 
-def _get_counts(session: Session, entities: Sequence[Entity]) -> dict[str, int]:
+def _get_counts(session: Session, entities: Iterable[Entity]) -> dict[str, int]:
     """About how many records each entity set has; nothing if the service does not count them."""
     logical = {entity.logical_name: entity.name for entity in entities if entity.logical_name}
     if not logical:
@@ -244,11 +251,10 @@ def _get_counts(session: Session, entities: Sequence[Entity]) -> dict[str, int]:
     return {name: counts[known] for known, name in logical.items() if known in counts}
 
 
-def _check_entity(
-    subject: _Subject, session: Session, api_url: str, expected: int | None
-) -> Finding:
+def _check_entity(subject: _Subject, session: Session) -> Finding:
     """Ask for one record, to see whether the table may be read and how large a record is."""
     entity, known, saved = subject.entity, subject.known, subject.saved
+    api_url, expected = session.client.api_url, subject.expected
     url = odata.build_url(api_url, entity.name, top=1)
     try:
         page = session.client.get_page(PageRequest(entity.name, url, top=True))
@@ -319,7 +325,7 @@ def format_findings(findings: Sequence[Finding]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
     lines = []
     for finding in findings:
-        text = _in_one_line(finding.text)
+        text = " ".join(finding.text.split())
         if finding.cells:
             ends = finding.cells[len(widths) :]
             padded = zip(finding.cells, widths, strict=False)
@@ -337,7 +343,3 @@ def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
     for document in documents:
         del document["cells"]
     return {"ok": not failed, "findings": documents}
-
-
-def _in_one_line(text: str) -> str:
-    return " ".join(text.split())

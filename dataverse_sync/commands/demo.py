@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, open_log
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, Options, add_shared
 from dataverse_sync.commands.sync import run_and_show
 from dataverse_sync.config import Config, load_entities
 from dataverse_sync.emulator import Emulator, change_demo, demo_tables, fill_demo
@@ -28,51 +27,34 @@ FILTERED = ("accounts", "contacts", "systemusers", "transactioncurrencies")
 
 RunSync = Callable[[Config, Sequence[EntityConfig]], SyncReport]
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A question to the database that the demo made."""
-
-    question: str
-    sql: str
-
-
-EXAMPLES = (
-    Example(
-        "Which countries have the most candidates?",
-        """SELECT c.vin_name AS country, count(*) AS candidates
+EXAMPLES = {
+    "Which countries have the most candidates?": """
+SELECT c.vin_name AS country, count(*) AS candidates
   FROM vin_vin_candidate_vin_countryset AS link
   JOIN vin_countries AS c ON c.vin_countryid = link.vin_countryid
  GROUP BY c.vin_countryid
  ORDER BY candidates DESC, country
  LIMIT 5""",
-    ),
-    Example(
-        "Which accounts run the most clinical trials, and who is their contact?",
-        """SELECT a.name AS account, p.fullname AS contact, count(*) AS trials
+    "Which accounts run the most clinical trials, and who is their contact?": """
+SELECT a.name AS account, p.fullname AS contact, count(*) AS trials
   FROM vin_vin_clinicaltrial_accountset AS link
   JOIN accounts AS a ON a.accountid = link.accountid
   LEFT JOIN contacts AS p ON p.contactid = a._primarycontactid_value
  GROUP BY a.accountid
  ORDER BY trials DESC, account
  LIMIT 5""",
-    ),
-    Example(
-        "What was removed from Dataverse, and why did it go from here?",
-        """SELECT entity_name, reason, count(*) AS records
+    "What was removed from Dataverse, and why did it go from here?": """
+SELECT entity_name, reason, count(*) AS records
   FROM _sync_deleted
  GROUP BY entity_name, reason
  ORDER BY records DESC, entity_name
  LIMIT 5""",
-    ),
-)
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_entity_list(parser)
-    shared.add_workers(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--config", "--workers", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:
@@ -119,9 +101,9 @@ def run_demo(config_path: Path, workers: int, run_sync: RunSync, write: Tell) ->
             write(f"  {name}: {', '.join(told)}")
         write("\nThe second sync fetches only what changed:\n")
         second = run_sync(config, entities)
-    for example in EXAMPLES:
-        write(f"\n{example.question}\n\n{example.sql};\n")
-        for line in _answer(config.db_path, example.sql):
+    for question, sql in EXAMPLES.items():
+        write(f"\n{question}\n{sql};\n")
+        for line in _answer(config.db_path, sql):
             write(f"  {line}")
     write(f"\nThe database is {config.db_path}; open it with any SQLite tool.")
     return first.ok and second.ok

@@ -6,9 +6,8 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import OK, choose_tell, find_database, open_log
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, Options, add_shared
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.report import write_report
 
@@ -23,9 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=Path("report.html"),
         help="the file to write (default: %(default)s)",
     )
-    parser.add_argument("--env-file", type=Path, metavar="PATH", help="may name SQLITE_DB_PATH")
-    shared.add_db(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--env-file", help="may name SQLITE_DB_PATH")
+    add_shared(parser, "--db", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:

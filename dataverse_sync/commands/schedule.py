@@ -19,15 +19,18 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import OK
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import PLACES, Options, add_shared, argument
 from dataverse_sync.config import find_windows_user
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.redaction import Redactor
 
 NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 LONGEST_EVERY = timedelta(days=31)  # the longest interval of Task Scheduler
+DESCRIPTION = "Copy what changed in Dataverse to SQLite."
+STOP_AFTER = timedelta(hours=6)
+RETRIES = 3  # of a failed run
+RETRY_AFTER = timedelta(minutes=10)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _NO_RETRY = "2 3 4"  # exit statuses of errors that a retry does not solve
 
@@ -36,11 +39,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     when = parser.add_mutually_exclusive_group(required=True)
     when.add_argument(
-        "--every", type=shared.argument(parse_every), metavar="1h", help="run again and again"
+        "--every", type=argument(parse_every), metavar="1h", help="run again and again"
     )
     when.add_argument(
         "--daily",
-        type=shared.argument(parse_daily),
+        type=argument(parse_daily),
         metavar="02:00",
         help="run once a day at this time",
     )
@@ -50,10 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="task",
         help="a Windows Task Scheduler task, a cron line or a systemd timer (default: %(default)s)",
     )
-    shared.add_places(parser)
-    parser.add_argument(
-        "--log-file", type=Path, metavar="PATH", help="where the job logs (default: sync.log)"
-    )
+    add_shared(parser, *PLACES)
+    add_shared(parser, "--log-file", help="where the job logs (default: sync.log)")
 
 
 def run(options: Options, _redactor: Redactor) -> int:
@@ -103,13 +104,9 @@ class Job:
     interpreter: str  # sys.executable
     folder: str  # the working folder, where .env and entities_config.json are
     arguments: tuple[str, ...] = ("-m", "dataverse_sync", "sync", "-q")
-    description: str = "Copy what changed in Dataverse to SQLite."
-    stop_after: timedelta = timedelta(hours=6)
-    retry_after: timedelta = timedelta(minutes=10)
-    retries: int = 3
 
     def __post_init__(self) -> None:
-        for text in (self.interpreter, self.folder, self.description, *self.arguments):
+        for text in (self.folder, *self.command):
             if re.search(r"[\x00-\x1f\x7f\ufffe\uffff\ud800-\udfff]", text):
                 raise ValueError(f"{text!r} holds a character that no scheduler accepts")
 
@@ -172,7 +169,7 @@ def task_scheduler_xml(
         user: ``DOMAIN\name`` of the account that runs the task; None: who registers it.
     """
     task = ET.Element("Task", {"version": "1.2", "xmlns": NAMESPACE})
-    _add(task, "RegistrationInfo", Description=job.description)
+    _add(task, "RegistrationInfo", Description=DESCRIPTION)
     _add_trigger(_add(task, "Triggers"), schedule, start)
     principal = _add(_add(task, "Principals"), "Principal")
     principal.set("id", "Author")
@@ -192,11 +189,10 @@ def task_scheduler_xml(
         RunOnlyIfNetworkAvailable="false",  # it judges some networks wrongly; a retry does better
         AllowStartOnDemand="true",
         Enabled="true",
-        ExecutionTimeLimit=format_duration(job.stop_after),
+        ExecutionTimeLimit=format_duration(STOP_AFTER),
     )
-    if job.retries:
-        interval = format_duration(job.retry_after)
-        _add(settings, "RestartOnFailure", Interval=interval, Count=str(job.retries))
+    interval = format_duration(RETRY_AFTER)
+    _add(settings, "RestartOnFailure", Interval=interval, Count=str(RETRIES))
     actions = _add(task, "Actions")
     actions.set("Context", "Author")
     _add(
@@ -295,17 +291,16 @@ def systemd_units(job: Job, schedule: timedelta | time) -> Units:
         when = f"OnActiveSec=1min\nOnUnitActiveSec={_seconds(schedule)}"
         apart = schedule
     limit, restart = "", ""
-    if job.retries and apart >= 2 * (job.retries + 1) * job.retry_after:
-        limit = f"StartLimitIntervalSec={_seconds(apart / 2)}\nStartLimitBurst={job.retries + 1}\n"
+    if apart >= 2 * (RETRIES + 1) * RETRY_AFTER:
+        limit = f"StartLimitIntervalSec={_seconds(apart / 2)}\nStartLimitBurst={RETRIES + 1}\n"
         restart = (
             f"Restart=on-failure\n"
-            f"RestartSec={_seconds(job.retry_after)}\n"
+            f"RestartSec={_seconds(RETRY_AFTER)}\n"
             f"RestartPreventExitStatus={_NO_RETRY}\n"
         )
-    description = job.description.replace("%", "%%")
     service = (
         f"[Unit]\n"
-        f"Description={description}\n"
+        f"Description={DESCRIPTION}\n"
         f"Wants=network-online.target\n"
         f"After=network-online.target\n"
         f"{limit}"
@@ -314,12 +309,12 @@ def systemd_units(job: Job, schedule: timedelta | time) -> Units:
         f"Type=oneshot\n"
         f"WorkingDirectory={job.folder.replace('%', '%%')}\n"
         f"ExecStart={' '.join(map(_quote_for_systemd, job.command))}\n"
-        f"TimeoutStartSec={_seconds(job.stop_after)}\n"
+        f"TimeoutStartSec={_seconds(STOP_AFTER)}\n"
         f"{restart}"
     )
     timer = (
         f"[Unit]\n"
-        f"Description={description}\n"
+        f"Description={DESCRIPTION}\n"
         f"\n"
         f"[Timer]\n"
         f"{when}\n"

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_command, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import ConfigError
@@ -34,13 +33,10 @@ from dataverse_sync.store.tables import build_table
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    diff = shared.add_command(commands, "diff", "show the locked schema against the live one")
+    diff = add_command(commands, "diff", "show the locked schema against the live one")
     diff.set_defaults(run=_run_diff)
-    shared.add_places(diff)
-    shared.add_selection(diff)
-    shared.add_json(diff)
-    shared.add_console(diff)
-    accept = shared.add_command(commands, "accept", "lock the live schema, and fill new columns")
+    add_shared(diff, *PLACES, "--entity", "--json", *CONSOLE)
+    accept = add_command(commands, "accept", "lock the live schema, and fill new columns")
     accept.set_defaults(run=_run_accept)
     accept.add_argument(
         "only", nargs="*", metavar="ENTITY", help="only these entity sets (default: all)"
@@ -48,8 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     accept.add_argument(
         "--drop", action="store_true", help="drop columns that are gone from Dataverse"
     )
-    shared.add_places(accept)
-    shared.add_console(accept)
+    add_shared(accept, *PLACES, *CONSOLE)
 
 
 def _run_diff(options: Options, redactor: Redactor) -> int:
@@ -136,10 +131,7 @@ def accept(
     """Lock the live schema, and bring the tables to it from ``json_response``.
 
     Args:
-        config: The environment and its copy.
-        entities: All that is configured.
         only: The entities to accept; all if empty.
-        redactor: Learns the run's secrets.
         drop: Drop columns that are gone from Dataverse; else they keep their values.
         tell: Told what is done, and the progress of a large table.
 
@@ -169,12 +161,13 @@ def accept(
             with database.transaction(connection):
                 database.prepare_own_tables(connection)
                 bring_to(connection, build_table(wanted), tell)
-                for view in labelled_views.drop_broken(connection):
-                    tell(
-                        f"{view}: dropped, it shows a column that is gone; make it again with: "
-                        "python -m dataverse_sync labels"
-                    )
+                dropped = labelled_views.drop_broken(connection)
                 save_lock_copy(connection, lock, datetime.now(UTC))
+            for view in dropped:
+                tell(
+                    f"{view}: dropped, it shows a column that is gone; make it again with: "
+                    "python -m dataverse_sync labels"
+                )
             save_lock_file(config.schema_path, lock)
     return list(live.failures.values())
 

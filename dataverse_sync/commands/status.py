@@ -14,9 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, find_database, open_log, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared, argument
 from dataverse_sync.config import load_entities
 from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
@@ -29,15 +28,14 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
+    add_shared(parser, *PLACES)
     parser.add_argument(
         "--max-age",
-        type=shared.argument(parse_age),
+        type=argument(parse_age),
         metavar="AGE",
         help="exit 1 when the last success of an entity is older, such as 26h",
     )
-    shared.add_json(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--json", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dataverse_sync import logs
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, describe_end, load
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared, positive
 from dataverse_sync.config import Config
 from dataverse_sync.errors import ConfigError, SyncError
 from dataverse_sync.model import EntityConfig, SyncReport
@@ -27,19 +26,18 @@ log = logging.getLogger(__name__)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
+    add_shared(parser, *PLACES, "--entity")
     parser.add_argument(
         "--full", action="store_true", help="ignore the bookmarks: read everything again"
     )
-    shared.add_workers(parser)
+    add_shared(parser, "--workers")
     parser.add_argument(
         "--segments",
-        type=shared.positive,
+        type=positive,
         metavar="N",
         help="ranges that one large table is read in at once, at most; 1: one chain of pages",
     )
-    shared.add_allow_deletes(parser)
+    add_shared(parser, "--allow-deletes")
     parser.add_argument(
         "--report", type=Path, metavar="PATH", help="write the HTML report after the run"
     )
@@ -51,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="post it after every run, not only a failed one",
     )
-    shared.add_console(parser)
+    add_shared(parser, *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:

@@ -6,9 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, load, show
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.sync.verification import Verification, run_verify
 
@@ -17,15 +16,11 @@ EXAMPLES = 5
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
+    add_shared(parser, *PLACES, "--entity")
     parser.add_argument(
         "--repair", action="store_true", help="fetch and remove exactly what differs"
     )
-    shared.add_allow_deletes(parser)
-    shared.add_workers(parser)
-    shared.add_json(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--allow-deletes", "--workers", "--json", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
+from dataverse_sync.errors import EntityError
 from dataverse_sync.store.choices import CHOICES
 from dataverse_sync.store.database import Dialect, dialect_of
 from dataverse_sync.store.tables import EntityTable
@@ -165,38 +166,37 @@ def list_views(connection: Connection) -> dict[str, str]:
     return {name: mark[1] for name, mark in marks if mark}
 
 
-def replace_views(
-    connection: Connection, queries: Mapping[str, str | None], reserved: Collection[str]
-) -> dict[str, str]:
-    """Drop the views of these tables, and make them anew.
+def replace_view(
+    connection: Connection, table: str, query: str | None, reserved: Collection[str]
+) -> str | None:
+    """Drop the view of a table, and make it again; returns its name.
 
     Args:
         connection: In a transaction.
-        queries: Table → the SELECT of its view, or None for no view.
+        table: The table that the view stands beside.
+        query: The SELECT of the view; None: no view is made.
         reserved: Names that no view may take: tables that are yet to be made.
 
-    Returns:
-        Table → the name of its view.
-
     Raises:
-        DBAPIError: The database refuses a view, say for its number of columns.
+        EntityError: The database refuses the view, say for its number of columns; the old
+            one stays.
     """
     quote = connection.dialect.identifier_preparer.quote
-    for view, table in list_views(connection).items():
-        if table in queries:
-            connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
     dialect = dialect_of(connection)
-    taken = {name.lower() for name in (*reserved, *dialect.list_names(connection))}
-    made = {}
-    for table, query in queries.items():
-        if query is None:
-            continue
-        view = find_free(f"{table}_labelled", taken)
-        dialect.create_view(connection, view, query, _MARK.format(table=table))
-        _try(connection, view)
-        taken.add(view.lower())
-        made[table] = view
-    return made
+    try:
+        with connection.begin_nested():
+            for view, owner in list_views(connection).items():
+                if owner == table:
+                    connection.exec_driver_sql(f"DROP VIEW {quote(view)}")
+            if query is None:
+                return None
+            taken = {name.lower() for name in (*reserved, *dialect.list_names(connection))}
+            view = find_free(f"{table}_labelled", taken)
+            dialect.create_view(connection, view, query, _MARK.format(table=table))
+            _try(connection, view)
+            return view
+    except DBAPIError as error:
+        raise EntityError(f"{table}: its view cannot be made ({error.orig})") from error
 
 
 def drop_broken(connection: Connection) -> list[str]:

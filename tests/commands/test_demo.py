@@ -69,9 +69,9 @@ def test_demo_answers_three_questions(played: Played) -> None:
     text = "\n".join(played.lines)
 
     assert len(demo.EXAMPLES) == 3
-    for example in demo.EXAMPLES:
-        assert example.question in text
-        assert example.sql in text
+    for question, sql in demo.EXAMPLES.items():
+        assert question in text
+        assert sql in text
 
 
 def test_own_tables_copied_without_configuration() -> None:

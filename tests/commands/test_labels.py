@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import World, insert
-from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.commands.labels import (
@@ -24,7 +23,7 @@ from dataverse_sync.commands.labels.reading import (
     parse_stringmap,
 )
 from dataverse_sync.emulator import Column, Fault, Table
-from dataverse_sync.errors import ConfigError, LockedError, PageError, RequestError
+from dataverse_sync.errors import ConfigError, EntityError, LockedError, PageError, RequestError
 from dataverse_sync.model import Column as LockedColumn
 from dataverse_sync.model import Entity
 from dataverse_sync.redaction import Redactor
@@ -780,5 +779,5 @@ def test_partly_read_entity_keeps_rows(connection: Any) -> None:
 
 
 def test_unreadable_view_is_error(connection: Any) -> None:
-    with connection.begin(), pytest.raises(DBAPIError):
-        labelled_views.replace_views(connection, {"a": "SELECT x FROM nowhere"}, [])
+    with connection.begin(), pytest.raises(EntityError, match="a: its view cannot be made"):
+        labelled_views.replace_view(connection, "a", "SELECT x FROM nowhere", [])

@@ -11,10 +11,9 @@ import getpass
 import sys
 from pathlib import Path
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, open_log
 from dataverse_sync.commands.init.conversation import InitOptions, User, run_init
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import Options, add_shared
 from dataverse_sync.config import find_client_secret
 from dataverse_sync.redaction import Redactor
 
@@ -36,23 +35,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="tables, or patterns such as vin_*",
     )
     parser.add_argument("--custom", action="store_true", help="all custom tables")
-    parser.add_argument(
-        "--env-file",
-        type=Path,
-        metavar="PATH",
-        default=Path(".env"),
-        help="the file to write (default: %(default)s)",
+    add_shared(
+        parser, "--env-file", default=Path(".env"), help="the file to write (default: %(default)s)"
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        default=shared.ENTITY_LIST,
-        help="the entity configuration to write (default: %(default)s)",
-    )
+    add_shared(parser, "--config", help="the entity configuration to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument("--yes", action="store_true", help="take what is proposed")
-    shared.add_verbosity(parser)
+    add_shared(parser, "--verbose")
 
 
 def run(options: Options, redactor: Redactor) -> int:

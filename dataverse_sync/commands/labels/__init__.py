@@ -12,9 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync.commands import options as shared
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load
 from dataverse_sync.commands.labels.reading import (
     Described,
@@ -24,10 +22,10 @@ from dataverse_sync.commands.labels.reading import (
     get_descriptions,
     get_labels,
 )
-from dataverse_sync.commands.options import Options
+from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared, positive
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import open_session
-from dataverse_sync.errors import ConfigError
+from dataverse_sync.errors import ConfigError, EntityError
 from dataverse_sync.model import EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import choices, database, labelled_views
@@ -69,16 +67,14 @@ class LabelsReport:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
-    shared.add_places(parser)
-    shared.add_selection(parser)
+    add_shared(parser, *PLACES, "--entity")
     parser.add_argument(
         "--language",
-        type=shared.positive,
+        type=positive,
         metavar="N",
         help="the language that the views show, such as 1033 (default: the app user's)",
     )
-    shared.add_workers(parser)
-    shared.add_console(parser)
+    add_shared(parser, "--workers", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:
@@ -101,11 +97,7 @@ def run_labels(
     """Fetch the labels of choice columns, and make the views ``<table>_labelled``.
 
     Args:
-        config: The environment and its copy.
-        entities: All that is configured.
         only: The entities to do; all if empty. Of others nothing changes.
-        redactor: Learns the run's secrets.
-        tell: Told what is being done.
         language: The language of the views, such as 1033; None: the app user's own.
 
     Raises:
@@ -176,10 +168,9 @@ def _make_views(
         known = lookups.get(name, {})
         query = labelled_views.build_view(connection, table, columns, known, language)
         try:
-            with connection.begin_nested():
-                view = labelled_views.replace_views(connection, {name: query}, reserved).get(name)
-        except DBAPIError as refused:
-            error = f"{name}: its view cannot be made ({refused.orig})"
+            view = labelled_views.replace_view(connection, name, query, reserved)
+        except EntityError as refused:
+            error = str(refused)
         is_known = find_logical_name(table, described) is not None
         done[name] = EntityLabels(
             entity=name,
