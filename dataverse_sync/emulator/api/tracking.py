@@ -45,8 +45,8 @@ def read_tracked(request: SetRequest) -> Answer:
         finder = _everything if cursor.since is None else _changes
         found = finder(request, shape, cursor)
     ending = "" if cursor.since is None else "/$delta"
-    head = {"@odata.context": shape.context + ending}
-    page = Page(head, [text for _, text in found.entries], spec.entity_set)
+    records = [text for _, text in found.entries]
+    page = Page(shape.context + ending, records, spec.entity_set)
     if found.following is None:
         page.delta_link = f"{request.link}$deltatoken={_new_token(request, cursor.safe_version)}"
     else:

@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..emulator import Emulator
-from .demo_data import COUNTS, LINKS, DemoWriter
+from .demo_data import COUNTS, DemoWriter
+from .demo_tables import LINKS
 
 UPDATED = {
     "vin_candidates": (12, "vin_description"),
