@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -106,16 +106,15 @@ def sort_values(
     keys: Sequence[SortKey], shown: Sequence[Any], table: StoredTable
 ) -> tuple[Any, ...]:
     """What SQLite sorts by, from what the record shows."""
-    values: list[Any] = []
-    for key, value in zip(keys, shown, strict=True):
-        storage = table.spec.members[key.name].storage
-        if storage is Storage.GUID and value is not None:
-            values.append(guid_rank(value))
-        elif storage is Storage.NUMBER and value is not None:
-            values.append(float(value))
-        else:
-            values.append(value)
-    return tuple(values)
+    to_sorted: dict[Storage, Callable[[Any], Any]] = {
+        Storage.GUID: guid_rank,
+        Storage.NUMBER: float,
+    }
+    storages = [table.spec.members[key.name].storage for key in keys]
+    return tuple(
+        value if value is None or storage not in to_sorted else to_sorted[storage](value)
+        for storage, value in zip(storages, shown, strict=True)
+    )
 
 
 def skip_token(

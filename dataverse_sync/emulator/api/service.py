@@ -29,11 +29,8 @@ class Service:
             return Answer(414, b"<h2>URI Too Long</h2>", "text/html; charset=us-ascii")
         try:
             if method != "GET":
-                raise ServiceError(
-                    405,
-                    "0x80060888",
-                    f"The requested resource does not support http method '{method}'.",
-                )
+                message = f"The requested resource does not support http method '{method}'."
+                raise ServiceError(405, "0x80060888", message)
             path, query, base = _split(target, origin)
             return self._read(path, query, prefer, base)
         except ServiceError as error:

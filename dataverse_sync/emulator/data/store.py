@@ -64,10 +64,8 @@ class Store:
         return [table.spec for table in list(self.tables.values())]
 
     def find_table(self, logical_name: str) -> StoredTable | None:
-        for table in list(self.tables.values()):
-            if table.spec.logical_name == logical_name:
-                return table
-        return None
+        tables = list(self.tables.values())
+        return next((each for each in tables if each.spec.logical_name == logical_name), None)
 
     def read(self, statement: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         with self.lock, self._engine.connect() as connection:
@@ -238,10 +236,11 @@ class Store:
             if spec.entity_set in self.tables:
                 raise ValueError(f"there is already a table {spec.entity_set}")
             self.tables[spec.entity_set] = self._make(spec, 0)
-            if STRINGMAPS.entity_set in self.tables:
-                stringmaps = spec.entity_set == STRINGMAPS.entity_set
-                for table in self.specs if stringmaps else [spec]:
+            if spec.entity_set == STRINGMAPS.entity_set:
+                for table in self.specs:
                     self._map_labels(table, table.columns)
+            elif STRINGMAPS.entity_set in self.tables:
+                self._map_labels(spec, spec.columns)
 
     def remove_table(self, entity_set: str) -> None:
         with self.lock:
