@@ -25,7 +25,7 @@ _CLASSES = {
 }
 
 
-def entity_definition(table: Table) -> Definition:
+def describe_entity(table: Table) -> Definition:
     name = table.logical_name
     return {
         "MetadataId": _id(name),
@@ -47,7 +47,7 @@ def entity_definition(table: Table) -> Definition:
     }
 
 
-def attribute_definitions(table: Table) -> Iterator[Definition]:
+def describe_attributes(table: Table) -> Iterator[Definition]:
     """Every attribute, with its ``@odata.type`` and the properties that only a cast selects."""
     for column in table.all_columns:
         yield _column_definition(table, column)
@@ -94,7 +94,7 @@ def _attribute(table: Table, name: str, attribute_type: str, type_: str) -> Defi
     }
 
 
-def relationship_definitions(table: Table) -> Iterator[Definition]:
+def describe_relationships(table: Table) -> Iterator[Definition]:
     """One for every lookup and table that it can point to; owners share an abstract table."""
     for column in table.all_columns:
         for target in ("owner",) if column.type == "Owner" else column.targets:

@@ -12,21 +12,9 @@ from typing import Any
 from odata_query import ast
 
 from ..data.tables import Table
-from .answers import (
-    Answer,
-    ServiceError,
-    bad_request,
-    json_answer,
-    missing_privilege,
-    unknown_property,
-    unknown_segment,
-)
-from .definitions import (
-    Definition,
-    attribute_definitions,
-    entity_definition,
-    relationship_definitions,
-)
+from . import answers
+from .answers import Answer, ServiceError
+from .definitions import Definition, describe_attributes, describe_entity, describe_relationships
 from .filters import column_name, flatten, parse_filter
 from .query import Query, check_options, split_call, split_outside
 from .request import Backend
@@ -40,7 +28,7 @@ _ONLY_BY_CAST = ("Targets", "OptionSet")
 
 def answer_metadata(backend: Backend, path: str, query: Query, base: str) -> Answer:
     if not backend.control.metadata_readable:
-        raise missing_privilege("Entity")
+        raise answers.missing_privilege("Entity")
     check_options(query, ("$select", "$filter", "$expand"))
     tables = [table for table in backend.store.specs if table.in_metadata]
     if path == "EntityDefinitions":
@@ -48,14 +36,14 @@ def answer_metadata(backend: Backend, path: str, query: Query, base: str) -> Ans
     else:
         match = _CAST.fullmatch(path)
         if match is None:
-            raise unknown_segment(path)
+            raise answers.unknown_segment(path)
         value = _attributes(tables, match[1], match[2], query)
     context = f"{base}$metadata#{path.replace('LogicalName=', '')}"
-    return json_answer({"@odata.context": context, "value": value})
+    return answers.json_answer({"@odata.context": context, "value": value})
 
 
 def _entities(tables: Sequence[Table], query: Query) -> list[Definition]:
-    found = {table.logical_name: (table, entity_definition(table)) for table in tables}
+    found = {table.logical_name: (table, describe_entity(table)) for table in tables}
     kept = _filtered((definition for _, definition in found.values()), query)
     return [
         _selected(each, query, _ENTITY) | _expanded(found[each["LogicalName"]][0], query)
@@ -68,11 +56,11 @@ def _expanded(table: Table, query: Query) -> Definition:
     for name, inner in _expansions(query):
         check_options(inner, ("$select", "$filter"))
         if name == "Attributes":
-            type_name, found = "AttributeMetadata", attribute_definitions(table)
+            type_name, found = "AttributeMetadata", describe_attributes(table)
         elif name == "ManyToOneRelationships":
-            type_name, found = "OneToManyRelationshipMetadata", relationship_definitions(table)
+            type_name, found = "OneToManyRelationshipMetadata", describe_relationships(table)
         else:
-            raise unknown_property(name, _ENTITY)
+            raise answers.unknown_property(name, _ENTITY)
         plain = [{n: v for n, v in each.items() if n not in _ONLY_BY_CAST} for each in found]
         expanded[name] = [_selected(each, inner, type_name) for each in _filtered(plain, inner)]
     return expanded
@@ -85,14 +73,14 @@ def _attributes(tables: Sequence[Table], name: str, cast: str, query: Query) -> 
         message = f"Could not find an entity with name {name} and metadata id."
         raise ServiceError(404, "0x80060888", message)
     rows = []
-    for attribute in _filtered(attribute_definitions(table), query):
+    for attribute in _filtered(describe_attributes(table), query):
         options = attribute.pop("OptionSet", None)
         if attribute.pop("@odata.type") != f"#Microsoft.Dynamics.CRM.{cast}":
             continue
         row = _selected(attribute, query, cast)
         for part, inner in _expansions(query):
             if part not in {"OptionSet", "GlobalOptionSet"} or options is None:
-                raise unknown_property(part, cast)
+                raise answers.unknown_property(part, cast)
             own = part == "OptionSet"
             row[part] = _selected(options, inner, "OptionSetMetadata") if own else None
         rows.append(row)
@@ -110,7 +98,7 @@ def _selected(definition: Definition, query: Query, type_name: str) -> Definitio
         return definition
     for name in query.select:
         if name not in definition:
-            raise unknown_property(name, type_name)
+            raise answers.unknown_property(name, type_name)
     kept = {"@odata.type", "MetadataId", *query.select}
     return {name: value for name, value in definition.items() if name in kept}
 
@@ -133,13 +121,13 @@ def _holds(node: ast._Node, definition: Definition) -> bool:
     if isinstance(node, ast.Call):
         message = f"The function '{node.func.name}' is not supported here."
         raise ServiceError(501, "0x8006088a", message)
-    raise bad_request("This $filter is not supported in metadata.")
+    raise answers.bad_request("This $filter is not supported in metadata.")
 
 
 def _value(node: ast._Node, definition: Definition) -> Any:
     if isinstance(node, ast.Identifier):
         name = column_name(node)
         if name not in definition:
-            raise unknown_property(name, _ENTITY)
+            raise answers.unknown_property(name, _ENTITY)
         return definition[name]
     return getattr(node, "py_val", None)

@@ -193,15 +193,10 @@ class Store:
             self._put(table, values, id, modifiedon, committed=True)
 
     def _put(
-        self,
-        table: StoredTable,
-        values: list[SqlValue],
-        id_: str,
-        modifiedon: object,
-        committed: bool,
+        self, table: StoredTable, values: list[SqlValue], id_: str, when: object, committed: bool
     ) -> None:
         self.version += 1
-        moment = modifiedon or self.clock.now()
+        moment = when or self.clock.now()
         system = table.system_values(modifiedon=moment, versionnumber=self.version)
         values = table.to_values(system, values)
         if committed:
@@ -294,13 +289,9 @@ class Store:
 
 def _teach_sqlite(connection: Any, _record: object) -> None:
     connection.create_collation("service", _compare_texts)
-    connection.create_function("guid_rank", 1, _rank_or_none, deterministic=True)
+    connection.create_function("guid_rank", 1, lambda g: g and guid_rank(g), deterministic=True)
 
 
 def _compare_texts(a: str, b: str) -> int:
     a, b = a.casefold(), b.casefold()
     return (a > b) - (a < b)
-
-
-def _rank_or_none(guid: str | None) -> str | None:
-    return None if guid is None else guid_rank(guid)
