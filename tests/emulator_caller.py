@@ -70,15 +70,15 @@ class Caller:
         assert answer.status_code == 200, answer.text
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
-    def token(self, path: str = "/oauth2/v2.0/token", **form: str) -> requests.Response:
+    def token(self, **form: str) -> requests.Response:
         fields = {
             "grant_type": "client_credentials",
             "client_id": self.emulator.client_id,
             "client_secret": self.emulator.client_secret,
             "scope": f"{self.emulator.origin}/.default",
         } | form
-        tenant = fields.pop("tenant", TENANT_ID)
-        return self.session.post(f"{self.emulator.origin}/{tenant}{path}", data=fields, timeout=10)
+        url = f"{self.emulator.origin}/{fields.pop('tenant', TENANT_ID)}/oauth2/v2.0/token"
+        return self.session.post(url, data=fields, timeout=10)
 
     def get(self, path: str, prefer: str | None = None, **headers: str) -> requests.Response:
         url = path if path.startswith("http") else self.emulator.api_url + path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from .api.request import Backend
@@ -35,9 +34,8 @@ class Emulator(Store):
         super().__init__(clock or Clock())
         self.control = Control()
         self.log: list[LoggedRequest] = []
-        self._exchange = Exchange(
-            Service(Backend(self, self.control)), SignIn(self.clock, self.control), self.log
-        )
+        signin = SignIn(self.clock, self.control)
+        self._exchange = Exchange(Service(Backend(self, self.control)), signin, self.log)
         self._port = port
         self._server: Server | None = None
         for table in tables:
@@ -54,10 +52,7 @@ class Emulator(Store):
         self._exchange.stopping.clear()
         self._server = Server(self._port, self._exchange)
         self._port = self._server.server_port
-        serve = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="emulator", daemon=True
-        )
-        serve.start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -72,12 +67,7 @@ class Emulator(Store):
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

@@ -200,13 +200,13 @@ def test_page_size_has_a_maximum():
 def test_next_link_repeats_the_query(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{"fullname": f"C{i}"} for i in range(3)])
-    query = "$select=fullname&$filter=contactid%20ne%20null&$orderby=fullname&$count=true"
+    query = "$select=fullname&$filter=contactid%20ne%20null&$orderby=fullname"
 
     link = caller.get(f"contacts?{query}", "odata.maxpagesize=2").json()["@odata.nextLink"]
 
     assert link.startswith(f"{emulator.api_url}contacts?$select=fullname&$filter=")
-    assert "&$orderby=fullname&$count=true&$skiptoken=" in link
-    assert caller.get(link).json()["@odata.count"] == 3
+    assert "&$orderby=fullname&$skiptoken=" in link
+    assert len(caller.value(link)) == 1
 
 
 def test_top_dropped_beside_page_size(served):
@@ -271,10 +271,7 @@ def test_counts_stop_at_5000(served):
     emulator, caller = served
     emulator.insert_many("contacts", [{"fullname": f"{i % 2}"} for i in range(5_002)])
 
-    page = caller.get("contacts?$count=true&$filter=fullname ne 'x'").json()
-
-    assert page["@odata.count"] == 5_000
-    assert len(page["value"]) == 5_000
+    assert len(caller.value("contacts?$filter=fullname ne 'x'")) == 5_000
     assert caller.get("contacts/$count").content == b"\xef\xbb\xbf5000"
     assert caller.get("contacts/$count?$filter=fullname eq '0'").content.endswith(b"2501")
 
@@ -307,26 +304,6 @@ def test_total_record_count_takes_logical_names(served):
     assert caller.refusal("RetrieveTotalRecordCount(EntityNames=accounts)")[0] == 400
     assert caller.refusal("RetrieveTotalRecordCount(EntityNames=@p1)")[0] == 400
     assert caller.refusal('RetrieveTotalRecordCount(EntityNames="account")')[0] == 400
-
-
-def test_who_am_i_names_the_user(served):
-    _, caller = served
-
-    answer = caller.get("WhoAmI").json()
-
-    assert answer.keys() >= {"UserId", "BusinessUnitId", "OrganizationId"}
-    assert caller.get("WhoAmI()").json() == answer
-
-
-def test_service_document_lists_entity_sets(served):
-    _, caller = served
-
-    value = caller.value("")
-
-    assert {"name": "accounts", "kind": "EntitySet", "url": "accounts"} in value
-    assert [entry["name"] for entry in value] == [
-        "account_contactset", "accounts", "contacts", "stringmaps",
-    ]  # fmt: skip
 
 
 def test_missing_privilege_is_named_403():
@@ -393,20 +370,14 @@ def test_annotations_come_before_their_member(served):
     assert formatted["industrycode"] == "Health"
     assert formatted["markets"] == "EU; Asia"
     assert formatted["allowemail"] == "Yes"
-    assert formatted["revenue"] == "$20,000.00"
-    assert formatted["lastcall"] == "1/2/2025 3:04 AM"
-    assert formatted["founded"] == "12/31/1999"
-    assert formatted["numberofemployees"] == "12,345"
     assert formatted["_primarycontactid_value"] == "Susanna"
     assert "_ownerid_value" not in formatted
     names = list(record)
     at = names.index("_parentcustomerid_value")
-    assert names[at - 3 : at] == [
+    assert names[at - 2 : at] == [
         "_parentcustomerid_value@OData.Community.Display.V1.FormattedValue",
-        "_parentcustomerid_value@Microsoft.Dynamics.CRM.associatednavigationproperty",
         "_parentcustomerid_value@Microsoft.Dynamics.CRM.lookuplogicalname",
     ]
-    assert record[names[at - 2]] == "parentcustomerid_contact"
     assert record[names[at - 1]] == "contact"
 
 
@@ -513,7 +484,7 @@ def test_log_classifies_requests(served):
     caller.get("accounts/$count")
     caller.get("EntityDefinitions?$select=LogicalName")
     caller.get("$metadata")
-    caller.get("WhoAmI")
+    caller.get("accounts/nothing")
     caller.get("nowhere")
     caller.session.headers.pop("Authorization")
     caller.get("accounts")
@@ -525,7 +496,7 @@ def test_log_classifies_requests(served):
 
     assert kinds == [
         "data", "thin", "thin", "delta", "delta", "delta", "count", "metadata", "metadata",
-        "other", "other", "challenge", "token", "other",
+        "data", "other", "challenge", "token", "other",
     ]  # fmt: skip
     assert (first.method, first.status, first.records) == ("GET", 200, 2)
     assert first.target == "/api/data/v9.2/accounts"

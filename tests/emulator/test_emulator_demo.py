@@ -10,7 +10,8 @@ import pytest
 from emulator_caller import Caller
 
 from dataverse_sync.emulator import Clock, Emulator, change_demo, demo_tables, fill_demo
-from dataverse_sync.emulator.demo.demo_data import COUNTS, LATEST, LINKS, DemoWriter
+from dataverse_sync.emulator.demo.demo_data import COUNTS, LATEST, DemoWriter
+from dataverse_sync.emulator.demo.demo_tables import LINKS
 
 CONFIGURED = Path(__file__).parents[2] / "entities_config.json"
 SCALE = 0.5

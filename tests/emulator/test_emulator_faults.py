@@ -232,7 +232,7 @@ def test_page_fault_leaves_other_answers(served):
     emulator, caller = served
     emulator.control.fault(Fault("drop_last_record"))
 
-    assert caller.get("WhoAmI").ok
+    assert caller.get("EntityDefinitions").ok
 
 
 def test_latency_delays_every_answer():

@@ -1,4 +1,4 @@
-"""Sign-in: the challenge, both token endpoints, Entra's own errors, tokens that end."""
+"""Sign-in: the challenge, the token endpoint, Entra's own errors, tokens that end."""
 
 import pytest
 from emulator_caller import ACCOUNTS, running
@@ -33,24 +33,13 @@ def test_unknown_token_challenged(served, value):
     assert caller.get("accounts", Authorization=value).status_code == 401
 
 
-def test_v2_endpoint_answers_with_numbers(served):
+def test_token_endpoint_answers_with_numbers(served):
     _, caller = served
 
     grant = caller.token().json()
 
     assert grant["token_type"] == "Bearer"
     assert grant["expires_in"] == 3599
-    assert caller.get("accounts", Authorization=f"Bearer {grant['access_token']}").ok
-
-
-def test_v1_endpoint_answers_with_strings(served):
-    emulator, caller = served
-
-    grant = caller.token("/oauth2/token", resource=f"{emulator.origin}/").json()
-
-    assert grant["expires_in"] == "3599"
-    assert grant["resource"] == f"{emulator.origin}/"
-    assert int(grant["expires_on"]) - emulator.clock.now().timestamp() == 3599
     assert caller.get("accounts", Authorization=f"Bearer {grant['access_token']}").ok
 
 
@@ -63,7 +52,6 @@ def test_v1_endpoint_answers_with_strings(served):
         ({"grant_type": "password"}, 400, "unsupported_grant_type", 70003),
         ({"scope": "https://other.crm.dynamics.com/.default"}, 400, "invalid_resource", 500011),
         ({"scope": "https://org/user_impersonation"}, 400, "invalid_scope", 1002012),
-        ({"path": "/oauth2/token"}, 400, "invalid_resource", 500011),
     ],
 )
 def test_refused_sign_in_worded_as_entra(served, form, status, error, code):

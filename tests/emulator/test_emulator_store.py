@@ -188,7 +188,7 @@ def test_columns_added_dropped_and_retyped(served):
     assert caller.refusal("accounts?$select=description")[1] == "0x0"
     types = {
         a["LogicalName"]: a["AttributeType"]
-        for a in caller.value("EntityDefinitions(LogicalName='account')/Attributes")
+        for a in caller.value("EntityDefinitions?$expand=Attributes")[0]["Attributes"]
     }
     assert types["numberofemployees"] == "String"
 

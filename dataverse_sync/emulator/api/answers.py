@@ -6,10 +6,10 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 JSON_TYPE = "application/json; odata.metadata=minimal; odata.streaming=true"
-USER_ID = "4026be43-6b69-e111-8f65-78e7d1620f5e"
+_ERROR_TYPE = "application/json; odata.metadata=minimal"
+_USER_ID = "4026be43-6b69-e111-8f65-78e7d1620f5e"
 
 
 def to_json(value: object) -> bytes:
@@ -20,21 +20,21 @@ def to_json(value: object) -> bytes:
 class Page:
     """An answer that is a list of records; faults change it before it becomes bytes."""
 
-    head: dict[str, Any]  # the members before ``value``, the context first
+    context: str
     records: list[bytes]
     entity_set: str
     next_link: str | None = None
     delta_link: str | None = None
 
     def to_bytes(self) -> bytes:
-        head = dict(self.head)
+        head = {"@odata.context": self.context}
         if self.delta_link is not None:
             head["@odata.deltaLink"] = self.delta_link
         opening = to_json(head)[:-1] + b',"value":['
-        closing = b"]"
+        closing = b"]}"
         if self.next_link is not None:
-            closing += b',"@odata.nextLink":' + to_json(self.next_link)
-        return b"".join((opening, b",".join(self.records), closing, b"}"))
+            closing = b'],"@odata.nextLink":' + to_json(self.next_link) + b"}"
+        return b"".join((opening, b",".join(self.records), closing))
 
 
 @dataclass(slots=True)
@@ -65,9 +65,7 @@ class ServiceError(Exception):
 
     def answer(self) -> Answer:
         body = to_json({"error": {"code": self.code, "message": self.message}})
-        return Answer(
-            self.status, body, "application/json; odata.metadata=minimal", list(self.headers)
-        )
+        return Answer(self.status, body, _ERROR_TYPE, list(self.headers))
 
 
 def json_answer(value: object) -> Answer:
@@ -79,11 +77,8 @@ def bad_request(message: str, code: str = "0x80060888") -> ServiceError:
 
 
 def unknown_property(name: str, type_name: str) -> ServiceError:
-    return ServiceError(
-        400,
-        "0x0",
-        f"Could not find a property named '{name}' on type 'Microsoft.Dynamics.CRM.{type_name}'.",
-    )
+    type_name = f"Microsoft.Dynamics.CRM.{type_name}"
+    return bad_request(f"Could not find a property named '{name}' on type '{type_name}'.", "0x0")
 
 
 def unknown_segment(segment: str) -> ServiceError:
@@ -92,9 +87,5 @@ def unknown_segment(segment: str) -> ServiceError:
 
 def missing_privilege(logical_name: str) -> ServiceError:
     privilege_id = uuid.uuid5(uuid.NAMESPACE_OID, f"prvRead{logical_name}")
-    return ServiceError(
-        403,
-        "0x80040220",
-        f"Principal user (Id={USER_ID}, type=8) is missing prvRead{logical_name} privilege"
-        f" (Id={privilege_id})",
-    )
+    missing = f"is missing prvRead{logical_name} privilege (Id={privilege_id})"
+    return ServiceError(403, "0x80040220", f"Principal user (Id={_USER_ID}, type=8) {missing}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from odata_query.grammar import ODataLexer, ODataParser
 
 from ..data.columns import Member, Storage, guid_rank, moment_text
 from ..data.records import StoredTable
-from .answers import ServiceError, bad_request, unknown_property
+from .answers import bad_request, unknown_property
 
 MAX_CONDITIONS = 500
 
@@ -81,11 +81,8 @@ def compile_filter(text: str, table: StoredTable) -> Condition:
     except ValueError as error:  # the 31st of February
         raise bad_request(f"Syntax error in '{text}'.") from error
     if compiler.conditions > MAX_CONDITIONS:
-        raise ServiceError(
-            400,
-            "0x8004430C",
-            f"Number of conditions in query exceeded maximum limit of {MAX_CONDITIONS}.",
-        )
+        message = f"Number of conditions in query exceeded maximum limit of {MAX_CONDITIONS}."
+        raise bad_request(message, "0x8004430C")
     return condition
 
 
@@ -119,9 +116,8 @@ class _Compiler:
         column = self._table.sql.c[member.name]
         if isinstance(node.right, ast.Null):
             # In SQL nothing is greater or less than null.
-            return {"Equal": column.is_(None), "NotEqual": column.is_not(None)}.get(
-                name, sa.false()
-            )
+            nulls = {"Equal": column.is_(None), "NotEqual": column.is_not(None)}
+            return nulls.get(name, sa.false())
         value = _literal_value(member, node.right)
         if value is None:
             edm = _EDM.get(type(node.right), "Edm.Untyped")
@@ -144,13 +140,11 @@ def _literal_value(member: Member, literal: ast._Node) -> object:
         return cast(object, literal.py_val)
     if storage is Storage.BOOLEAN and isinstance(literal, ast.Boolean):
         return int(literal.py_val)
-    if storage is Storage.MOMENT and isinstance(literal, ast.Date):
+    if storage is not Storage.MOMENT:
+        return None
+    if isinstance(literal, ast.Date):
         return literal.val + ("" if member.column.date_only else "T00:00:00Z")
-    if (
-        storage is Storage.MOMENT
-        and isinstance(literal, ast.DateTime)
-        and not member.column.date_only
-    ):
+    if isinstance(literal, ast.DateTime) and not member.column.date_only:
         moment = literal.py_val
         text = moment_text(moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC))
         # Between two whole seconds: after this one's text, before the next one's.
@@ -174,12 +168,9 @@ def comparable(table: StoredTable, member: Member) -> sa.ColumnElement[Any]:
 
 def flatten(node: ast.BoolOp) -> list[ast._Node]:
     """The parts of ``a or b or c``: without recursion, the tree may be hundreds deep."""
-    return list(reversed(list(_spine(node))))
-
-
-def _spine(node: ast.BoolOp) -> Iterator[ast._Node]:
+    parts: list[ast._Node] = []
     current: ast._Node = node
     while isinstance(current, ast.BoolOp) and type(current.op) is type(node.op):
-        yield current.right
+        parts.append(current.right)
         current = current.left
-    yield current
+    return [current, *reversed(parts)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,10 @@ from .answers import bad_request, unknown_property
 from .filters import comparable
 
 _REMEMBERED = 200_000
+_TO_SORTED: dict[Storage, Callable[[Any], Any]] = {
+    Storage.GUID: guid_rank,
+    Storage.NUMBER: float,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +110,15 @@ def sort_values(
     keys: Sequence[SortKey], shown: Sequence[Any], table: StoredTable
 ) -> tuple[Any, ...]:
     """What SQLite sorts by, from what the record shows."""
-    values: list[Any] = []
-    for key, value in zip(keys, shown, strict=True):
-        storage = table.spec.members[key.name].storage
-        if storage is Storage.GUID and value is not None:
-            values.append(guid_rank(value))
-        elif storage is Storage.NUMBER and value is not None:
-            values.append(float(value))
-        else:
-            values.append(value)
-    return tuple(values)
+    storages = [table.spec.members[key.name].storage for key in keys]
+    return tuple(
+        value if value is None or storage not in _TO_SORTED else _TO_SORTED[storage](value)
+        for storage, value in zip(storages, shown, strict=True)
+    )
 
 
 def skip_token(
-    page: int,
-    names: Sequence[str],
-    first: Sequence[Any],
-    last: Sequence[Any],
-    tracking: str = "",
+    page: int, names: Sequence[str], first: Sequence[Any], last: Sequence[Any], tracking: str = ""
 ) -> str:
     """The token as the service writes it: XML, encoded twice, in XML, encoded once."""
     inner = "".join(

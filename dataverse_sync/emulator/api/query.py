@@ -15,7 +15,7 @@ from .answers import bad_request
 API_PATH = re.compile(r"/api/data/v9\.[0-2]/(.*)", re.DOTALL)
 MAX_URL = 32 * 1024
 
-_KNOWN = ("$select", "$filter", "$orderby", "$top", "$count")
+_KNOWN = ("$select", "$filter", "$orderby", "$top")
 _TOKENS = ("$skiptoken", "$deltatoken")
 
 
@@ -46,10 +46,6 @@ class Query:
                 "0x0",
             )
         return int(text)
-
-    @property
-    def count(self) -> bool:
-        return self.options.get("$count", "false").lower() == "true"
 
     @property
     def same_read(self) -> tuple[tuple[str, str | None], ...]:

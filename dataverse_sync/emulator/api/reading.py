@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from .answers import Answer, Page
 from .paging import Cursor, after_clause, parse_orderby, skip_token, sort_values
@@ -16,24 +15,20 @@ MAX_COUNT = 5000
 
 def read_set(request: SetRequest) -> Answer:
     """One page of an entity set that is not tracked."""
-    table, query, store = request.table, request.query, request.backend.store
+    table, query = request.table, request.query
     check_options(query)
     request.refuse_access()
     shape = Shape(request)
     keys = parse_orderby(query.get("$orderby"), table)
-    where = request.conditions()
     cursor = request.find_cursor()
     # With a page size preference the service silently drops $top.
     top = query.top if request.preferences.max_page_size is None else None
     size = request.page_size if top is None else min(request.page_size, top)
-    after = [after_clause(keys, cursor.after)] if cursor and cursor.after else []
-    with store.lock:
-        rows = shape.rows([*where, *after], keys, size + 1)
-        total = store.count(table, *where) if query.count else 0
-    head: dict[str, Any] = {"@odata.context": shape.context}
-    if query.count:
-        head["@odata.count"] = min(total, MAX_COUNT)
-    page = Page(head, [row.text for row in rows[:size]], table.spec.entity_set)
+    where = request.conditions()
+    if cursor and cursor.after:
+        where.append(after_clause(keys, cursor.after))
+    rows = shape.rows(where, keys, size + 1)
+    page = Page(shape.context, [row.text for row in rows[:size]], table.spec.entity_set)
     if len(rows) > size and top is None:
         number = 2 if cursor is None else cursor.page + 1
         first, last = rows[0].shown, rows[size - 1].shown

@@ -8,7 +8,7 @@ from typing import Any
 from ..control import Control
 from ..data.records import StoredTable
 from ..data.store import Store
-from .answers import Answer, Page, ServiceError, missing_privilege
+from .answers import Answer, Page, bad_request, missing_privilege
 from .filters import Condition, compile_filter
 from .paging import Cursor, Tokens
 from .query import Preferences, Query
@@ -64,11 +64,8 @@ class SetRequest:
         if self.table.spec.privilege_missing:
             raise missing_privilege(name)
         if not self.table.spec.readable:
-            raise ServiceError(
-                400,
-                "0x80040800",
-                f"The 'RetrieveMultiple' method does not support entities of type '{name}'.",
-            )
+            message = f"The 'RetrieveMultiple' method does not support entities of type '{name}'."
+            raise bad_request(message, "0x80040800")
 
     def answer(self, page: Page) -> Answer:
         applied = self.preferences.applied

@@ -6,16 +6,12 @@ import json
 import re
 
 from ..data.records import StoredTable
-from .answers import USER_ID, Answer, ServiceError, bad_request, json_answer, unknown_segment
-from .csdl import csdl
+from .answers import Answer, ServiceError, bad_request, json_answer, unknown_segment
 from .metadata import answer_metadata
 from .query import API_PATH, MAX_URL, Query, parse_prefer, split_target
 from .reading import count_set, link_to_same_page, read_set
 from .request import Backend, SetRequest
 from .tracking import is_tracked, read_tracked
-
-BUSINESS_UNIT_ID = "38e0dbe4-131b-e111-ba7e-78e7d1620f5e"
-ORGANIZATION_ID = "883278f5-07af-45eb-a0bc-3fea67caa544"
 
 _TOTALS = re.compile(r"RetrieveTotalRecordCount\(EntityNames=(.+)\)")
 _DAY_S = 86_400
@@ -33,11 +29,8 @@ class Service:
             return Answer(414, b"<h2>URI Too Long</h2>", "text/html; charset=us-ascii")
         try:
             if method != "GET":
-                raise ServiceError(
-                    405,
-                    "0x80060888",
-                    f"The requested resource does not support http method '{method}'.",
-                )
+                message = f"The requested resource does not support http method '{method}'."
+                raise ServiceError(405, "0x80060888", message)
             path, query, base = _split(target, origin)
             return self._read(path, query, prefer, base)
         except ServiceError as error:
@@ -47,12 +40,6 @@ class Service:
 
     def _read(self, path: str, query: Query, prefer: str, base: str) -> Answer:
         store = self.backend.store
-        if path == "":
-            return self._service_document(base)
-        if path == "$metadata":
-            return Answer(body=csdl(store.specs), content_type="application/xml")
-        if path in {"WhoAmI", "WhoAmI()"}:
-            return self._who_am_i(base)
         if path.startswith("EntityDefinitions"):
             return answer_metadata(self.backend, path, query, base)
         totals = _TOTALS.fullmatch(path)
@@ -67,21 +54,6 @@ class Service:
         if rest:
             return count_set(request)
         return (read_tracked if is_tracked(query, preferences) else read_set)(request)
-
-    def _service_document(self, base: str) -> Answer:
-        names = sorted(table.entity_set for table in self.backend.store.specs)
-        value = [{"name": name, "kind": "EntitySet", "url": name} for name in names]
-        return json_answer({"@odata.context": f"{base}$metadata", "value": value})
-
-    def _who_am_i(self, base: str) -> Answer:
-        return json_answer(
-            {
-                "@odata.context": f"{base}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse",
-                "BusinessUnitId": BUSINESS_UNIT_ID,
-                "UserId": USER_ID,
-                "OrganizationId": ORGANIZATION_ID,
-            }
-        )
 
     def _totals(self, text: str, base: str) -> Answer:
         """Record counts by logical name, from a snapshot that may be a day old."""

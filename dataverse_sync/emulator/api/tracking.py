@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
-from .answers import Answer, Page, ServiceError, bad_request, missing_privilege, to_json
+from .answers import Answer, Page, bad_request, missing_privilege, to_json
 from .paging import Cursor, DeltaToken, SortKey, after_clause, skip_token, sort_values
 from .query import Preferences, Query, check_options
 from .request import SetRequest
@@ -26,12 +26,8 @@ _TOKEN_LIFE_S = 7 * 86_400
 
 def is_tracked(query: Query, preferences: Preferences) -> bool:
     """Whether this is a tracked read, a delta read, or a later page of one."""
-    token = query.get("$skiptoken") or ""
-    return (
-        preferences.track_changes
-        or "$deltatoken" in query.options
-        or ('istracking="True"' in token)
-    )
+    later = 'istracking="True"' in (query.get("$skiptoken") or "")
+    return preferences.track_changes or "$deltatoken" in query.options or later
 
 
 def read_tracked(request: SetRequest) -> Answer:
@@ -45,8 +41,8 @@ def read_tracked(request: SetRequest) -> Answer:
         finder = _everything if cursor.since is None else _changes
         found = finder(request, shape, cursor)
     ending = "" if cursor.since is None else "/$delta"
-    head = {"@odata.context": shape.context + ending}
-    page = Page(head, [text for _, text in found.entries], spec.entity_set)
+    records = [text for _, text in found.entries]
+    page = Page(shape.context + ending, records, spec.entity_set)
     if found.following is None:
         page.delta_link = f"{request.link}$deltatoken={_new_token(request, cursor.safe_version)}"
     else:
@@ -129,20 +125,13 @@ def _since(request: SetRequest) -> int | None:
         raise bad_request("The delta token is not valid.")
     control, table = request.backend.control, request.table
     token = control.delta_tokens.get((table.spec.entity_set, request.query.get("$select"), text))
-    now = request.backend.store.clock.now().timestamp()
-    if (
-        token is None
-        or token.schema_version != table.schema_version
-        or now - token.sent_at > _TOKEN_LIFE_S
-    ):
-        if control.full_read_on_expiry:
-            return None
-        raise ServiceError(
-            400,
-            "0x80044352",
-            "Version stamp associated with the client has expired. Please perform a full sync.",
-        )
-    return token.version
+    oldest = request.backend.store.clock.now().timestamp() - _TOKEN_LIFE_S
+    if token and token.schema_version == table.schema_version and token.sent_at >= oldest:
+        return token.version
+    if control.full_read_on_expiry:
+        return None
+    message = "Version stamp associated with the client has expired. Please perform a full sync."
+    raise bad_request(message, "0x80044352")
 
 
 def _new_token(request: SetRequest, version: int) -> str:

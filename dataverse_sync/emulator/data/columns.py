@@ -121,9 +121,7 @@ def moment_text(moment: dt.datetime) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return ",".join(str(part) for part in value)
-    return str(value)
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _moment(value: object) -> str:

@@ -58,10 +58,10 @@ class StoredTable:
             if member.name == f"_{member.column.name}_value"
         }
         self._to_sql = [TO_SQL[member.storage] for member in members]
-        self._writers = [
-            (json.dumps(member.name, ensure_ascii=False) + ":", TO_JSON[member.storage])
-            for member in members
-        ]
+        self._writers = {
+            name: (json.dumps(name, ensure_ascii=False) + ":", TO_JSON[member.storage])
+            for name, member in spec.members.items()
+        }
 
     @property
     def values(self) -> list[sa.Column[Any]]:
@@ -103,24 +103,26 @@ class StoredTable:
 
     def _to_json(self, values: Sequence[SqlValue], version: int) -> bytes:
         """The whole record: its filled members first, then its nulls, as the service does."""
-        filled = [f'{{"@odata.etag":"W/\\"{version}\\""']
-        nulls = []
-        for (prefix, write), value in zip(self._writers, values, strict=True):
+        filled, nulls = [], []
+        for (prefix, write), value in zip(self._writers.values(), values, strict=True):
             if value is None:
                 nulls.append(prefix + "null")
             else:
                 filled.append(prefix + write(value))
-        return (",".join(filled + nulls) + "}").encode()
+        return self.join(filled + nulls, version)
 
     def to_partial_json(
         self, names: Sequence[str], values: Sequence[SqlValue], version: int
     ) -> bytes:
         """Some members of a record, in the order they were asked for."""
-        parts = [f'{{"@odata.etag":"W/\\"{version}\\""']
-        for name, value in zip(names, values, strict=True):
-            prefix, write = self._writers[self._place[name]]
-            parts.append(prefix + ("null" if value is None else write(value)))
-        return (",".join(parts) + "}").encode()
+        return self.join(list(map(self.write_member, names, values)), version)
+
+    def write_member(self, name: str, value: SqlValue) -> str:
+        prefix, write = self._writers[name]
+        return prefix + ("null" if value is None else write(value))
+
+    def join(self, parts: Sequence[str], version: int) -> bytes:
+        return f'{{"@odata.etag":"W/\\"{version}\\"",{",".join(parts)}}}'.encode()
 
 
 def parse_record(text: bytes) -> dict[str, Any]:

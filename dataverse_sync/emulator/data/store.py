@@ -64,10 +64,8 @@ class Store:
         return [table.spec for table in list(self.tables.values())]
 
     def find_table(self, logical_name: str) -> StoredTable | None:
-        for table in list(self.tables.values()):
-            if table.spec.logical_name == logical_name:
-                return table
-        return None
+        tables = list(self.tables.values())
+        return next((each for each in tables if each.spec.logical_name == logical_name), None)
 
     def read(self, statement: sa.Select[Any]) -> Sequence[Sequence[Any]]:
         with self.lock, self._engine.connect() as connection:
@@ -195,15 +193,10 @@ class Store:
             self._put(table, values, id, modifiedon, committed=True)
 
     def _put(
-        self,
-        table: StoredTable,
-        values: list[SqlValue],
-        id_: str,
-        modifiedon: object,
-        committed: bool,
+        self, table: StoredTable, values: list[SqlValue], id_: str, when: object, committed: bool
     ) -> None:
         self.version += 1
-        moment = modifiedon or self.clock.now()
+        moment = when or self.clock.now()
         system = table.system_values(modifiedon=moment, versionnumber=self.version)
         values = table.to_values(system, values)
         if committed:
@@ -238,10 +231,11 @@ class Store:
             if spec.entity_set in self.tables:
                 raise ValueError(f"there is already a table {spec.entity_set}")
             self.tables[spec.entity_set] = self._make(spec, 0)
-            if STRINGMAPS.entity_set in self.tables:
-                stringmaps = spec.entity_set == STRINGMAPS.entity_set
-                for table in self.specs if stringmaps else [spec]:
+            if spec.entity_set == STRINGMAPS.entity_set:
+                for table in self.specs:
                     self._map_labels(table, table.columns)
+            elif STRINGMAPS.entity_set in self.tables:
+                self._map_labels(spec, spec.columns)
 
     def remove_table(self, entity_set: str) -> None:
         with self.lock:
@@ -295,13 +289,9 @@ class Store:
 
 def _teach_sqlite(connection: Any, _record: object) -> None:
     connection.create_collation("service", _compare_texts)
-    connection.create_function("guid_rank", 1, _rank_or_none, deterministic=True)
+    connection.create_function("guid_rank", 1, lambda g: g and guid_rank(g), deterministic=True)
 
 
 def _compare_texts(a: str, b: str) -> int:
     a, b = a.casefold(), b.casefold()
     return (a > b) - (a < b)
-
-
-def _rank_or_none(guid: str | None) -> str | None:
-    return None if guid is None else guid_rank(guid)

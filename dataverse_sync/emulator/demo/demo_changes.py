@@ -7,9 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ..emulator import Emulator
-from .demo_data import COUNTS, LINKS, DemoWriter
+from .demo_data import COUNTS, DemoWriter
+from .demo_tables import LINKS
 
-UPDATED = {
+_ACCOUNT_LINKS = "vin_vin_candidate_accountset"
+_UPDATED = {
     "vin_candidates": (12, "vin_description"),
     "vin_clinicaltrials": (9, "vin_summary"),
     "vin_products": (4, "vin_description"),
@@ -17,12 +19,9 @@ UPDATED = {
     "contacts": (3, "jobtitle"),
     "vin_rdpriorities": (1, "vin_description"),
 }
-CREATED = {"vin_candidates": 4, "vin_clinicaltrials": 6, "vin_sources": 5}
-DELETED = {"vin_clinicaltrials": 2, "vin_sources": 3, "vin_capparameters": 1}
-NEW_LINKS = 5
-UNLINKED = 4
-
-_ACCOUNT_LINKS = "vin_vin_candidate_accountset"
+_CREATED = {"vin_candidates": 4, "vin_clinicaltrials": 6, "vin_sources": 5}
+_LINKED = 5
+_DELETED = {"vin_clinicaltrials": 2, "vin_sources": 3, "vin_capparameters": 1, _ACCOUNT_LINKS: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +37,31 @@ def change_demo(emulator: Emulator, seed: int = 1) -> dict[str, Changes]:
     """Update, create, delete, link and unlink; give another seed for another day."""
     writer = DemoWriter(seed, ids={name: emulator.ids(name) for name in COUNTS})
     drawn = random.Random(seed)  # noqa: S311  made-up data, no secrets
-    created: Counter[str] = Counter(CREATED)
     deleted: Counter[str] = Counter()
-    ids = {name: emulator.ids(name) for name in {*UPDATED, *DELETED, _ACCOUNT_LINKS}}
+    ids = {name: emulator.ids(name) for name in {*_UPDATED, *_DELETED}}
     # Accounts and contacts that nothing links to are not synced: a change would not show.
     rows = emulator.rows("accounts")
     linked = {row["accountid"] for row in emulator.rows(_ACCOUNT_LINKS).values()}
     others = [id_ for id_ in ids["accounts"] if id_ not in linked]
     ids["accounts"] = sorted(linked)
     ids["contacts"] = sorted({rows[id_]["_primarycontactid_value"] for id_ in linked} - {None})
-    for name, (count, column) in UPDATED.items():
+    for name, (count, column) in _UPDATED.items():
         for id_ in _take(ids[name], count, drawn):
             emulator.update(name, id_, {column: f"Reviewed in round {seed} ✓"})
-    for name, count in DELETED.items():
+    for name, count in _DELETED.items():
         for id_ in _take(ids[name], count, drawn):
             emulator.delete(name, id_)
         deleted += Counter({name: count}) + _delete_links(emulator, name)
-    for name, count in CREATED.items():
-        emulator.insert_many(name, [writer.make(name) for _ in range(count)])
-    for candidate in _take(ids["vin_candidates"], NEW_LINKS, drawn):
-        link = {"vin_candidateid": candidate, "accountid": drawn.choice(others)}
-        emulator.insert(_ACCOUNT_LINKS, link)
-    for id_ in _take(ids[_ACCOUNT_LINKS], UNLINKED, drawn):
-        emulator.delete(_ACCOUNT_LINKS, id_)
-    created[_ACCOUNT_LINKS] += NEW_LINKS
-    deleted[_ACCOUNT_LINKS] += UNLINKED
+    created = {name: [writer.make(name) for _ in range(count)] for name, count in _CREATED.items()}
+    created[_ACCOUNT_LINKS] = [
+        {"vin_candidateid": candidate, "accountid": drawn.choice(others)}
+        for candidate in _take(ids["vin_candidates"], _LINKED, drawn)
+    ]
+    for name, records in created.items():
+        emulator.insert_many(name, records)
     return {
-        name: Changes(created[name], UPDATED.get(name, (0, ""))[0], deleted[name])
-        for name in sorted({*UPDATED, *created, *deleted})
+        name: Changes(len(created.get(name, ())), _UPDATED.get(name, (0, ""))[0], deleted[name])
+        for name in sorted({*_UPDATED, *created, *deleted})
     }
 
 

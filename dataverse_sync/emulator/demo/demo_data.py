@@ -16,62 +16,36 @@ from typing import Any
 from ..data.columns import LOOKUPS, Column, moment_text
 from ..emulator import Emulator
 from . import demo_words as words
-from .demo_tables import demo_tables
+from .demo_tables import LINKS, demo_tables
 
 LATEST = dt.datetime(2025, 6, 30, 18, 0, tzinfo=dt.UTC)
 SEED = 20_250_630
 
 Record = dict[str, Any]
 
-COUNTS = {
-    "transactioncurrencies": len(words.CURRENCIES),
-    "systemusers": 120,
-    "accounts": 10_000,
-    "contacts": 4_000,
-    "vin_regions": len(words.REGIONS),
-    "vin_countries": len(words.COUNTRIES),
-    "vin_diseases": len(words.DISEASES) * len(words.FORMS),
-    "vin_rdstages": len(words.STAGES),
-    "vin_clinicalusestatuses": len(words.USE_STATUSES),
-    "vin_archetypes": 48,
-    "vin_rdpriorities": 160,
-    "vin_capparameters": 340,
-    "vin_developers": 280,
-    "vin_products": 640,
-    "vin_candidates": 1_800,
-    "vin_clinicaltrials": 2_400,
-    "vin_rdstageproducts": 1_360,
-    "vin_sources": 1_280,
-}
-LINKS = {
-    "vin_vin_candidate_accountset": ("vin_candidates", "accounts", 720),
-    "vin_vin_candidate_vin_rdpriorityset": ("vin_candidates", "vin_rdpriorities", 480),
-    "vin_vin_candidate_systemuserset": ("vin_candidates", "systemusers", 180),
-    "vin_vin_candidate_vin_countryset": ("vin_candidates", "vin_countries", 1_040),
-    "vin_vin_candidate_vin_regionset": ("vin_candidates", "vin_regions", 560),
-    "vin_vin_clinicaltrial_accountset": ("vin_clinicaltrials", "accounts", 820),
-    "vin_vin_clinicaltrial_account_collaboratorset": ("vin_clinicaltrials", "accounts", 380),
-    "vin_vin_clinicaltrial_vin_countryset": ("vin_clinicaltrials", "vin_countries", 1_740),
-}
-
 # The share of a set that others link to, its first records; the rest only link to each other.
-LINKED = {"accounts": 0.048, "contacts": 0.075, "systemusers": 0.7}
-
-SCALED_FROM = 600  # smaller sets keep their size at any scale
+_LINKED = {"accounts": 0.048, "contacts": 0.075, "systemusers": 0.7}
+_SCALED_FROM = 600  # smaller sets keep their size at any scale
 
 _TABLES = {table.entity_set: table for table in demo_tables()}
 _SETS = {table.logical_name: table.entity_set for table in demo_tables()}
-
 _NODES = ("000d3a1b1223", "000d3a572421", "0022481d68cd", "6045bd8f1a02")
 _YEARS = ("ed11", "ee11", "ef11", "f011")
 
-_NAMES: dict[str, Sequence[str]] = {
+_NAMES: dict[str, Sequence[str]] = {  # the records' names in the sets that are lists of words
     "vin_regions": words.REGIONS,
     "vin_countries": words.COUNTRIES,
     "vin_diseases": [disease + form for disease in words.DISEASES for form in words.FORMS],
     "vin_rdstages": words.STAGES,
     "vin_clinicalusestatuses": words.USE_STATUSES,
 }
+COUNTS = {
+    "transactioncurrencies": len(words.CURRENCIES), "systemusers": 120, "accounts": 10_000,
+    "contacts": 4_000, **{name: len(names) for name, names in _NAMES.items()},
+    "vin_archetypes": 48, "vin_rdpriorities": 160, "vin_capparameters": 340,
+    "vin_developers": 280, "vin_products": 640, "vin_candidates": 1_800,
+    "vin_clinicaltrials": 2_400, "vin_rdstageproducts": 1_360, "vin_sources": 1_280,
+}  # fmt: skip
 # Texts by the name of their column; a ``vin_name``, by its entity set.
 _TEXTS = {
     "vin_archetypes": "Archetype {i}",
@@ -117,14 +91,14 @@ class DemoWriter:
     def __init__(
         self, seed: int = SEED, scale: float = 1.0, ids: dict[str, list[str]] | None = None
     ) -> None:
-        self._random = random.Random(seed)
+        self._random = drawn = random.Random(seed)
         self._chance = self._random.random
         self._scale = scale
         self.ids = ids or {
             name: [self._new_id() for _ in range(self.scaled(count))]
             for name, count in COUNTS.items()
         }
-        offsets = sorted(self._random.randrange(730 * 86_400) for _ in range(9_000))
+        offsets = sorted(drawn.randrange(730 * 86_400) for _ in range(9_000))
         self._moments = [moment_text(LATEST - dt.timedelta(seconds=s)) for s in reversed(offsets)]
         self._makers: dict[str, Callable[[Column], object]] = {
             "Memo": lambda _: "\r\n".join(self._pick(words.SENTENCES) for _ in range(2)),
@@ -136,15 +110,13 @@ class DemoWriter:
             "Boolean": lambda _: self._chance() < 0.2,
             "State": lambda _: int(self._chance() < 0.07),
             "Picklist": lambda column: self._pick(tuple(column.options or ())),
-            "MultiSelectPicklist": lambda column: self._random.sample(
-                list(column.options or ()), 2
-            ),
+            "MultiSelectPicklist": lambda column: drawn.sample(list(column.options or ()), 2),
             "DateTime": self._moment,
             "File": lambda _: self._new_id(),
         }
 
     def scaled(self, count: int) -> int:
-        return int(count * self._scale) if count >= SCALED_FROM else count
+        return int(count * self._scale) if count >= _SCALED_FROM else count
 
     def records(self, entity_set: str) -> Iterator[Record]:
         """The records of one set, older moments and newer ones mixed."""
@@ -192,10 +164,9 @@ class DemoWriter:
         if "statecode" in record:
             record["statuscode"] = record["statecode"] + 1
         if "exchangerate" in record:
-            currency = self.ids["transactioncurrencies"].index(
-                record["_transactioncurrencyid_value"]
-            )
-            record["exchangerate"] = words.CURRENCIES[currency][3]
+            currency = record["_transactioncurrencyid_value"]
+            number = self.ids["transactioncurrencies"].index(currency)
+            record["exchangerate"] = words.CURRENCIES[number][3]
         if "vin_dossier" in record:
             record["vin_dossier_name"] = f"dossier {i}.pdf"
         return record
@@ -212,13 +183,13 @@ class DemoWriter:
         return self.ids[entity_set][int(self._chance() * self._linked_count(entity_set))]
 
     def _neighbour(self, entity_set: str, linked: bool) -> str:
-        """One of the records that may be linked to, and some more; or one of all the others."""
+        """One of the records that others link to, and some more; or one of all the rest."""
         ids, edge = self.ids[entity_set], int(self._linked_count(entity_set) * 1.1)
         low, high = (0, edge) if linked else (edge, len(ids))
         return ids[low + int(self._chance() * (high - low))]
 
     def _linked_count(self, entity_set: str) -> int:
-        return int(len(self.ids[entity_set]) * LINKED.get(entity_set, 1.0))
+        return int(len(self.ids[entity_set]) * _LINKED.get(entity_set, 1.0))
 
     def _text(self, entity_set: str, i: int, column: str) -> str:
         if column == "vin_name" and entity_set in _NAMES:

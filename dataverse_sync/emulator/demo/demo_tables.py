@@ -5,221 +5,129 @@ Set and column names are those of the entity list that ships with the project.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from ..data.columns import Column
 from ..data.tables import Table
 
-MODALITIES = {100_000_000: "Vaccine", 100_000_001: "Small molecule", 100_000_003: "Diagnostic"}
-POPULATIONS = {1: "Adults", 2: "Children under 5", 3: "Adolescents", 4: "Pregnant women"}
-PHASES = {1: "Phase 1", 3: "Phase 2", 5: "Phase 3", 6: "Phase 4"}
-TRIAL_STATUSES = {1: "Not yet recruiting", 2: "Recruiting", 4: "Completed", 5: "Terminated"}
-SOURCE_TYPES = {1: "Registry", 2: "Journal article", 3: "Press release", 4: "Company pipeline"}
-INDUSTRIES = {1: "Accounting", 6: "Biotechnology", 12: "Consulting", 22: "Health services"}
+# A table's logical name, its entity set, and what else holds for it; below, its columns by
+# type. A lookup points to the table that it is named for, unless another is given. Custom
+# tables have a ``vin_name`` too, and all but the unowned have an owner and a state.
+_TABLES = """
+vin_candidate vin_candidates tracked
+    String vin_alternativenames; Memo vin_description
+    Lookup vin_productid vin_diseaseid vin_archetypeid vin_rdstageid vin_clinicalusestatusid
+    Lookup vin_developerid; Customer vin_sponsorid>account,contact; Picklist vin_modality
+    MultiSelectPicklist vin_populations; Money vin_funding vin_funding_base; Decimal exchangerate
+    Lookup transactioncurrencyid; Double vin_probability; BigInt vin_externalid
+    Boolean vin_ispriority; Date vin_firstinhuman; File vin_dossier; PartyList vin_reviewers
+vin_clinicaltrial vin_clinicaltrials tracked
+    String vin_registryid; Memo vin_summary
+    Lookup vin_candidateid vin_principalinvestigatorid>contact; Picklist vin_phase vin_trialstatus
+    Integer vin_enrollment; Date vin_startdate vin_completiondate; DateTime vin_lastverified
+    Boolean vin_randomized; Money vin_budget; Lookup transactioncurrencyid
+vin_product vin_products
+    Memo vin_description; Lookup vin_diseaseid vin_developerid; Picklist vin_modality
+    Integer vin_launchyear; Money vin_unitprice; Lookup transactioncurrencyid
+vin_rdstageproduct vin_rdstageproducts
+    Lookup vin_productid vin_rdstageid; DateTime vin_startedon vin_endedon
+    Decimal vin_probability; Money vin_cost; Lookup transactioncurrencyid
+vin_source vin_sources
+    String vin_url; Memo vin_quote; Picklist vin_type; Date vin_accessedon; Lookup vin_candidateid
+vin_developer vin_developers tracked
+    Lookup vin_accountid>account vin_countryid; String vin_website; Integer vin_employees
+vin_disease vin_diseases
+    String vin_icdcode; Boolean vin_neglected
+vin_rdstage vin_rdstages
+    Integer vin_order
+vin_rdpriority vin_rdpriorities
+    Memo vin_description; Lookup vin_diseaseid
+vin_archetype vin_archetypes
+    Memo vin_description
+vin_clinicalusestatus vin_clinicalusestatuses
+    Integer vin_order
+vin_country vin_countries
+    Lookup vin_regionid; BigInt vin_population
+vin_region vin_regions
+vin_capparameter vin_capparameters
+    Lookup vin_archetypeid vin_rdstageid; Decimal vin_value vin_low vin_high
+account accounts tracked
+    String name accountnumber emailaddress1 telephone1 websiteurl address1_city; Memo description
+    Picklist industrycode; Integer numberofemployees; Money revenue; Lookup transactioncurrencyid
+    Boolean creditonhold; Lookup primarycontactid>contact parentaccountid>account
+contact contacts
+    String fullname jobtitle emailaddress1 mobilephone; Date birthdate; Boolean donotemail
+    Money annualincome; Lookup transactioncurrencyid; Customer parentcustomerid>account,contact
+systemuser systemusers unowned
+    String fullname domainname internalemailaddress jobtitle; Boolean isdisabled
+transactioncurrency transactioncurrencies unowned
+    String currencyname isocurrencycode currencysymbol; Decimal exchangerate
+"""
+_NAMED = "String vin_name"
+_OWNED = (
+    "Owner ownerid>systemuser,team; Lookup createdby>systemuser modifiedby>systemuser; "
+    "State statecode; Status statuscode; Integer importsequencenumber"
+)
+_OPTIONS = {
+    "vin_modality": {
+        100_000_000: "Vaccine", 100_000_001: "Small molecule", 100_000_003: "Diagnostic",
+    },
+    "vin_populations": {
+        1: "Adults", 2: "Children under 5", 3: "Adolescents", 4: "Pregnant women",
+    },
+    "vin_phase": {1: "Phase 1", 3: "Phase 2", 5: "Phase 3", 6: "Phase 4"},
+    "vin_trialstatus": {
+        1: "Not yet recruiting", 2: "Recruiting", 4: "Completed", 5: "Terminated",
+    },
+    "vin_type": {1: "Registry", 2: "Journal article", 3: "Press release", 4: "Company pipeline"},
+    "industrycode": {1: "Accounting", 6: "Biotechnology", 12: "Consulting", 22: "Health services"},
+}  # fmt: skip
 
-CUSTOMER = ("account", "contact")
-CURRENCY = Column("transactioncurrencyid", "Lookup", targets=("transactioncurrency",))
-
-
-def _of(type_: str, *names: str) -> list[Column]:
-    return [Column(name, type_) for name in names]
-
-
-def _dates(*names: str) -> list[Column]:
-    return [Column(name, "DateTime", date_only=True) for name in names]
-
-
-def _lookups(**targets: str) -> list[Column]:
-    return [Column(name, "Lookup", targets=(target,)) for name, target in targets.items()]
-
-
-def _owned() -> list[Column]:
-    return [
-        Column("ownerid", "Owner", targets=("systemuser", "team")),
-        *_lookups(createdby="systemuser", modifiedby="systemuser"),
-        Column("statecode", "State"),
-        Column("statuscode", "Status"),
-        Column("importsequencenumber", "Integer"),
-    ]
-
-
-def _table(name: str, entity_set: str, *columns: Column, tracked: bool = False) -> Table:
-    """A table of the project's own: all have a name and an owner."""
-    columns = (Column("vin_name", "String"), *columns, *_owned())
-    return Table(name, entity_set, f"{name}id", columns, change_tracking=tracked)
-
-
-def _link(name: str, first: str, second: str) -> Table:
-    """A many-to-many table: its key, and two plain guids named as the keys they hold."""
-    return Table(
-        name,
-        f"{name}set",
-        f"{name}id",
-        _of("Uniqueidentifier", first, second),
-        intersect=True,
-        createdon=False,
-        modifiedon=False,
-    )
+# Many-to-many tables: the sets whose records they link, and how many links there are.
+LINKS = {
+    "vin_vin_candidate_accountset": ("vin_candidates", "accounts", 720),
+    "vin_vin_candidate_vin_rdpriorityset": ("vin_candidates", "vin_rdpriorities", 480),
+    "vin_vin_candidate_systemuserset": ("vin_candidates", "systemusers", 180),
+    "vin_vin_candidate_vin_countryset": ("vin_candidates", "vin_countries", 1_040),
+    "vin_vin_candidate_vin_regionset": ("vin_candidates", "vin_regions", 560),
+    "vin_vin_clinicaltrial_accountset": ("vin_clinicaltrials", "accounts", 820),
+    "vin_vin_clinicaltrial_account_collaboratorset": ("vin_clinicaltrials", "accounts", 380),
+    "vin_vin_clinicaltrial_vin_countryset": ("vin_clinicaltrials", "vin_countries", 1_740),
+}
 
 
 def demo_tables() -> list[Table]:
-    """Every table of the demo, those that others point to last."""
-    return [
-        *(_candidate(), _trial(), *_pipeline(), *_reference()),
-        *(_link(f"vin_{first}_{second}", *keys) for first, second, *keys in _LINKS),
-        *(_account(), _contact(), *_users_and_currencies()),
-    ]
+    tables: dict[str, Table] = {}
+    for text in _TABLES.strip().replace("\n    ", ";").splitlines():
+        head, *texts = text.split(";")
+        name, entity_set, *traits = head.split()
+        texts = [_NAMED, *texts] if name.startswith("vin_") else texts
+        texts += [] if "unowned" in traits else _OWNED.split(";")
+        columns = [column for text in texts for column in _columns(*text.split())]
+        tracked = "tracked" in traits
+        table = Table(name, entity_set, f"{name}id", columns, change_tracking=tracked)
+        tables[entity_set] = table
+    links = [_link(name, tables[a].key, tables[b].key) for name, (a, b, _) in LINKS.items()]
+    return [*tables.values(), *links]
 
 
-_LINKS = [
-    ("vin_candidate", "account", "vin_candidateid", "accountid"),
-    ("vin_candidate", "vin_rdpriority", "vin_candidateid", "vin_rdpriorityid"),
-    ("vin_candidate", "systemuser", "vin_candidateid", "systemuserid"),
-    ("vin_candidate", "vin_country", "vin_candidateid", "vin_countryid"),
-    ("vin_candidate", "vin_region", "vin_candidateid", "vin_regionid"),
-    ("vin_clinicaltrial", "account", "vin_clinicaltrialid", "accountid"),
-    ("vin_clinicaltrial", "account_collaborator", "vin_clinicaltrialid", "accountid"),
-    ("vin_clinicaltrial", "vin_country", "vin_clinicaltrialid", "vin_countryid"),
-]
+def _columns(type_: str, *texts: str) -> Iterator[Column]:
+    for text in texts:
+        name, _, targets = text.partition(">")
+        if type_ == "Lookup":
+            targets = targets or name.removesuffix("id")
+        yield Column(
+            name,
+            "DateTime" if type_ == "Date" else type_,
+            targets=tuple(targets.split(",")) if targets else (),
+            options=_OPTIONS.get(name),
+            date_only=type_ == "Date",
+        )
 
 
-def _candidate() -> Table:
-    return _table(
-        "vin_candidate",
-        "vin_candidates",
-        *_of("String", "vin_alternativenames"),
-        *_of("Memo", "vin_description"),
-        *_lookups(vin_productid="vin_product", vin_diseaseid="vin_disease"),
-        *_lookups(vin_archetypeid="vin_archetype", vin_rdstageid="vin_rdstage"),
-        *_lookups(vin_clinicalusestatusid="vin_clinicalusestatus", vin_developerid="vin_developer"),
-        Column("vin_sponsorid", "Customer", targets=CUSTOMER),
-        Column("vin_modality", "Picklist", options=MODALITIES),
-        Column("vin_populations", "MultiSelectPicklist", options=POPULATIONS),
-        *_of("Money", "vin_funding", "vin_funding_base"),
-        *_of("Decimal", "exchangerate"),
-        CURRENCY,
-        *_of("Double", "vin_probability"),
-        *_of("BigInt", "vin_externalid"),
-        *_of("Boolean", "vin_ispriority"),
-        *_dates("vin_firstinhuman"),
-        *_of("File", "vin_dossier"),
-        *_of("PartyList", "vin_reviewers"),
-        tracked=True,
-    )
-
-
-def _trial() -> Table:
-    return _table(
-        "vin_clinicaltrial",
-        "vin_clinicaltrials",
-        *_of("String", "vin_registryid"),
-        *_of("Memo", "vin_summary"),
-        *_lookups(vin_candidateid="vin_candidate", vin_principalinvestigatorid="contact"),
-        Column("vin_phase", "Picklist", options=PHASES),
-        Column("vin_trialstatus", "Picklist", options=TRIAL_STATUSES),
-        *_of("Integer", "vin_enrollment"),
-        *_dates("vin_startdate", "vin_completiondate"),
-        *_of("DateTime", "vin_lastverified"),
-        *_of("Boolean", "vin_randomized"),
-        *_of("Money", "vin_budget"),
-        CURRENCY,
-        tracked=True,
-    )
-
-
-def _pipeline() -> list[Table]:
-    product = [
-        *_of("Memo", "vin_description"),
-        *_lookups(vin_diseaseid="vin_disease", vin_developerid="vin_developer"),
-        Column("vin_modality", "Picklist", options=MODALITIES),
-        *_of("Integer", "vin_launchyear"),
-        *_of("Money", "vin_unitprice"),
-        CURRENCY,
-    ]
-    stage_product = [
-        *_lookups(vin_productid="vin_product", vin_rdstageid="vin_rdstage"),
-        *_of("DateTime", "vin_startedon", "vin_endedon"),
-        *_of("Decimal", "vin_probability"),
-        *_of("Money", "vin_cost"),
-        CURRENCY,
-    ]
-    source = [
-        *_of("String", "vin_url"),
-        *_of("Memo", "vin_quote"),
-        Column("vin_type", "Picklist", options=SOURCE_TYPES),
-        *_dates("vin_accessedon"),
-        *_lookups(vin_candidateid="vin_candidate"),
-    ]
-    developer = [
-        *_lookups(vin_accountid="account", vin_countryid="vin_country"),
-        *_of("String", "vin_website"),
-        *_of("Integer", "vin_employees"),
-    ]
-    return [
-        _table("vin_product", "vin_products", *product),
-        _table("vin_rdstageproduct", "vin_rdstageproducts", *stage_product),
-        _table("vin_source", "vin_sources", *source),
-        _table("vin_developer", "vin_developers", *developer, tracked=True),
-    ]
-
-
-def _reference() -> list[Table]:
-    note, order = _of("Memo", "vin_description"), _of("Integer", "vin_order")
-    disease = [*_of("String", "vin_icdcode"), *_of("Boolean", "vin_neglected")]
-    country = [*_lookups(vin_regionid="vin_region"), *_of("BigInt", "vin_population")]
-    parameter = [
-        *_lookups(vin_archetypeid="vin_archetype", vin_rdstageid="vin_rdstage"),
-        *_of("Decimal", "vin_value", "vin_low", "vin_high"),
-    ]
-    return [
-        _table("vin_disease", "vin_diseases", *disease),
-        _table("vin_rdstage", "vin_rdstages", *order),
-        _table("vin_rdpriority", "vin_rdpriorities", *note, *_lookups(vin_diseaseid="vin_disease")),
-        _table("vin_archetype", "vin_archetypes", *note),
-        _table("vin_clinicalusestatus", "vin_clinicalusestatuses", *order),
-        _table("vin_country", "vin_countries", *country),
-        _table("vin_region", "vin_regions"),
-        _table("vin_capparameter", "vin_capparameters", *parameter),
-    ]
-
-
-def _account() -> Table:
-    texts = ("name", "accountnumber", "emailaddress1", "telephone1", "websiteurl", "address1_city")
-    columns = [
-        *_of("String", *texts),
-        *_of("Memo", "description"),
-        Column("industrycode", "Picklist", options=INDUSTRIES),
-        *_of("Integer", "numberofemployees"),
-        *_of("Money", "revenue"),
-        CURRENCY,
-        *_of("Boolean", "creditonhold"),
-        *_lookups(primarycontactid="contact", parentaccountid="account"),
-        *_owned(),
-    ]
-    return Table("account", "accounts", "accountid", columns, change_tracking=True)
-
-
-def _contact() -> Table:
-    columns = [
-        *_of("String", "fullname", "jobtitle", "emailaddress1", "mobilephone"),
-        *_dates("birthdate"),
-        *_of("Boolean", "donotemail"),
-        *_of("Money", "annualincome"),
-        CURRENCY,
-        Column("parentcustomerid", "Customer", targets=CUSTOMER),
-        *_owned(),
-    ]
-    return Table("contact", "contacts", "contactid", columns)
-
-
-def _users_and_currencies() -> list[Table]:
-    user = [
-        *_of("String", "fullname", "domainname", "internalemailaddress", "jobtitle"),
-        *_of("Boolean", "isdisabled"),
-    ]
-    currency = [
-        *_of("String", "currencyname", "isocurrencycode", "currencysymbol"),
-        *_of("Decimal", "exchangerate"),
-    ]
-    return [
-        Table("systemuser", "systemusers", "systemuserid", user),
-        Table("transactioncurrency", "transactioncurrencies", "transactioncurrencyid", currency),
-    ]
+def _link(entity_set: str, *keys: str) -> Table:
+    columns = [Column(key, "Uniqueidentifier") for key in keys]
+    name = entity_set.removesuffix("set")
+    plain = Table(name, entity_set, f"{name}id", columns, intersect=True)
+    return replace(plain, createdon=False, modifiedon=False)

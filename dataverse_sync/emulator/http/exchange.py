@@ -8,13 +8,14 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import format_datetime
 
 from ..api.answers import Answer, ServiceError
 from ..api.query import API_PATH
 from ..api.service import Service
 from .faults import IN_PAGE, INSTEAD, Fault, answer_instead, change_page, take_fault
-from .request_log import Headers, LoggedRequest, classify
+from .request_log import LoggedRequest, classify
 from .signin import SignIn
 
 _WORTH_COMPRESSING = 256
@@ -45,7 +46,7 @@ class Exchange:
         self._last_page: dict[str, list[bytes]] = {}
         self._affinity = secrets.token_hex(32)
 
-    def begin(self, method: str, target: str, headers: Headers) -> LoggedRequest:
+    def begin(self, method: str, target: str, headers: Message) -> LoggedRequest:
         request = LoggedRequest.of(method, target, headers)
         table = self._store.tables.get(request.entity_set or "")
         thin = {table.spec.key, "modifiedon", "versionnumber"} if table else None

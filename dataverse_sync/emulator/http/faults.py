@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..api.answers import JSON_TYPE, Answer, Page, ServiceError
+from .limits import TOO_MANY
 
 HTML = (
     b"<!DOCTYPE html>\r\n<html><head><title>Service Unavailable</title></head>\r\n"
@@ -26,10 +27,7 @@ _CODES = {
     400: ("0x80040265", "An error occurred in the ISV code."),
     403: ("0x80072560", "The user is not a member of the organization."),
     404: ("0x80060888", "Resource not found."),
-    429: (
-        "0x80072322",
-        "Number of requests exceeded the limit of 6000 over time window of 300 seconds.",
-    ),
+    429: ("0x80072322", TOO_MANY.format(6000, 300)),
     500: ("0x80040216", "An unexpected error occurred."),
 }
 
@@ -85,9 +83,8 @@ def _status(details: dict[str, Any]) -> Answer:
         answer = Answer(status, _bytes(details["body"]), "text/html; charset=utf-8")
     elif status in _CODES or "code" in details or "message" in details:
         code, message = _CODES.get(status, ("0x80044150", "Generic SQL error."))
-        answer = ServiceError(
-            status, details.get("code", code), details.get("message", message)
-        ).answer()
+        code, message = details.get("code", code), details.get("message", message)
+        answer = ServiceError(status, code, message).answer()
     else:
         answer = Answer(status, HTML, "text/html; charset=utf-8")
     if details.get("retry_after") is not None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from ..api.answers import ServiceError
 
+TOO_MANY = "Number of requests exceeded the limit of {} over time window of {:g} seconds."
+
 
 @dataclass(slots=True)
 class Limits:
@@ -32,19 +34,13 @@ class Limits:
             self._forget(now)
             self._began.append(now)
             if self._running >= self.in_flight:
-                raise _refused(
-                    "0x80072326",
-                    f"Number of concurrent requests exceeded the limit of {self.in_flight}.",
-                    1,
-                )
+                text = f"Number of concurrent requests exceeded the limit of {self.in_flight}."
+                raise _refused("0x80072326", text, 1)
             excess = len(self._began) - self.requests
             if excess > 0:
-                raise _refused(
-                    "0x80072322",
-                    f"Number of requests exceeded the limit of {self.requests} over time window"
-                    f" of {self.window_s:g} seconds.",
-                    self._began[excess - 1] + self.window_s - now,
-                )
+                wait_s = self._began[excess - 1] + self.window_s - now
+                text = TOO_MANY.format(self.requests, self.window_s)
+                raise _refused("0x80072322", text, wait_s)
             if self._execution_s > self.execution_s:
                 raise _refused(
                     "0x80072321",

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from urllib.parse import unquote, unquote_plus
 
 from ..api.query import API_PATH
-
-
-class Headers(Mapping[str, str]):
-    """Header values by name, whatever the name's case; repeated ones joined by a comma."""
-
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._values: dict[str, str] = {}
-        for name, value in pairs:
-            before = self._values.get(name.lower())
-            self._values[name.lower()] = value if before is None else f"{before}, {value}"
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
 
 
 @dataclass(slots=True)
@@ -41,7 +19,7 @@ class LoggedRequest:
     target: str  # path and query exactly as received
     path: str
     query: dict[str, str]
-    headers: Headers
+    headers: Message  # by name, whatever its case
     kind: str = "other"
     prefer: str = ""
     began_at: float = field(default_factory=time.monotonic)
@@ -54,12 +32,13 @@ class LoggedRequest:
     retry_after: str | None = None
 
     @classmethod
-    def of(cls, method: str, target: str, headers: Headers) -> LoggedRequest:
+    def of(cls, method: str, target: str, headers: Message) -> LoggedRequest:
         """Decode for the log only: a wrong query is refused when it is answered."""
         path, _, text = target.partition("?")
         pairs = (pair.partition("=") for pair in text.split("&") if pair)
         query = {unquote(name): unquote_plus(value) for name, _, value in pairs}
-        return cls(method, target, unquote(path), query, headers, prefer=headers.get("Prefer", ""))
+        prefer = ", ".join(headers.get_all("Prefer", []))
+        return cls(method, target, unquote(path), query, headers, prefer=prefer)
 
     @property
     def entity_set(self) -> str | None:

@@ -8,12 +8,12 @@ import socketserver
 import struct
 import sys
 import threading
-from http import HTTPStatus
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from .exchange import Exchange, Reply
-from .request_log import Headers, LoggedRequest
+from .request_log import LoggedRequest
 
 
 class Server(ThreadingHTTPServer):
@@ -54,10 +54,8 @@ class Server(ThreadingHTTPServer):
         with self._open_lock:
             connections = list(self._open)
         for connection in connections:
-            try:
+            with suppress(OSError):  # it went away by itself
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # it went away by itself
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -77,19 +75,14 @@ class Handler(BaseHTTPRequestHandler):
         """Keep quiet: the emulator has a log of its own."""
 
     def _serve(self) -> None:
-        exchange = self.server.exchange
-        headers = Headers(list(self.headers.items()))
-        body = self.rfile.read(int(headers.get("Content-Length", "0")))
-        request = exchange.begin(self.command, self.path, headers)
+        exchange, port = self.server.exchange, self.server.server_port
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        request = exchange.begin(self.command, self.path, self.headers)
+        name = "localhost" if self.headers.get("Host") == f"localhost:{port}" else "127.0.0.1"
         try:
-            self._send(request, exchange.reply(request, body, self._origin(headers)))
+            self._send(request, exchange.reply(request, body, f"http://{name}:{port}"))
         finally:
             exchange.end(request)
-
-    def _origin(self, headers: Headers) -> str:
-        port = self.server.server_port
-        name = "localhost" if headers.get("Host") == f"localhost:{port}" else "127.0.0.1"
-        return f"http://{name}:{port}"
 
     def _send(self, request: LoggedRequest, reply: Reply) -> None:
         kind = reply.fault.kind if reply.fault else None
@@ -104,10 +97,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(whole)
 
     def _head(self, reply: Reply) -> bytes:
-        try:
-            phrase = HTTPStatus(reply.status).phrase
-        except ValueError:
-            phrase = "Unknown"
+        phrase = self.responses.get(reply.status, ("Unknown",))[0]
         headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
         lines = [f"HTTP/1.1 {reply.status} {phrase}", *(f"{n}: {v}" for n, v in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1", "replace")
