@@ -1,19 +1,19 @@
 """Read the run's own tables for people: the state of each entity, what runs did, what was removed.
 
-The one reader behind ``status``, ``report`` and ``check``, so that a killed run looks the same in
-all three. A killed run leaves its entities ``in_progress``. If no run holds the database, they are
-shown as failed; the tables keep what they say, which tells the next sync where to resume.
+The one reader behind ``status``, ``report`` and ``check``. A killed run leaves its entities
+``in_progress``: if no run holds the database, they are shown as failed in all three. The tables
+keep what they say, which tells the next sync where to resume.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import ConfigError
@@ -131,7 +131,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Removals:
-    """How many rows of one entity are kept in ``_sync_deleted``, by reason."""
+    """The rows of one entity that are kept in ``_sync_deleted``."""
 
     entity: str
     by_reason: Mapping[str, int]
@@ -168,92 +168,85 @@ def load_history(db_path: Path, runs: int = 0) -> History:
     target = open_target(db_path)
     was_held = target.is_held()
     try:
-        history = _load(target, runs) if target.exists() else History()
+        if target.exists():
+            target.check(to_write=False)
+            with target.open_reader() as connection:
+                connection.exec_driver_sql("BEGIN")
+                if STATE.name in read_tables(connection):
+                    # Asked again: a run may have begun before the transaction, but none that
+                    # begins after it is in what the transaction reads.
+                    return _load(connection, runs, _find_holder(target, was_held))
     except (DBAPIError, ValueError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise ConfigError(
             f"{db_path}: cannot be read ({reason})",
             "Is it a database of this program, and whole? Name it with --db.",
         ) from error
-    # Asked again: what is in progress may belong to a run that began in between.
-    if was_held or target.is_held():
-        return replace(history, holder=target.describe_holder())
-    return _show_killed(history)
+    return History(_find_holder(target, was_held))
 
 
-def _load(target: Target, runs: int) -> History:
-    target.check(to_write=False)
-    with target.open_reader() as connection:
-        connection.exec_driver_sql("BEGIN")
-        if STATE.name not in read_tables(connection):
-            return History()
-        entities = _load_entities(connection)
-        if not runs:
-            return History(entities=entities)
-        return History(
-            entities=entities,
-            runs=_load_runs(connection, runs),
-            changes=_load_changes(connection),
-            removals=_load_removals(connection),
-        )
+def _find_holder(target: Target, was_held: bool) -> str | None:
+    return target.describe_holder() if was_held or target.is_held() else None
 
 
-def _load_entities(connection: Connection) -> tuple[EntityHistory, ...]:
+def _load(connection: Connection, runs: int, holder: str | None) -> History:
     newest = select(func.max(LOG.c.id)).group_by(LOG.c.entity_name)
-    entries = connection.execute(select(LOG).where(LOG.c.id.in_(newest)))
-    last = {row.entity_name: _to_entry(row) for row in entries}
+    entries = _load_entries(connection, LOG.c.id.in_(newest), holder)
+    entities = _load_entities(connection, {entry.entity: entry for entry in entries}, holder)
+    if not runs:
+        return History(holder, entities)
+    last = func.max(LOG.c.id)
+    latest = select(LOG.c.run_id).group_by(LOG.c.run_id).order_by(last.desc()).limit(runs)
+    by_run: dict[str, list[LogEntry]] = {}
+    for entry in _load_entries(connection, LOG.c.run_id.in_(latest), holder):
+        by_run.setdefault(entry.run_id, []).append(entry)
+    return History(
+        holder,
+        entities,
+        tuple(Run(run_id, tuple(of_run)) for run_id, of_run in by_run.items()),
+        _load_changes(connection),
+        _load_removals(connection),
+    )
+
+
+def _load_entities(
+    connection: Connection, last: Mapping[str, LogEntry], holder: str | None
+) -> tuple[EntityHistory, ...]:
     rows = connection.execute(select(STATE).order_by(STATE.c.entity_name)).all()
     saved = load_states(connection, [row.entity_name for row in rows])
-    return tuple(
-        EntityHistory(
-            name=row.entity_name,
-            state=row.state,
-            error=row.error,
-            last_success_at=_read_optional(row.last_sync_time),
-            saved=saved[row.entity_name],
-            last=last.get(row.entity_name),
+    entities = []
+    for row in rows:
+        name, state, error = row.entity_name, row.state, row.error
+        if state == "in_progress" and not holder:
+            state, error = "failed", f"{name}: {DIED}"
+        success_at = _read_optional(row.last_sync_time)
+        entities.append(EntityHistory(name, state, error, success_at, saved[name], last.get(name)))
+    return tuple(entities)
+
+
+def _load_entries(
+    connection: Connection, wanted: ColumnElement[bool], holder: str | None
+) -> Iterator[LogEntry]:
+    for row in connection.execute(select(LOG).where(wanted).order_by(LOG.c.id)):
+        is_killed = row.status == "in_progress" and not holder
+        yield LogEntry(
+            run_id=row.run_id,
+            entity=row.entity_name,
+            started_at=_read_moment(row.started_at),
+            finished_at=_read_optional(row.finished_at),
+            status="failed" if is_killed else row.status,
+            counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in COUNTED}),
+            requests=row.requests,
+            error=DIED if is_killed else row.error,
         )
-        for row in rows
-    )
-
-
-def _load_runs(connection: Connection, number: int) -> tuple[Run, ...]:
-    last = func.max(LOG.c.id)
-    newest = select(LOG.c.run_id).group_by(LOG.c.run_id).order_by(last.desc()).limit(number)
-    query = select(LOG).where(LOG.c.run_id.in_(newest)).order_by(LOG.c.id)
-    entries: dict[str, list[LogEntry]] = {}
-    for row in connection.execute(query):
-        entries.setdefault(row.run_id, []).append(_to_entry(row))
-    return tuple(Run(run_id, tuple(of_run)) for run_id, of_run in entries.items())
-
-
-def _to_entry(row: Any) -> LogEntry:
-    return LogEntry(
-        run_id=row.run_id,
-        entity=row.entity_name,
-        started_at=_read_moment(row.started_at),
-        finished_at=_read_optional(row.finished_at),
-        status=row.status,
-        counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in COUNTED}),
-        requests=row.requests,
-        error=row.error,
-    )
 
 
 def _load_changes(connection: Connection) -> tuple[Change, ...]:
-    query = select(SCHEMA_CHANGES).order_by(SCHEMA_CHANGES.c.id.desc())
+    of = SCHEMA_CHANGES.c
+    texts = (of.entity_name, of.column_name, of.change, of.severity, of.old_type, of.new_type)
+    rows = connection.execute(select(*texts, of.detected_at, of.standing).order_by(of.id.desc()))
     return tuple(
-        Change(
-            entity=row.entity_name,
-            column=row.column_name,
-            change=row.change,
-            severity=row.severity,
-            old_type=row.old_type,
-            new_type=row.new_type,
-            detected_at=_read_moment(row.detected_at),
-            standing=bool(row.standing),
-        )
-        for row in connection.execute(query)
+        Change(*row[:6], detected_at=_read_moment(row[6]), standing=bool(row[7])) for row in rows
     )
 
 
@@ -266,28 +259,6 @@ def _load_removals(connection: Connection) -> tuple[Removals, ...]:
         last_at = max(known.last_at, _read_moment(newest))
         found[entity] = Removals(entity, {**known.by_reason, why: count}, last_at)
     return tuple(found.values())
-
-
-def _show_killed(history: History) -> History:
-    """Show as failed what is in progress although no run holds the database."""
-    runs = [
-        replace(run, entries=tuple(map(_show_killed_entry, run.entries))) for run in history.runs
-    ]
-    entities = tuple(map(_show_killed_entity, history.entities))
-    return replace(history, entities=entities, runs=tuple(runs))
-
-
-def _show_killed_entity(entity: EntityHistory) -> EntityHistory:
-    entity = replace(entity, last=entity.last and _show_killed_entry(entity.last))
-    if entity.state != "in_progress":
-        return entity
-    return replace(entity, state="failed", error=f"{entity.name}: {DIED}")
-
-
-def _show_killed_entry(entry: LogEntry) -> LogEntry:
-    if entry.status != "in_progress":
-        return entry
-    return replace(entry, status="failed", error=DIED)
 
 
 def _read_moment(text: str) -> datetime:
