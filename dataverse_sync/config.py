@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,7 +57,7 @@ class Config:
     read_timeout_s: float = 150.0  # the service gives up on a query after 120 s
 
     def __post_init__(self) -> None:
-        problems = [*_check_api_url(self.api_url)]
+        problems = list(_check_api_url(self.api_url))
         if self.workers < 1:
             problems.append(f"workers is {self.workers}: it must be 1 or more")
         if self.segments is not None and self.segments < 1:
@@ -66,8 +66,7 @@ class Config:
             problems.append(f"page_size is {self.page_size}: it must be from 1 to 5000")
         if self.tenant_id is not None and not TENANT.fullmatch(self.tenant_id):
             problems.append(f"DATAVERSE_TENANT_ID is not a tenant: {self.tenant_id[:100]!r}")
-        if problems:
-            raise _config_error("The configuration", problems)
+        _refuse("The configuration", problems)
         object.__setattr__(self, "api_url", self.api_url.rstrip("/") + "/")
 
     @property
@@ -110,53 +109,36 @@ def _check_api_url(url: str) -> Iterable[str]:
 def load_settings(env_file: Path | None = None) -> dict[str, str]:
     """Load the settings by variable name: the environment, then the ``.env`` file.
 
-    Args:
-        env_file: A file named by the user, which must exist; None for ``.env`` in
-            the working folder, which may be missing.
-
-    Raises:
-        ConfigError: The file is missing or cannot be read.
+    A file named by the user must exist; ``.env`` in the working folder may be missing.
     """
     path = env_file or Path(".env")
-    values: Mapping[str, str | None] = {}
-    if path.is_file():
-        try:
-            values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error})", "Save it as UTF-8 text."
-            ) from error
-    elif env_file is not None:
+    if env_file is not None and not path.is_file():
         raise ConfigError(
             f"{path}: there is no such file", "Name the file with --env-file, or leave it out."
         )
-    merged = {name: value for name, value in values.items() if value}
-    merged.update({name: value for name, value in os.environ.items() if value})
-    return merged
+    try:
+        values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})", "Save it as UTF-8 text.") from error
+    both = [*values.items(), *os.environ.items()]  # the environment wins, unless it is empty
+    return {name: value for name, value in both if value}
 
 
 def build_config(settings: Mapping[str, str], db_path: str | None = None, **options: Any) -> Config:
-    """Build a ``Config`` from settings by variable name and a command's options.
-
-    Raises:
-        ConfigError: With every missing or wrong setting at once.
-    """
-    problems = [
-        f"{name} is missing: {meaning}"
-        for name, meaning in _REQUIRED.items()
-        if not settings.get(name, "").strip()
-    ]
-    if url := settings.get("DATAVERSE_API_URL", "").strip():
+    """Build a ``Config`` from settings by variable name and a command's options."""
+    given = {name: value.strip() for name, value in settings.items() if value.strip()}
+    missing = [name for name in _REQUIRED if name not in given]
+    problems = [f"{name} is missing: {_REQUIRED[name]}" for name in missing]
+    if url := given.get("DATAVERSE_API_URL", ""):
         problems.extend(_check_api_url(url))
-    if problems:
-        raise _config_error("The settings", problems)
+    _refuse("The settings", problems)
     return Config(
         api_url=url,
-        client_id=settings["DATAVERSE_CLIENT_ID"].strip(),
-        client_secret=settings["DATAVERSE_CLIENT_SECRET"].strip(),
+        client_id=given["DATAVERSE_CLIENT_ID"],
+        client_secret=given["DATAVERSE_CLIENT_SECRET"],
         sqlite_db_path=find_db_path(settings, db_path),
-        scope=settings.get("DATAVERSE_SCOPE", "").strip() or None,
-        tenant_id=settings.get("DATAVERSE_TENANT_ID", "").strip() or None,
+        scope=given.get("DATAVERSE_SCOPE"),
+        tenant_id=given.get("DATAVERSE_TENANT_ID"),
         **options,
     )
 
@@ -178,28 +160,15 @@ def find_windows_user() -> str | None:
 
 
 def load_entities(path: Path) -> list[EntityConfig]:
-    """Load the entities of an ``entities_config.json``, in its order.
-
-    Raises:
-        ConfigError: With every mistake at once: the file, the entry, what is allowed.
-    """
+    """Load the entities of an ``entities_config.json``, in its order."""
     document = _load_json(path)
-    problems = list(_check_document(document))
-    if problems:
-        raise _config_error(str(path), problems)
+    _refuse(str(path), _check_document(document))
     return [EntityConfig(**entry) for entry in document["entities"]]
 
 
 def check_entities(entities: Sequence[EntityConfig]) -> None:
-    """Check a list made in Python by the rules of the file.
-
-    Raises:
-        ConfigError: With every mistake at once.
-    """
-    entries = [{key: getattr(entity, key) for key in _ENTRY_KEYS} for entity in entities]
-    problems = list(_check_entries(entries))
-    if problems:
-        raise _config_error("The entities", problems)
+    """Check a list made in Python by the rules of the file."""
+    _refuse("The entities", _check_entries([asdict(entity) for entity in entities]))
 
 
 def _load_json(path: Path) -> Any:
@@ -234,11 +203,7 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def select_entities(entities: Sequence[EntityConfig], only: Sequence[str]) -> list[EntityConfig]:
-    """Select the entities named by ``--entity``; all if none is.
-
-    Raises:
-        ConfigError: A name is not configured.
-    """
+    """Select the entities named by ``--entity``, which must be configured; all if none is."""
     known = [entity.name for entity in entities]
     unknown = [name for name in only if name not in known]
     if unknown:
@@ -264,7 +229,8 @@ def _check_entries(entries: Sequence[object]) -> Iterable[str]:
     for number, entry in enumerate(entries, 1):
         for problem in _check_entry(entry):
             yield f"entry {number}{_format_name(entry)}: {problem}"
-    yield from _check_names([entry.get("name") for entry in entries if isinstance(entry, dict)])
+    names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    yield from _check_names(name for name in names if isinstance(name, str))
 
 
 def _format_name(entry: object) -> str:
@@ -297,29 +263,28 @@ def _check_name(name: object) -> Iterable[str]:
     elif name.lower().startswith("sqlite_"):
         yield "names that begin with sqlite_ belong to SQLite"
     elif not IDENTIFIER.fullmatch(name):
-        yield (
-            f"{name!r} is not an entity set name: letters, digits and _, not beginning with a digit"
-        )
+        allowed = "letters, digits and _, not beginning with a digit"
+        yield f"{name!r} is not an entity set name: {allowed}"
 
 
-def _check_names(names: Sequence[object]) -> Iterable[str]:
-    first: dict[str, str] = {}
+def _check_names(names: Iterable[str]) -> Iterable[str]:
+    found: dict[str, str] = {}
     for name in names:
-        if not isinstance(name, str):
-            continue
-        if name.lower() not in first:
-            first[name.lower()] = name
-        elif first[name.lower()] == name:
+        first = found.get(name.lower())
+        if first is None:
+            found[name.lower()] = name
+        elif first == name:
             yield f"{name!r} occurs twice: remove one"
         else:
-            yield (
-                f"{first[name.lower()]!r} and {name!r} differ only by case: "
-                "SQLite would merge their tables"
-            )
+            yield f"{first!r} and {name!r} differ only by case: SQLite would merge their tables"
 
 
-def _config_error(where: str, problems: Sequence[str]) -> ConfigError:
-    if len(problems) == 1:
-        return ConfigError(f"{where}: {problems[0]}")
-    lines = "".join(f"\n  - {problem}" for problem in problems)
-    return ConfigError(f"{where}: {len(problems)} mistakes:{lines}")
+def _refuse(where: str, problems: Iterable[str]) -> None:
+    match list(problems):
+        case []:
+            return
+        case [problem]:
+            raise ConfigError(f"{where}: {problem}")
+        case several:
+            lines = "".join(f"\n  - {problem}" for problem in several)
+            raise ConfigError(f"{where}: {len(several)} mistakes:{lines}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dataverse_sync.errors import ConfigError
+from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 
 LOG_FILE_BYTES = 10 * 2**20
@@ -57,9 +58,8 @@ class _JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
         line = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": to_text(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -76,9 +76,6 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
         verbosity: -1 errors alone, 0 warnings, 1 what is done and why, 2 every request.
         log_file: Where JSON lines go, rotated at 10 MB, five kept.
         redactor: Masks secrets in every line.
-
-    Raises:
-        ConfigError: The log file cannot be written.
     """
     levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
     console: logging.Handler = _ConsoleHandler()

@@ -18,7 +18,6 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 ColumnType = Literal["TEXT", "INTEGER", "REAL"]
 Source = Literal["metadata", "sample"]
-Deletions = Literal["sync", "ignore"]
 State = Literal["pending", "in_progress", "completed", "failed"]
 Reason = Literal["deleted", "not_returned", "unlinked"]
 
@@ -30,7 +29,7 @@ class EntityConfig:
     name: str  # the entity set name of the API, and the table's name
     filtered: bool = False  # only the records that the synced tables link to
     description: str = ""
-    deletions: Deletions = "sync"
+    deletions: Literal["sync", "ignore"] = "sync"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,13 +93,7 @@ def load_status(
 ) -> Status | None:
     """Read the state of every entity; None if there is no database yet.
 
-    Args:
-        db_path: The SQLite file.
-        now: For the ages.
-        configured: The names of the configured entities; None if they are not known.
-
-    Raises:
-        ConfigError: The file is not a database, or not one of this program.
+    Without the names of the configured entities, all are taken for configured.
     """
     if not open_target(db_path).exists():
         return None

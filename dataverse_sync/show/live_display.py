@@ -49,8 +49,7 @@ class LiveDisplay:
         self._changing: threading.Thread | None = None
 
     @property
-    def is_possible(self) -> bool:
-        """Whether the terminal lets lines be drawn again."""
+    def is_possible(self) -> bool:  # the terminal lets lines be drawn again
         return self._console.is_interactive
 
     def show(self, event: Event) -> None:

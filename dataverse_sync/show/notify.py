@@ -54,12 +54,8 @@ def find_url_problem(url: str) -> str | None:
 def build_summary(report: SyncReport | None, error: str | None) -> dict[str, Any]:
     """Build one JSON document about a run, of the same shape however it ended.
 
-    Args:
-        report: What the run did; None if it ended early.
-        error: Why it ended early, secrets already taken out.
-
-    Returns:
-        ``text`` is what chat tools show. Moments are null in a run that ended early.
+    A run that ended early has no report, but an error without secrets, and its moments are null.
+    ``text`` is what chat tools show.
     """
     ok = report is not None and report.ok and error is None
     run = report or SyncReport("", _NEVER, _NEVER, ())

@@ -154,13 +154,10 @@ class History:
 
 
 def load_history(db_path: Path, runs: int = 0) -> History:
-    """Read the run's own tables, in one transaction.
+    """Read the run's own tables, in one transaction; before the first sync they are empty.
 
-    Args:
-        db_path: The SQLite file. If it is missing, or no sync has written to it yet, the
-            history has no entities.
-        runs: How many of the newest runs to read, with all schema changes and removals. With 0
-            only the entities are read, which takes milliseconds whatever the database holds.
+    The newest ``runs`` are read with all schema changes and removals. With 0 only the entities
+    are read, which takes milliseconds whatever the database holds.
 
     Raises:
         ConfigError: The file is not a database, or not one of this program.
@@ -219,7 +216,7 @@ def _load_entities(
         name, state, error = row.entity_name, row.state, row.error
         if state == "in_progress" and not holder:
             state, error = "failed", f"{name}: {DIED}"
-        success_at = _read_optional(row.last_sync_time)
+        success_at = row.last_sync_time and _read_moment(row.last_sync_time)
         entities.append(EntityHistory(name, state, error, success_at, saved[name], last.get(name)))
     return tuple(entities)
 
@@ -233,7 +230,7 @@ def _load_entries(
             run_id=row.run_id,
             entity=row.entity_name,
             started_at=_read_moment(row.started_at),
-            finished_at=_read_optional(row.finished_at),
+            finished_at=row.finished_at and _read_moment(row.finished_at),
             status="failed" if is_killed else row.status,
             counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in COUNTED}),
             requests=row.requests,
@@ -266,10 +263,6 @@ def _read_moment(text: str) -> datetime:
     if moment is None:
         raise ValueError(f"{text!r} is not a moment")
     return moment
-
-
-def _read_optional(text: str | None) -> datetime | None:
-    return None if text is None else _read_moment(text)
 
 
 def _seconds_between(start: datetime, end: datetime | None) -> float | None:

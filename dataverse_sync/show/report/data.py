@@ -94,11 +94,7 @@ class Verdict:
 
 
 def load_report(db_path: Path, now: datetime) -> ReportData:
-    """Read what the page says.
-
-    Raises:
-        ConfigError: There is no database, or the file is not one of this program.
-    """
+    """Read what the page says; ages in it are counted from ``now``."""
     if not db_path.exists():
         raise ConfigError(
             f"{db_path}: there is no database yet",

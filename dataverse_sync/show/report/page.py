@@ -42,11 +42,7 @@ def write_report(db_path: Path, path: Path, now: datetime) -> None:
 
 
 def check_target(path: Path, db_path: Path) -> None:
-    """Refuse a path at which the report would replace a database.
-
-    Raises:
-        ConfigError: The path is a folder or a database.
-    """
+    """Refuse a path that is a folder or a database."""
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, not a place for a report", "Name an HTML file.")
     is_database = path.absolute() == db_path.absolute()
@@ -81,16 +77,11 @@ def render(data: ReportData) -> str:
     )
     return environment.get_template("report.html").render(
         data=data,
-        history=data.history,
-        last=data.last_run,
+        charts=charts,
         verdict=judge(data),
-        durations=charts.draw_durations(data.history.runs),
-        changes=charts.draw_changes(data.history.runs),
-        draw_growth=charts.draw_growth,
         seconds_ago=lambda moment: max(0.0, (data.written_at - moment).total_seconds()),
         changes_shown=CHANGES_SHOWN,
         version=__version__,
-        plot=charts.PLOT_PX,
     )
 
 
