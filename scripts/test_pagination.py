@@ -25,13 +25,12 @@ from dataverse_sync.cli import guard
 from dataverse_sync.commands.console import FAILED, OK, load
 from dataverse_sync.commands.options import Options, add_shared, positive
 from dataverse_sync.dataverse.session import Session, open_session
-from dataverse_sync.errors import EntityError, PageError
-from dataverse_sync.model import Entity, Page, PageRequest
+from dataverse_sync.errors import EntityError, PageError, RequestError
+from dataverse_sync.model import Entity, Page
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.show.text import format_table
-from dataverse_sync.sync.page_loop import advance
-from dataverse_sync.sync.reading import EntityReader, Query
+from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
 
 __test__ = False  # for pytest: this is a program, not a test
 
@@ -154,30 +153,37 @@ def _find_entity(session: Session, name: str) -> Entity:
     return found.entities[name]
 
 
+class _Keys(QueryRead):
+    """Every record of an entity set; takes note of their keys."""
+
+    def __init__(self, entity: Entity, api_url: str, reading: Reading) -> None:
+        super().__init__(EntityReader(entity, api_url), [Query()])
+        record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": entity.key})
+        self._decode = msgspec.json.Decoder(record_type).decode
+        self._key = entity.key
+        self._reading = reading
+
+    def store(self, page: Page) -> None:
+        for record in page.records:
+            try:
+                key = self._decode(record).key  # type: ignore[attr-defined]
+            except msgspec.MsgspecError as error:
+                raise PageError(f"{page.request}: a record has no {self._key}") from error
+            self._reading.twice += key in self._reading.keys
+            self._reading.keys.add(key)
+
+
 def _read(session: Session, entity: Entity, size: int, pages: int | None) -> Reading:
     """Read so many pages, one after the other, as a sync does; None for every page."""
     client, reading = session.client, Reading(size)
-    record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": entity.key})
-    decode = msgspec.json.Decoder(record_type).decode
-
-    def take(page: Page) -> None:
-        for record in page.records:
-            try:
-                key = decode(record).key  # type: ignore[attr-defined]
-            except msgspec.MsgspecError as error:
-                raise PageError(f"{page.request}: a record has no {entity.key}") from error
-            reading.twice += key in reading.keys
-            reading.keys.add(key)
-
-    steps = EntityReader(entity, client.api_url).read([Query(take)])
-    waiting: list[PageRequest] = []
-    goes_on = advance(steps, None, waiting.extend)
-    while goes_on and reading.pages != pages:
+    read = _Keys(entity, client.api_url, reading)
+    waiting = [*read.begin()]
+    while waiting and reading.pages != pages:
         began = time.perf_counter()
         try:
             page = client.get_page(waiting.pop())
-        except EntityError as error:
-            advance(steps, error, waiting.extend)  # in another order, or raised again
+        except RequestError as error:
+            waiting += read.refused(error)  # in another order, or raised again
             continue
         reading.seconds += time.perf_counter() - began
         client.release(page)
@@ -186,7 +192,8 @@ def _read(session: Session, entity: Entity, size: int, pages: int | None) -> Rea
         reading.bytes_read += page.size
         reading.largest = max(reading.largest, len(page.records))
         reading.is_whole = page.next_link is None
-        goes_on = advance(steps, page, waiting.extend)
+        waiting += read.follow(page)
+        read.store(page)
     return reading
 
 

@@ -11,9 +11,10 @@ an id is missing from the answers, was not asked for, or came twice.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,12 @@ from dataverse_sync.commands.console import FAILED, OK, load
 from dataverse_sync.commands.options import Options, add_shared, positive
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
-from dataverse_sync.errors import ConfigError, EntityError, PageError
+from dataverse_sync.errors import ConfigError, EntityError, PageError, RequestError
 from dataverse_sync.model import Entity, Page
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.store import database
-from dataverse_sync.sync.page_loop import Steps, Wanted
-from dataverse_sync.sync.reading import EntityReader, Query
+from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
 
 __test__ = False  # for pytest: this is a program, not a test
 
@@ -110,14 +110,9 @@ def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Re
         if not ids:
             print(f"{name}: there are no ids to ask for, so nothing was verified.")
             return FAILED
-        returned: Counter[str] = Counter()
-        urls: list[str] = []
-
-        def take(page: Page) -> None:
-            urls.append(page.request.url)
-            returned.update(_keys(page, entity.key))
-
-        _drive(session, reader.read(reader.by_id(ids, take, (entity.key,))))
+        asked = _Keys(reader, reader.by_id(ids, (entity.key,)))
+        asked.read(session)
+    returned, urls = Counter(asked.keys), asked.urls
     wrong = {
         "missing": [key for key in ids if key not in returned],
         "not asked for": [key for key in returned if key not in set(ids)],
@@ -163,42 +158,45 @@ def _load_ids(path: Path, entity: Entity, count: int) -> list[str]:
         return [str(key) for key in connection.execute(query).scalars()]
 
 
-def _get_ids(session: Session, reader: EntityReader, count: int) -> list[str]:
-    ids: list[str] = []
+class _Keys(QueryRead):
+    """Reads keys, and takes note of the URLs that brought them."""
 
-    def take(page: Page) -> None:
-        ids.extend(_keys(page, reader.entity.key))
+    def __init__(self, reader: EntityReader, queries: Sequence[Query]) -> None:
+        super().__init__(reader, queries)
+        self._key = reader.entity.key
+        record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": self._key})
+        self._decode = msgspec.json.Decoder(record_type).decode
+        self.keys: list[str] = []
+        self.urls: list[str] = []
 
-    query = Query(take, select=(reader.entity.key,))
-    _drive(session, reader.read([query]), lambda: len(ids) >= count)
-    return ids[:count]
-
-
-def _drive(session: Session, steps: Steps, is_enough: Callable[[], bool] = lambda: False) -> None:
-    """Send what a reader wants sent, one request after the other."""
-    client = session.client
-    wanted: Wanted = next(steps)
-    waiting = list(wanted or ())
-    while waiting and not is_enough():
+    def store(self, page: Page) -> None:
+        self.urls.append(page.request.url)
         try:
+            self.keys += [
+                self._decode(record).key.lower()  # type: ignore[attr-defined]
+                for record in page.records
+            ]
+        except msgspec.MsgspecError as error:
+            raise PageError(f"{page.request}: a record has no {self._key}") from error
+
+    def read(self, session: Session, enough: float = math.inf) -> None:
+        """Send one request after the other, until there are so many keys."""
+        waiting = [*self.begin()]
+        while waiting and len(self.keys) < enough:
             try:
-                page = client.get_page(waiting.pop(0))
-            except EntityError as error:
-                waiting += steps.throw(error) or ()  # in another order, or raised again
-            else:
-                client.release(page)
-                waiting += steps.send(page) or ()
-        except StopIteration:
-            return
+                page = session.client.get_page(waiting.pop(0))
+            except RequestError as error:
+                waiting += self.refused(error)  # in another order, or raised again
+                continue
+            session.client.release(page)
+            waiting += self.follow(page)
+            self.store(page)
 
 
-def _keys(page: Page, key: str) -> list[str]:
-    record_type = msgspec.defstruct("Record", [("key", str)], rename={"key": key})
-    decode = msgspec.json.Decoder(record_type).decode
-    try:
-        return [decode(record).key.lower() for record in page.records]  # type: ignore[attr-defined]
-    except msgspec.MsgspecError as error:
-        raise PageError(f"{page.request}: a record has no {key}") from error
+def _get_ids(session: Session, reader: EntityReader, count: int) -> list[str]:
+    first = _Keys(reader, [Query(select=(reader.entity.key,))])
+    first.read(session, count)
+    return first.keys[:count]
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
     names = ("EntitySetName", "LogicalName")
     known = definition if isinstance(definition, Mapping) else {}
     whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
-    what = f"no usable {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    return str(whose), what
+    return str(whose), str(error)
 
 
 # An entity and its columns
