@@ -59,11 +59,7 @@ def lock_schema(
     session: Session,
     connection: Connection,
 ) -> Prepared:
-    """Lock what is not locked yet; the rest is compared once its records have come.
-
-    Raises:
-        StorageError: The database or the lock file cannot be written.
-    """
+    """Lock what is not locked yet; the rest is compared once its records have come."""
     names = [entity.name for entity in setup.selected]
     live = session.pool.submit(discovery.read_metadata, session.client, names)
     new = [name for name in names if name not in locked.lock]
@@ -97,10 +93,8 @@ def _discover(names: Sequence[str], live: Future[Discovery], session: Session) -
     """Entities by their metadata, else by their first record."""
     known = wait_for(live)
     if known.metadata_error is not None:
-        log.warning(
-            "metadata cannot be read, so new tables go by their first record: %s",
-            known.metadata_error,
-        )
+        problem = known.metadata_error
+        log.warning("metadata cannot be read, so new tables go by their first record: %s", problem)
     unknown = [name for name in names if name not in known.entities]
     sampled = discovery.read_samples(session.client, session.pool, unknown)
     for entity in sampled.entities.values():

@@ -138,11 +138,7 @@ _decode_created = msgspec.json.Decoder(_Created).decode
 
 
 def find_moments(records: Sequence[msgspec.Raw]) -> list[datetime]:
-    """The ``createdon`` of each record.
-
-    Raises:
-        DisorderError: A record has none, or they do not rise.
-    """
+    """The ``createdon`` of each record; an error if one has none, or they do not rise."""
     try:
         moments = [parse_timestamp(_decode_created(record).createdon) for record in records]
     except msgspec.MsgspecError as error:
@@ -156,11 +152,7 @@ def find_moments(records: Sequence[msgspec.Raw]) -> list[datetime]:
 def see_page(page: Page, part: Part) -> tuple[Seen | None, int]:
     """The progress of a range with a page, and how many of its records lie in the range.
 
-    All moments of a page are looked at only if it reaches beyond the end of its range: then a
-    record of another range may be among them.
-
-    Raises:
-        DisorderError: The moments do not rise.
+    All moments are looked at only if the page reaches beyond the end of its range.
     """
     count = len(page.records)
     if part.range.is_null or not page.records:

@@ -32,18 +32,10 @@ class Read(Protocol):
         """The first requests."""
 
     def follow(self, page: Page) -> Sequence[PageRequest]:
-        """What to ask for after a page, which is not stored yet.
-
-        Raises:
-            EntityError: The page cannot be part of this read; it will not be stored.
-        """
+        """What to ask for after a page, which is not stored yet; an error means it will not be."""
 
     def store(self, page: Page) -> None:
-        """Store the page that was just followed, in the transaction that holds it.
-
-        Raises:
-            EntityError: It cannot be stored; nothing of it is written.
-        """
+        """Store the page that was just followed, in one transaction; all of it, or raise."""
 
     def refused(self, error: RequestError) -> Sequence[PageRequest]:
         """What to ask instead of a request that failed; raises the error if nothing."""
@@ -108,11 +100,9 @@ class EntityReader:
             filter=query.filter,
             orderby="" if query.track_changes else self._orders[query.order],
         )
+        keys_only = bool(query.select)
         return PageRequest(
-            self.entity.name,
-            url,
-            track_changes=query.track_changes,
-            keys_only=bool(query.select),
+            self.entity.name, url, track_changes=query.track_changes, keys_only=keys_only
         )
 
     def ask_differently(self, query: Query, error: RequestError) -> Query:

@@ -47,12 +47,7 @@ class Storing:
     def write(
         self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
     ) -> Written:
-        """Write a page's records, as ``write_records`` does.
-
-        Raises:
-            PageError: A record cannot be a row, or a key that was only guessed does not tell
-                records apart; nothing of the page is written.
-        """
+        """Write a page's records; nothing of it if a guessed key does not tell them apart."""
         guessed = expected == "new" and self.table.entity.source == "sample"
         with self.connection.begin_nested() if guessed else nullcontext():
             written = write_records(
