@@ -160,13 +160,8 @@ def task_scheduler_xml(
     r"""A task for ``schtasks /create /tn NAME /xml FILE``, version 1.2 of its schema.
 
     The text is plain ASCII and names no encoding, so that a shell may write it to a file
-    as UTF-8, as UTF-16 with its mark or in a code page.
-
-    Args:
-        job: What to run.
-        schedule: An interval, or a time of day.
-        start: The first day, by the machine's calendar.
-        user: ``DOMAIN\name`` of the account that runs the task; None: who registers it.
+    as UTF-8, as UTF-16 with its mark or in a code page. ``start`` is the first day, by the
+    machine's calendar; without a ``user`` (``DOMAIN\name``), who registers the task runs it.
     """
     task = ET.Element("Task", {"version": "1.2", "xmlns": NAMESPACE})
     _add(task, "RegistrationInfo", Description=DESCRIPTION)

@@ -130,13 +130,8 @@ def accept(
 ) -> list[str]:
     """Lock the live schema, and bring the tables to it from ``json_response``.
 
-    Args:
-        only: The entities to accept; all if empty.
-        drop: Drop columns that are gone from Dataverse; else they keep their values.
-        tell: Told what is done, and the progress of a large table.
-
-    Returns:
-        Why entities could not be accepted, a sentence each.
+    Returns why entities could not be accepted. With ``drop``, columns that are no longer in
+    Dataverse are dropped; else they keep their values.
 
     Raises:
         ConfigError: There is no database, or nothing is locked yet.

@@ -63,7 +63,7 @@ def lock_schema(
     names = [entity.name for entity in setup.selected]
     live = session.pool.submit(discovery.read_metadata, session.client, names)
     new = [name for name in names if name not in locked.lock]
-    found = _discover(new, live, session) if new else Discovery()
+    found = _find_entities(new, live, session) if new else Discovery()
     lock = {**locked.lock, **found.entities}
     made = {**known, **build_tables(found.entities, setup.entities)}
     added = [Drift(name, "entity_added") for name in found.entities] if locked.lock else []
@@ -89,7 +89,7 @@ def lock_schema(
     return Prepared(lock, made, compared, added, found, live)
 
 
-def _discover(names: Sequence[str], live: Future[Discovery], session: Session) -> Discovery:
+def _find_entities(names: Sequence[str], live: Future[Discovery], session: Session) -> Discovery:
     """Entities by their metadata, else by their first record."""
     known = wait_for(live)
     if known.metadata_error is not None:

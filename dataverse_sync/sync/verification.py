@@ -211,14 +211,16 @@ class _EntityComparison:
     def compare_all(self) -> Reads:
         """Compare all keys and versions of an unfiltered entity."""
         yield ComparisonRead(self.reader, self.connection, self.table)
-        yield from self._settle(self._list_missing())
+        yield from self._tell_and_mend(self._list_missing())
 
     def compare_linked(self, ids: Sequence[str]) -> Reads:
         """Compare keys and versions of the records of a filtered entity that are linked to."""
         queries = self.reader.by_id(ids, self.reader.keys_and_versions)
         yield ComparisonRead(self.reader, self.connection, self.table, queries)
         asked = {key.lower() for key in ids}
-        yield from self._settle([key for key in self._list_missing() if key.lower() in asked])
+        yield from self._tell_and_mend(
+            [key for key in self._list_missing() if key.lower() in asked]
+        )
 
     def note_unlinked(self, keys: Sequence[str]) -> None:
         """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
@@ -236,7 +238,7 @@ class _EntityComparison:
         missing = deletions.missing_from_comparison(self.table)
         return () if self.keeps else list_keys(self.connection, missing)
 
-    def _settle(self, missing: Sequence[str]) -> Reads:
+    def _tell_and_mend(self, missing: Sequence[str]) -> Reads:
         """Ask again for what looks different, tell what it is, and mend it if asked to.
 
         Args:
