@@ -32,7 +32,7 @@ HOMES = {
     # notify posts to an address of the user's, without the token: nothing for the transport.
     "requests": {"dataverse", "show.notify"},
     "urllib3": {"dataverse"},
-    "sqlalchemy": {"store", "sync", "commands.labels"},
+    "sqlalchemy": {"store"},  # but for types: see SQL_TYPES
     "sqlite3": {"store.sqlite"},
     "dotenv": {"config"},
     "filelock": {"store"},
@@ -40,6 +40,8 @@ HOMES = {
     "argparse": {"cli", "commands"},
 }
 PRINTS = {"cli", "commands"}
+# What upper wings hand on without a look inside.
+SQL_TYPES = {"sqlalchemy.Connection", "sqlalchemy.Select"}
 SQLITES_OWN = re.compile(
     r"\b(pragma|rowid|json_each|json_valid|group_concat|begin immediate|nocase|or (ignore|replace)"
     r"|integrity_check|legacy_alter_table|user_version|sqlite_(master|schema|with_rowid))\b",
@@ -94,7 +96,7 @@ def imported_modules(name: str) -> set[str]:
 
 
 def libraries(name: str) -> set[str]:
-    return {full.split(".")[0] for full in imported(name)}
+    return {full.split(".")[0] for full in imported(name) if full not in SQL_TYPES}
 
 
 def is_home(name: str, homes: set[str]) -> bool:
