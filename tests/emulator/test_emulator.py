@@ -383,15 +383,17 @@ def test_annotations_come_before_their_member(served):
 
 def test_only_requested_annotations_sent(served):
     emulator, caller = served
-    emulator.insert("accounts", {"industrycode": 1, "statecode": 7})
+    contact = emulator.insert("contacts", {"fullname": "Susanna"})
+    emulator.insert("accounts", {"industrycode": 1, "statecode": 7, "parentcustomerid": contact})
 
     one = caller.value(
-        "accounts?$select=industrycode,statecode",
+        "accounts?$select=industrycode,statecode,_parentcustomerid_value",
         'odata.include-annotations="OData.Community.*,x"',
     )[0]
 
     assert one["industrycode@OData.Community.Display.V1.FormattedValue"] == "Accounting"
     assert "statecode@OData.Community.Display.V1.FormattedValue" not in one
+    assert one["_parentcustomerid_value@OData.Community.Display.V1.FormattedValue"] == "Susanna"
     assert not any("Microsoft" in name for name in one)
 
 

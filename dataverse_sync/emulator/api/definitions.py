@@ -97,16 +97,17 @@ def _attribute(table: Table, name: str, attribute_type: str, type_: str) -> Defi
 def describe_relationships(table: Table) -> Iterator[Definition]:
     """One for every lookup and table that it can point to; owners share an abstract table."""
     for column in table.all_columns:
+        if column.type not in LOOKUPS:
+            continue
         for target in ("owner",) if column.type == "Owner" else column.targets:
-            if column.type in LOOKUPS:
-                name = f"{target}_{table.logical_name}_{column.name}"
-                yield {
-                    "MetadataId": _id("relationship", name),
-                    "SchemaName": name,
-                    "ReferencedEntity": target,
-                    "ReferencingEntity": table.logical_name,
-                    "ReferencingAttribute": column.name,
-                }
+            name = f"{target}_{table.logical_name}_{column.name}"
+            yield {
+                "MetadataId": _id("relationship", name),
+                "SchemaName": name,
+                "ReferencedEntity": target,
+                "ReferencingEntity": table.logical_name,
+                "ReferencingAttribute": column.name,
+            }
 
 
 def _option_set(table: Table, column: Column) -> Definition:
