@@ -24,8 +24,7 @@ def load_versions(
     connection: Connection, table: EntityTable, keys: Sequence[str]
 ) -> dict[str, str | None]:
     """The version of each of these rows as the table has it now."""
-    key = table.table.c[table.entity.key]
-    name = table.entity.version_column
+    key, name = table.key, table.entity.version_column
     version = literal(None) if name is None else cast(table.table.c[name], Text)
     found: dict[str, str | None] = {}
     for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -35,21 +34,13 @@ def load_versions(
 
 
 def find_altered(connection: Connection, table: EntityTable, known: Collection[str]) -> list[str]:
-    """Keys of rows whose columns are not what their own ``json_response`` says.
-
-    Args:
-        connection: In a transaction.
-        table: Whose rows.
-        known: Keys that are not looked at.
-    """
+    """Keys of rows, but those ``known``, whose columns are not what their own JSON says."""
     names = [column.name for column in table.columns]
     columns = [table.table.c[name] for name in (*names, "valid_from", "json_response")]
-    key = table.table.c[table.entity.key]
+    query = select(*columns).order_by(table.key).limit(ROWS_AT_ONCE)
     altered: list[str] = []
     last = ""
-    while batch := connection.execute(
-        select(*columns).where(key > last).order_by(key).limit(ROWS_AT_ONCE)
-    ).all():
+    while batch := connection.execute(query.where(table.key > last)).all():
         last = batch[-1][0]
         rows = (tuple(row) for row in batch if row[0] not in known)
         altered += [row[0] for row in rows if not _agrees(table, row)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Counts, Entity
 from dataverse_sync.store import sqlite_sql, upsert
-from dataverse_sync.store.database import dialect_of, read_tables
+from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import to_rows
 from dataverse_sync.store.tables import build_table
 from dataverse_sync.store.upsert import Expected, Written, write_records
@@ -360,7 +360,7 @@ def test_rows_are_counted(connection, table):
 
 
 def test_tables_are_read_with_types_and_keys(connection, table):
-    tables = read_tables(connection)
+    tables = dialect_of(connection).read_tables(connection)
 
     assert tables["accounts"]["accountid"] == ("TEXT", True)
     assert tables["accounts"]["employees"] == ("INTEGER", False)
