@@ -79,9 +79,8 @@ def save(
         if stored.get(key) != label
     ]
     if gone:
-        names = [f"the {name}" for name in _KEY]
         same = [CHOICES.c[name] == sa.bindparam(f"the {name}") for name in _KEY]
-        keys = [dict(zip(names, key, strict=True)) for key in gone]
+        keys = [{f"the {name}": part for name, part in zip(_KEY, key, strict=True)} for key in gone]
         connection.execute(sa.delete(CHOICES).where(*same), keys)
     if rows:
         connection.execute(dialect_of(connection).insert_or_update(CHOICES, ["label"]), rows)

@@ -64,10 +64,7 @@ def start_comparison(connection: sa.Connection, name: str) -> None:
 def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page) -> list[str]:
     """Add the keys and versions of a page, and its deleted entries, in the order they came.
 
-    Returns the keys.
-
-    Raises:
-        PageError: An entry has no key.
+    Returns the keys; raises PageError if an entry has none.
     """
     rows = []
     for record in page.records:
@@ -117,10 +114,8 @@ def find_differing(
 
 def count_changed(connection: sa.Connection, name: str) -> int:
     """How many records of the comparison are not deleted."""
-    query = sa.select(sa.func.count()).where(
-        _COMPARED.c.entity_name == name, _COMPARED.c.deleted == 0
-    )
-    return connection.execute(query).scalar_one()
+    query = sa.select(sa.func.count()).where(_COMPARED.c.entity_name == name)
+    return connection.execute(query.where(_COMPARED.c.deleted == 0)).scalar_one()
 
 
 def missing_from_comparison(table: EntityTable) -> sa.Select[Any]:
@@ -198,8 +193,7 @@ def mark_for_removal(
 def mark_ids_for_removal(
     connection: sa.Connection, table: EntityTable, ids: Iterable[str], reason: Reason
 ) -> None:
-    rows = [{"entity_name": table.name, "record_id": key, "reason": reason} for key in ids]
-    if rows:
+    if rows := [{"entity_name": table.name, "record_id": key, "reason": reason} for key in ids]:
         connection.execute(dialect_of(connection).insert_or_ignore(_MARKED), rows)
 
 
@@ -219,11 +213,7 @@ def unmark_all(connection: sa.Connection, table: EntityTable) -> None:
 
 
 def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bool) -> None:
-    """See that not more than half of a table of more than 100 rows is marked.
-
-    Raises:
-        GuardError: More is marked, and ``--allow-deletes`` was not given.
-    """
+    """Raise GuardError if more than half of a table of more than 100 rows is marked."""
     query = sa.select(_MARKED.c.reason, sa.func.count()).where(_MARKED.c.entity_name == table.name)
     query = query.group_by(_MARKED.c.reason).order_by(sa.func.count().desc())
     reasons = connection.execute(query).all()

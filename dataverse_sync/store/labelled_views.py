@@ -33,9 +33,6 @@ class LookupTarget(NamedTuple):
     name_column: str
 
 
-# What a view is made of
-
-
 def guess_name_column(table: EntityTable) -> str | None:
     """The column that names a record, by its own name: for tables without metadata."""
     texts = [column.name for column in table.columns if column.type == "TEXT"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, bindparam, update
@@ -91,7 +90,14 @@ def _decode_all(
     for batch in read(connection, wanted.table, source, columns, ROWS_AT_ONCE):
         rows = []
         for sync_time, text, *values in batch:
-            row = _decode(wanted, text, sync_time)
+            try:
+                (decoded,) = to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
+            except EntityError as error:
+                raise ConfigError(
+                    f"{wanted.name}: a stored record cannot be read",
+                    "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
+                ) from error
+            row = list(decoded)
             for at, value in zip(kept, values, strict=True):
                 row[at] = value
             rows.append(tuple(row))
@@ -99,14 +105,3 @@ def _decode_all(
         done += len(rows)
         if done % (ROWS_AT_ONCE * 25) == 0:
             tell(f"{wanted.name}: {done} rows so far")
-
-
-def _decode(wanted: EntityTable, text: str, sync_time: str) -> list[Any]:
-    try:
-        (row,) = to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
-    except EntityError as error:
-        raise ConfigError(
-            f"{wanted.name}: a stored record cannot be read",
-            "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
-        ) from error
-    return list(row)

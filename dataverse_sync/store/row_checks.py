@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -38,8 +39,7 @@ def find_altered(connection: Connection, table: EntityTable, known: Collection[s
     names = [column.name for column in table.columns]
     columns = [table.table.c[name] for name in (*names, "valid_from", "json_response")]
     query = select(*columns).order_by(table.key).limit(ROWS_AT_ONCE)
-    altered: list[str] = []
-    last = ""
+    altered, last = [], ""
     while batch := connection.execute(query.where(table.key > last)).all():
         last = batch[-1][0]
         rows = (tuple(row) for row in batch if row[0] not in known)
@@ -63,8 +63,6 @@ def _agrees(table: EntityTable, stored: SqlRow) -> bool:
 def _as_stored(value: Any, column_type: str) -> Any:
     """What SQLite's column affinity makes of a value; numbers compare by their worth."""
     if column_type != "TEXT" and isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)  # digits beyond 64 bits
-        except ValueError:
-            return value
     return value

@@ -57,10 +57,9 @@ class LockedSchema:
 
     def build_tables(self, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
         """The tables of these entities, but those that are not locked or not made yet."""
-        names = [entity.name for entity in entities if entity.name in self.tables]
-        return {
-            name: store_tables.build_table(self.lock[name]) for name in names if name in self.lock
-        }
+        made = self.lock.keys() & self.tables.keys()
+        names = [entity.name for entity in entities if entity.name in made]
+        return {name: store_tables.build_table(self.lock[name]) for name in names}
 
 
 @contextmanager
@@ -74,11 +73,8 @@ def open_copy(
 ) -> Iterator[LockedSchema]:
     """Check a database and load its schema; nothing is written, and no connection opened.
 
-    To ``write``, the run lock is held for as long as the block lasts.
-
-    Raises:
-        ConfigError: The database or the schema lock is not usable.
-        LockedError: Another run holds the database.
+    To ``write``, the run lock is held for as long as the block lasts: LockedError if another
+    run holds it. Whatever is not usable is a ConfigError.
     """
     target.check(to_write=write)
     if must_exist and not target.exists():
@@ -94,11 +90,8 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     """Read the file and the database's copy; writes nothing.
 
     The copy is right if the file lacks an entity that the copy has, or is the very lock that
-    the copy replaced (a run was killed between the two).
-
-    Raises:
-        ConfigError: One of them is damaged; or, if it ``must_fit``, a table does not have
-            what is locked.
+    the copy replaced (a run was killed between the two). If it ``must_fit``, a table that
+    does not have what is locked is a ConfigError.
     """
     filed = load_lock(Path(schema_path))
     tables: StoredTables = {}
@@ -171,9 +164,8 @@ def record_drift(
         (item.entity, item.column, item.change, item.old_type, item.new_type): item.severity
         for item in drift
     }
-    query = sa.select(*(SCHEMA_CHANGES.c[name] for name in ("id", *names))).where(
-        SCHEMA_CHANGES.c.standing == 1
-    )
+    columns = [SCHEMA_CHANGES.c[name] for name in ("id", *names)]
+    query = sa.select(*columns).where(SCHEMA_CHANGES.c.standing == 1)
     standing = {tuple(key): at for at, *key in connection.execute(query)}
     ended = [at for key, at in standing.items() if key not in found and key[0] in compared]
     told = {"run_id": run_id, "detected_at": to_text(now)}

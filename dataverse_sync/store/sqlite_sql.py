@@ -120,17 +120,12 @@ def _quote(name: str) -> str:
     return sqlite.dialect().identifier_preparer.quote(name)
 
 
-# Parts of statements
-
-
 def insert_or_ignore(table: sa.Table) -> sa.Insert:
     return sqlite.insert(table).prefix_with("OR IGNORE")
 
 
 def insert_or_update(
-    table: sa.Table,
-    columns: Iterable[str],
-    computed: Mapping[str, Any] | None = None,
+    table: sa.Table, columns: Iterable[str], computed: Mapping[str, Any] | None = None
 ) -> sa.Insert:
     insert = sqlite.insert(table)
     changes = {name: insert.excluded[name] for name in columns}
@@ -199,9 +194,6 @@ def read_view_comments(connection: sa.Connection) -> Mapping[str, str]:
     found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
     comments = ((name, _COMMENT.search(sql)) for name, sql in found)
     return {name: comment[1] for name, comment in comments if comment}
-
-
-# The connection
 
 
 def mark_version(connection: sa.Connection) -> None:

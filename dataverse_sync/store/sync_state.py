@@ -22,7 +22,6 @@ from dataverse_sync.store.database import OWN_TABLES, dialect_of
 # The service commits out of order within two minutes; a moment is shown to the second only.
 LATE_COMMIT = timedelta(minutes=2, seconds=1)
 DIED = "the previous run was killed or the machine went down"
-
 COUNTED = tuple(field.name for field in fields(Counts))
 
 STATE = sa.Table(
@@ -60,16 +59,8 @@ _CHANGE_LOG = sa.update(LOG).where(LOG.c.id == sa.bindparam("changed"))
 # Bookmarks
 
 
-def later(one: str | None, other: str | None) -> str | None:
-    """The later of two moments of the service, each as it came."""
-    a, b = parse_timestamp(one), parse_timestamp(other)
-    if a is None or b is None:
-        return one if b is None else other
-    return one if a >= b else other
-
-
 def newest_of(values: Iterable[object]) -> str | None:
-    """The latest of many moments of the service, as it was written."""
+    """The latest of some moments of the service, as it was written; None if there is none."""
     texts = {value for value in values if isinstance(value, str)}
     last = max(texts, default="")
     if last.endswith("Z") and len({len(text) for text in texts}) == 1 and parse_timestamp(last):
@@ -147,16 +138,12 @@ def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
 
 def load_states(connection: sa.Connection, names: Collection[str]) -> dict[str, EntityState]:
     """The state of each of these entities, also of those that have no row yet."""
-    rows = connection.execute(sa.select(STATE).where(STATE.c.entity_name.in_(names)))
+    columns = ("entity_name", "state", "last_timestamp", "checkpoint", "delta_link")
+    query = sa.select(*(STATE.c[name] for name in (*columns, "records_count")))
+    rows = connection.execute(query.where(STATE.c.entity_name.in_(names)))
     found = {
-        row.entity_name: EntityState(
-            state=row.state,
-            bookmark=row.last_timestamp,
-            checkpoint=parse_checkpoint(row.checkpoint),
-            delta_link=row.delta_link,
-            records_count=row.records_count,
-        )
-        for row in rows
+        name: EntityState(state, bookmark, parse_checkpoint(checkpoint), delta_link, count)
+        for name, state, bookmark, checkpoint, delta_link, count in rows
     }
     return {name: found.get(name, EntityState()) for name in names}
 

@@ -44,9 +44,7 @@ def write_records(
     without one. Of a key that comes twice on a page the last record wins. What is ``expected``
     is tried first, which changes nothing but the time; "new" only if the table was empty when
     its read began. Only the keys ``wanted``, in lower case, are written; all if None.
-
-    Raises:
-        PageError: A record cannot be a row; nothing of the page is written.
+    If a record cannot be a row, that is a PageError, and nothing of the page is written.
     """
     heads: list[Head] = []
     if expected == "same":
@@ -86,9 +84,6 @@ def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) 
     """Write rows, whatever is stored under their keys."""
     if rows:
         dialect_of(connection).rewrite_rows(connection, table, rows)
-
-
-# What a table holds
 
 
 def count_rows(connection: Connection, table: EntityTable) -> int:
