@@ -96,7 +96,7 @@ def _check_table(path: Path, name: str) -> None:
     if not path.exists():
         raise ConfigError(f"{path}: there is no such database", "Run a sync first.")
     with database.open_target(path).open_reader() as connection:
-        if name not in database.read_tables(connection):
+        if name not in database.dialect_of(connection).read_tables(connection):
             raise ConfigError(f"{path}: there is no table {name}", "Run a sync first.")
 
 
@@ -152,7 +152,7 @@ def _find_entity(session: Session, name: str) -> Entity:
 
 def _load_ids(path: Path, entity: Entity, count: int) -> list[str]:
     with database.open_target(path).open_reader() as connection:
-        if entity.key not in database.read_tables(connection)[entity.name]:
+        if entity.key not in database.dialect_of(connection).read_tables(connection)[entity.name]:
             raise ConfigError(f"{path}: the table {entity.name} has no column {entity.key}")
         query: Select[Any] = select(column(entity.key)).select_from(table(entity.name)).limit(count)
         return [str(key) for key in connection.execute(query).scalars()]

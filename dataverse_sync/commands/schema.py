@@ -25,9 +25,13 @@ from dataverse_sync.schema import discovery
 from dataverse_sync.schema.drift import accept_entity, diff_entity
 from dataverse_sync.schema.lock import SchemaLock
 from dataverse_sync.store import database, labelled_views
-from dataverse_sync.store.copy import open_copy
 from dataverse_sync.store.migrate import bring_to
-from dataverse_sync.store.schema_lock import load_schema, save_lock_copy, save_lock_file
+from dataverse_sync.store.schema_lock import (
+    load_schema,
+    open_copy,
+    save_lock_copy,
+    save_lock_file,
+)
 from dataverse_sync.store.tables import build_table
 
 
@@ -141,8 +145,8 @@ def accept(
     selected = select_entities(entities, only)
     target = database.open_target(config.db_path)
     with ExitStack() as stack:
-        opened = open_copy(target, config.schema_path, entities, write=True, must_fit=False)
-        locked = stack.enter_context(opened).locked
+        opened = open_copy(target, config.schema_path, write=True, must_fit=False)
+        locked = stack.enter_context(opened)
         live = _compare(config, selected, locked.lock, redactor)
         lock = dict(locked.lock)
         if lock and not locked.is_file_current:  # another run left it unwritten

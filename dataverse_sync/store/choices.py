@@ -6,34 +6,21 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    bindparam,
-    delete,
-    select,
-)
+import sqlalchemy as sa
 
 from dataverse_sync.store.database import dialect_of
 
 _KEY = ("entity_name", "column_name", "value", "language")
-CHOICES = Table(
+CHOICES = sa.Table(
     "_choices",
-    MetaData(),
-    Column("entity_name", Text, nullable=False),
-    Column("column_name", Text, nullable=False),
-    Column("value", Integer, nullable=False),
-    Column("label", Text, nullable=False),
-    Column("language", Integer, nullable=False),
-    PrimaryKeyConstraint(*_KEY),
+    sa.MetaData(),
+    sa.Column("entity_name", sa.Text, nullable=False),
+    sa.Column("column_name", sa.Text, nullable=False),
+    sa.Column("value", sa.Integer, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("language", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint(*_KEY),
 )
-
-Key = tuple[str, str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +33,20 @@ class Choice:
     label: str
     language: int  # such as 1033
 
-    @property
-    def key(self) -> Key:
-        return self.entity, self.column, self.value, self.language
-
 
 def choose_language(choices: Iterable[Choice], preferred: Counter[int]) -> int | None:
     """The language to show: the app user's own, else the one with most labels, lowest number first.
 
-    Args:
-        choices: All labels.
-        preferred: How often each language was the app user's.
-
-    Returns:
-        None where there is no label at all.
+    ``preferred`` tells how often each language was the app user's. None if there is no label.
     """
     counts = Counter(choice.language for choice in choices)
-    if not counts:
-        return None
-    return min(counts, key=lambda language: (-preferred[language], -counts[language], language))
-
-
-# The table
+    order = sorted(counts, key=lambda language: (-preferred[language], -counts[language], language))
+    return order[0] if order else None
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What became of the rows of ``_choices``."""
+    """How many rows of ``_choices`` were added, changed, removed."""
 
     added: int = 0
     changed: int = 0
@@ -80,46 +54,41 @@ class Saved:
 
 
 def save(
-    connection: Connection,
+    connection: sa.Connection,
     choices: Iterable[Choice],
     entities: Collection[str],
     whole: Collection[str],
 ) -> Saved:
-    """Make ``_choices`` what was read; rows that do not change stay as they are.
+    """Make ``_choices`` what was read of these entity sets; rows that do not change stay.
 
-    Args:
-        connection: In a transaction.
-        choices: What was read.
-        entities: The entity sets that were read; rows of others stay.
-        whole: Those of them that were read completely. Of the others, columns
-            without a single label keep the rows that they have.
+    ``whole`` are the entity sets that were read completely. Of the others, columns without a
+    single label keep the rows that they have.
     """
     CHOICES.create(connection, checkfirst=True)
     stored = {
         (row.entity_name, row.column_name, row.value, row.language): row.label
-        for row in connection.execute(select(CHOICES))
+        for row in connection.execute(sa.select(CHOICES))
         if row.entity_name in entities
     }
-    wanted = {choice.key: choice.label for choice in choices}
+    wanted = {(one.entity, one.column, one.value, one.language): one.label for one in choices}
     read = {key[:2] for key in wanted}
     gone = [key for key in stored.keys() - wanted if key[0] in whole or key[:2] in read]
-    new = wanted.keys() - stored
-    changed = {key for key, label in wanted.items() if stored.get(key, label) != label}
+    rows = [
+        {**dict(zip(_KEY, key, strict=True)), "label": label}
+        for key, label in wanted.items()
+        if stored.get(key) != label
+    ]
     if gone:
-        same = [CHOICES.c[name] == bindparam(f"at_{name}") for name in _KEY]
-        keys = [dict(zip((f"at_{name}" for name in _KEY), key, strict=True)) for key in gone]
-        connection.execute(delete(CHOICES).where(*same), keys)
-    if new or changed:
-        rows = [
-            {**dict(zip(_KEY, key, strict=True)), "label": label}
-            for key, label in wanted.items()
-            if key in new or key in changed
-        ]
+        same = [CHOICES.c[name] == sa.bindparam(f"the {name}") for name in _KEY]
+        keys = [{f"the {name}": part for name, part in zip(_KEY, key, strict=True)} for key in gone]
+        connection.execute(sa.delete(CHOICES).where(*same), keys)
+    if rows:
         connection.execute(dialect_of(connection).insert_or_update(CHOICES, ["label"]), rows)
-    return Saved(len(new), len(changed), len(gone))
+    added = len(wanted.keys() - stored)
+    return Saved(added, len(rows) - added, len(gone))
 
 
-def load_columns(connection: Connection, entity: str) -> list[str]:
+def load_columns(connection: sa.Connection, entity: str) -> list[str]:
     """The columns of an entity that have labels."""
-    query = select(CHOICES.c.column_name).where(CHOICES.c.entity_name == entity).distinct()
+    query = sa.select(CHOICES.c.column_name).where(CHOICES.c.entity_name == entity).distinct()
     return sorted(connection.execute(query).scalars())

@@ -14,17 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Insert,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    TableValuedAlias,
-    Text,
-)
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import StorageError
@@ -34,8 +24,8 @@ from dataverse_sync.store.rows import SqlRow
 from dataverse_sync.store.sqlite import SqliteFile
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
-OWN_TABLES = MetaData()  # the program's own tables, each defined where it is used
-TEMPORARY_TABLES = MetaData()  # those that live as long as the writing connection
+OWN_TABLES = sa.MetaData()  # the program's own tables, each defined where it is used
+TEMPORARY_TABLES = sa.MetaData()  # those that live as long as the writing connection
 
 
 class Target(Protocol):
@@ -50,10 +40,10 @@ class Target(Protocol):
     def check(self, *, to_write: bool = True) -> None: ...
 
     # The connection that writes makes what does not exist; raises ConfigError or StorageError.
-    def open_writer(self) -> Connection: ...
+    def open_writer(self) -> sa.Connection: ...
 
     # A reader makes nothing. Is it to last longer than a moment, so that a writer may come?
-    def open_reader(self, *, lasting: bool = False) -> Connection: ...
+    def open_reader(self, *, lasting: bool = False) -> sa.Connection: ...
 
     # The run lock; raises LockedError if another run holds it.
     def hold(self, since: datetime) -> AbstractContextManager[None]: ...
@@ -61,8 +51,8 @@ class Target(Protocol):
     def describe_holder(self) -> str: ...
 
     # The database's own check of all it holds: "ok", or what is wrong.
-    def check_integrity(self, connection: Connection) -> str: ...
-    def blocks_readers(self, connection: Connection) -> bool: ...
+    def check_integrity(self, connection: sa.Connection) -> str: ...
+    def blocks_readers(self, connection: sa.Connection) -> bool: ...
 
     # What an error of the driver means to whoever runs the job.
     def explain(self, error: Exception) -> StorageError: ...
@@ -74,54 +64,61 @@ class Dialect(Protocol):
     # Write the rows that are new or differ in json_response, and count all exactly. Fresh: the
     # table was empty when its read began, so inserting comes first, and looking only if it fails.
     def upsert_rows(
-        self, connection: Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
+        self, connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
     ) -> Counts: ...
 
     # Write rows, whatever is stored under their keys.
     def rewrite_rows(
-        self, connection: Connection, table: EntityTable, rows: Sequence[SqlRow]
+        self, connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow]
     ) -> None: ...
 
     # The keys under which json_response is this very record; no key comes twice.
     def find_unchanged(
         self,
-        connection: Connection,
+        connection: sa.Connection,
         table: EntityTable,
         keys: Sequence[str],
         records: Sequence[msgspec.Raw],
     ) -> set[str]: ...
 
     # An insert that leaves out what the table has, or changes these columns of it.
-    def insert_or_ignore(self, table: Table) -> Insert: ...
+    def insert_or_ignore(self, table: sa.Table) -> sa.Insert: ...
     def insert_or_update(
-        self, table: Table, columns: Iterable[str], computed: Mapping[str, Any] | None = None
-    ) -> Insert: ...
+        self, table: sa.Table, columns: Iterable[str], computed: Mapping[str, Any] | None = None
+    ) -> sa.Insert: ...
 
     # Tables of key and value: the items of a JSON array, the numbers in a text such as 2,3,8.
-    def each_of(self, array: ColumnElement[Any]) -> TableValuedAlias: ...
-    def each_in_list(self, text: ColumnElement[Any]) -> TableValuedAlias: ...
-    def join_texts(self, text: ColumnElement[Any], separator: str) -> ColumnElement[Any]: ...
+    def each_of(self, array: sa.ColumnElement[Any]) -> sa.TableValuedAlias: ...
+    def each_in_list(self, text: sa.ColumnElement[Any]) -> sa.TableValuedAlias: ...
+    def join_texts(self, text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[Any]: ...
 
     # What there is: tables with their columns; every name that is taken; views with a comment.
-    def read_tables(self, connection: Connection) -> StoredTables: ...
-    def list_names(self, connection: Connection) -> Sequence[str]: ...
-    def read_view_comments(self, connection: Connection) -> Mapping[str, str]: ...
-    def create_view(self, connection: Connection, name: str, query: str, comment: str) -> None: ...
+    def read_tables(self, connection: sa.Connection) -> StoredTables: ...
+    def list_names(self, connection: sa.Connection) -> Sequence[str]: ...
+    def read_view_comments(self, connection: sa.Connection) -> Mapping[str, str]: ...
+    def create_view(
+        self, connection: sa.Connection, name: str, query: str, comment: str
+    ) -> None: ...
 
     # Rename a table and drop its indexes; views of it keep to the name that it had.
-    def move_aside(self, connection: Connection, table: Table, name: str) -> None: ...
+    def move_aside(self, connection: sa.Connection, table: sa.Table, name: str) -> None: ...
 
     # These columns of all rows of a table that is called so now, in the order that is read most
     # quickly; the rows already read may be changed meanwhile.
     def iter_rows(
-        self, connection: Connection, table: Table, name: str, columns: Sequence[str], size: int
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        name: str,
+        columns: Sequence[str],
+        size: int,
     ) -> Iterator[Sequence[Sequence[Any]]]: ...
 
     # Note the version of the program's own tables.
-    def mark_version(self, connection: Connection) -> None: ...
+    def mark_version(self, connection: sa.Connection) -> None: ...
 
     # Make do with less memory from here on, for pages that take much themselves.
-    def leave_room(self, connection: Connection) -> None: ...
+    def leave_room(self, connection: sa.Connection) -> None: ...
 
 
 _DIALECTS: Mapping[str, Dialect] = {"sqlite": sqlite_sql}
@@ -132,12 +129,12 @@ def open_target(place: str | Path) -> Target:
     return SqliteFile(Path(place))
 
 
-def dialect_of(connection: Connection) -> Dialect:
+def dialect_of(connection: sa.Connection) -> Dialect:
     return _DIALECTS[connection.dialect.name]
 
 
 @contextmanager
-def transaction(connection: Connection) -> Iterator[Connection]:
+def transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
     """One transaction; an error of the database becomes a ``StorageError`` with a way out."""
     try:
         with connection.begin():
@@ -147,29 +144,21 @@ def transaction(connection: Connection) -> Iterator[Connection]:
         raise open_target(str(connection.engine.url.database)).explain(error) from error
 
 
-def prepare_own_tables(connection: Connection) -> None:
+def prepare_own_tables(connection: sa.Connection) -> None:
     OWN_TABLES.create_all(connection)
     TEMPORARY_TABLES.create_all(connection)
     dialect_of(connection).mark_version(connection)
 
 
-def read_tables(connection: Connection) -> StoredTables:
-    return dialect_of(connection).read_tables(connection)
-
-
-def leave_room(connection: Connection) -> None:
-    dialect_of(connection).leave_room(connection)
-
-
-def record_set(name: str, *more: Column[Any]) -> Table:
+def record_set(name: str, *more: sa.Column[Any]) -> sa.Table:
     """Define a temporary table of records, each once, with more columns."""
-    return Table(
+    return sa.Table(
         name,
         TEMPORARY_TABLES,
-        Column("entity_name", Text, nullable=False),
-        Column("record_id", Text, nullable=False),
+        sa.Column("entity_name", sa.Text, nullable=False),
+        sa.Column("record_id", sa.Text, nullable=False),
         *more,
-        PrimaryKeyConstraint("entity_name", "record_id"),
+        sa.PrimaryKeyConstraint("entity_name", "record_id"),
         prefixes=["TEMPORARY"],
         **sqlite_sql.CLUSTERED,
     )

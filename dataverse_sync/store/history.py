@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts, State
 from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.store.database import Target, open_target, read_tables
+from dataverse_sync.store.database import Target, open_target
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import COUNTED, DIED, LOG, STATE, EntityState, load_states
@@ -169,7 +169,7 @@ def load_history(db_path: Path, runs: int = 0) -> History:
             target.check(to_write=False)
             with target.open_reader() as connection:
                 connection.exec_driver_sql("BEGIN")
-                if STATE.name in read_tables(connection):
+                if STATE.name in dialect_of(connection).read_tables(connection):
                     # Asked again: a run may have begun before the transaction, but none that
                     # begins after it is in what the transaction reads.
                     return _load(connection, runs, _find_holder(target, was_held))

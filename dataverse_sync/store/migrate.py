@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, bindparam, update
 from sqlalchemy.schema import CreateColumn, DropTable
 
 from dataverse_sync.errors import ConfigError, EntityError
-from dataverse_sync.store.database import dialect_of, read_tables
+from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
 from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable
 from dataverse_sync.store.upsert import rewrite
@@ -21,23 +20,24 @@ ROWS_AT_ONCE = 2000
 
 def bring_to(connection: Connection, wanted: EntityTable, tell: Tell) -> None:
     """Make a table what the lock says, by adding columns if that is enough."""
-    have = read_tables(connection).get(wanted.name)
+    have = dialect_of(connection).read_tables(connection).get(wanted.name)
     if have is None:
         wanted.table.create(connection)
         tell(f"{wanted.name}: table made")
         return
     types = {column.name: column.type for column in wanted.columns}
     new = [name for name in types if name not in have]
-    kept = [name for name in types if name in have]
-    is_key = have.get(wanted.entity.key, ("", False))[1]
-    extra = set(have) - set(types) - set(SPECIAL_COLUMNS)
-    same_types = all(have[name][0].upper() == types[name] for name in kept)
-    if not new and not extra and same_types and is_key:
-        tell(f"{wanted.name}: nothing to do")
-    elif not extra and same_types and is_key:
+    fits = (
+        have.keys() <= {*types, *SPECIAL_COLUMNS}
+        and all(have[name][0].upper() == types[name] for name in types if name in have)
+        and have.get(wanted.entity.key, ("", False))[1]
+    )
+    if not fits:
+        _rebuild(connection, wanted, set(have), tell)
+    elif new:
         _add_columns(connection, wanted, new, tell)
     else:
-        _rebuild(connection, wanted, set(have), tell)
+        tell(f"{wanted.name}: nothing to do")
 
 
 def _add_columns(
@@ -51,14 +51,11 @@ def _add_columns(
     places = {column.name: at for at, column in enumerate(wanted.columns) if column.name in new}
     if "modifiedon" in places:
         places["valid_from"] = VALID_FROM
-    key = wanted.table.c[wanted.entity.key]
-    fill = update(wanted.table).where(key == bindparam("its key"))  # no column's name has a space
+    places["its key"] = 0  # no column's name has a space
+    fill = update(wanted.table).where(wanted.key == bindparam("its key"))
     done = 0
     for rows in _decode_all(connection, wanted, wanted.name, (), tell):
-        values = [
-            {name: row[at] for name, at in places.items()} | {"its key": row[0]} for row in rows
-        ]
-        connection.execute(fill, values)
+        connection.execute(fill, [{name: row[at] for name, at in places.items()} for row in rows])
         done += len(rows)
     for index in wanted.table.indexes:
         index.create(connection, checkfirst=True)
@@ -83,22 +80,24 @@ def _rebuild(connection: Connection, wanted: EntityTable, have: set[str], tell: 
 def _decode_all(
     connection: Connection, wanted: EntityTable, source: str, kept: Sequence[int], tell: Tell
 ) -> Iterator[list[SqlRow]]:
-    """Decode every stored record anew, some 2,000 at a time.
+    """Decode every record of the table ``source`` anew, some 2,000 at a time.
 
-    Args:
-        connection: In a transaction.
-        wanted: The table that the rows are for.
-        source: The name of the table that they are in.
-        kept: The places in a row whose values are those of the source.
-        tell: Told how far a large table has come.
+    ``kept`` are the places in a row whose values stay those of the source.
     """
     columns = ["sync_time", "json_response", *(wanted.columns[at].name for at in kept)]
-    iter_rows = dialect_of(connection).iter_rows
+    read = dialect_of(connection).iter_rows
     done = 0
-    for batch in iter_rows(connection, wanted.table, source, columns, ROWS_AT_ONCE):
+    for batch in read(connection, wanted.table, source, columns, ROWS_AT_ONCE):
         rows = []
         for sync_time, text, *values in batch:
-            row = _decode(wanted, text, sync_time)
+            try:
+                (decoded,) = to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
+            except EntityError as error:
+                raise ConfigError(
+                    f"{wanted.name}: a stored record cannot be read",
+                    "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
+                ) from error
+            row = list(decoded)
             for at, value in zip(kept, values, strict=True):
                 row[at] = value
             rows.append(tuple(row))
@@ -106,14 +105,3 @@ def _decode_all(
         done += len(rows)
         if done % (ROWS_AT_ONCE * 25) == 0:
             tell(f"{wanted.name}: {done} rows so far")
-
-
-def _decode(wanted: EntityTable, text: str, sync_time: str) -> list[Any]:
-    try:
-        (row,) = to_rows(wanted, [msgspec.Raw(text.encode())], sync_time)
-    except EntityError as error:
-        raise ConfigError(
-            f"{wanted.name}: a stored record cannot be read",
-            "Was it changed by hand? Mend it: python -m dataverse_sync verify --repair",
-        ) from error
-    return list(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,8 +25,7 @@ def load_versions(
     connection: Connection, table: EntityTable, keys: Sequence[str]
 ) -> dict[str, str | None]:
     """The version of each of these rows as the table has it now."""
-    key = table.table.c[table.entity.key]
-    name = table.entity.version_column
+    key, name = table.key, table.entity.version_column
     version = literal(None) if name is None else cast(table.table.c[name], Text)
     found: dict[str, str | None] = {}
     for start in range(0, len(keys), KEYS_AT_ONCE):
@@ -35,21 +35,12 @@ def load_versions(
 
 
 def find_altered(connection: Connection, table: EntityTable, known: Collection[str]) -> list[str]:
-    """Keys of rows whose columns are not what their own ``json_response`` says.
-
-    Args:
-        connection: In a transaction.
-        table: Whose rows.
-        known: Keys that are not looked at.
-    """
+    """Keys of rows, but those ``known``, whose columns are not what their own JSON says."""
     names = [column.name for column in table.columns]
     columns = [table.table.c[name] for name in (*names, "valid_from", "json_response")]
-    key = table.table.c[table.entity.key]
-    altered: list[str] = []
-    last = ""
-    while batch := connection.execute(
-        select(*columns).where(key > last).order_by(key).limit(ROWS_AT_ONCE)
-    ).all():
+    query = select(*columns).order_by(table.key).limit(ROWS_AT_ONCE)
+    altered, last = [], ""
+    while batch := connection.execute(query.where(table.key > last)).all():
         last = batch[-1][0]
         rows = (tuple(row) for row in batch if row[0] not in known)
         altered += [row[0] for row in rows if not _agrees(table, row)]
@@ -72,8 +63,6 @@ def _agrees(table: EntityTable, stored: SqlRow) -> bool:
 def _as_stored(value: Any, column_type: str) -> Any:
     """What SQLite's column affinity makes of a value; numbers compare by their worth."""
     if column_type != "TEXT" and isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)  # digits beyond 64 bits
-        except ValueError:
-            return value
     return value

@@ -25,8 +25,7 @@ VALID_FROM, JSON_RESPONSE = -2, -1  # where they stand in a row
 def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) -> list[SqlRow]:
     """Turn records into rows: every column, then ``sync_time``, ``valid_from``, ``json_response``.
 
-    Raises:
-        PageError: A record is no object, has no key, or is no UTF-8 text.
+    A record that is not an object, has no key, or is not UTF-8 text is a PageError.
     """
     valid_from = next(
         (at for at, column in enumerate(table.columns) if column.name == "modifiedon"), None
@@ -54,11 +53,7 @@ def to_rows(table: EntityTable, records: Iterable[msgspec.Raw], sync_time: str) 
 
 
 def to_heads(table: EntityTable, records: Iterable[msgspec.Raw]) -> list[Head]:
-    """The key and ``modifiedon`` of each record.
-
-    Raises:
-        PageError: As ``to_rows``.
-    """
+    """The key and ``modifiedon`` of each record; raises as ``to_rows`` does."""
     heads = []
     for record in records:
         try:
@@ -95,8 +90,6 @@ def _to_sql(value: Any, column_type: ColumnType) -> Any:
         return value.encode("utf-8", "replace").decode()  # a lone surrogate is no UTF-8
     if isinstance(value, dict | list):
         return json.dumps(value, separators=(",", ":"))
-    if column_type == "TEXT" and isinstance(value, bool):
-        return "true" if value else "false"
-    if column_type == "TEXT" and value is not None:
-        return str(value)
-    return value
+    if column_type != "TEXT" or value is None:
+        return value
+    return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -30,12 +30,7 @@ def _holder_path(db_path: Path) -> Path:
 
 @contextmanager
 def hold(db_path: Path, since: datetime) -> Iterator[None]:
-    """Hold the run lock of a database for as long as the block lasts.
-
-    Raises:
-        LockedError: Another run holds it: which, and since when.
-        ConfigError: The lock file cannot be made.
-    """
+    """Hold the run lock of a database for as long as the block lasts; raises LockedError."""
     path = lock_path(db_path)
     # Not blocking=False: whoever looks whether it is held, holds it for that moment.
     lock = FileLock(path, timeout=0.5)
@@ -74,13 +69,11 @@ def is_held(db_path: Path) -> bool:
     """Whether a run holds the database now."""
     if not lock_path(db_path).exists():
         return False
-    lock = FileLock(lock_path(db_path), blocking=False)
     try:
-        lock.acquire()
+        with FileLock(lock_path(db_path), blocking=False):
+            return False
     except (Timeout, OSError):
         return True
-    lock.release()
-    return False
 
 
 def describe_holder(db_path: Path) -> str:

@@ -1,43 +1,48 @@
-"""The schema lock in its two homes, the file and the database, and what differed from it."""
+"""The schema lock in its two homes, the file and the database, and what differed from it.
+
+Whoever works on the tables of an environment opens its copy here: database and lock together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, Integer, Table, Text, insert, select, update
+import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import ConfigError, StorageError
-from dataverse_sync.model import Drift
+from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.moments import to_text
 from dataverse_sync.schema.lock import SchemaLock, dump_lock, load_lock, parse_lock, save_lock
-from dataverse_sync.store.database import OWN_TABLES, Target, dialect_of, read_tables
-from dataverse_sync.store.tables import StoredTables, find_misfits
+from dataverse_sync.store import tables as store_tables
+from dataverse_sync.store.database import OWN_TABLES, Target, dialect_of
+from dataverse_sync.store.tables import EntityTable, StoredTables
 
-SCHEMA_LOCK = Table(
+SCHEMA_LOCK = sa.Table(
     "_schema_lock",
     OWN_TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("schema", Text, nullable=False),
-    Column("locked_at", Text, nullable=False),
-    Column("replaces", Text),  # the lock before it: a file that still says this is behind
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("schema", sa.Text, nullable=False),
+    sa.Column("locked_at", sa.Text, nullable=False),
+    sa.Column("replaces", sa.Text),  # the lock before it: a file that still says this is behind
 )
-SCHEMA_CHANGES = Table(
+SCHEMA_CHANGES = sa.Table(
     "_schema_changes",
     OWN_TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("run_id", Text, nullable=False),
-    Column("entity_name", Text, nullable=False),
-    Column("column_name", Text),
-    Column("change", Text, nullable=False),
-    Column("severity", Text, nullable=False),
-    Column("old_type", Text),
-    Column("new_type", Text),
-    Column("detected_at", Text, nullable=False),
-    Column("standing", Integer, nullable=False, default=1),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("entity_name", sa.Text, nullable=False),
+    sa.Column("column_name", sa.Text),
+    sa.Column("change", sa.Text, nullable=False),
+    sa.Column("severity", sa.Text, nullable=False),
+    sa.Column("old_type", sa.Text),
+    sa.Column("new_type", sa.Text),
+    sa.Column("detected_at", sa.Text, nullable=False),
+    sa.Column("standing", sa.Integer, nullable=False, default=1),
 )
 
 
@@ -50,16 +55,43 @@ class LockedSchema:
     misfits: tuple[str, ...]
     is_file_current: bool
 
+    def build_tables(self, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
+        """The tables of these entities, but those that are not locked or not made yet."""
+        made = self.lock.keys() & self.tables.keys()
+        names = [entity.name for entity in entities if entity.name in made]
+        return {name: store_tables.build_table(self.lock[name]) for name in names}
+
+
+@contextmanager
+def open_copy(
+    target: Target,
+    schema_path: str | Path,
+    *,
+    write: bool = False,
+    must_exist: bool = True,
+    must_fit: bool = True,
+) -> Iterator[LockedSchema]:
+    """Check a database and load its schema; nothing is written, and no connection opened.
+
+    To ``write``, the run lock is held for as long as the block lasts: LockedError if another
+    run holds it. Whatever is not usable is a ConfigError.
+    """
+    target.check(to_write=write)
+    if must_exist and not target.exists():
+        raise ConfigError(
+            f"{target.name}: there is no database yet",
+            "Run a sync first, or name the database with --db or SQLITE_DB_PATH.",
+        )
+    with target.hold(datetime.now(UTC)) if write else nullcontext():
+        yield load_schema(target, schema_path, must_fit=must_fit)
+
 
 def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = True) -> LockedSchema:
     """Read the file and the database's copy; writes nothing.
 
     The copy is right if the file lacks an entity that the copy has, or is the very lock that
-    the copy replaced (a run was killed between the two).
-
-    Raises:
-        ConfigError: One of them is damaged; or, if it ``must_fit``, a table does not have
-            what is locked.
+    the copy replaced (a run was killed between the two). If it ``must_fit``, a table that
+    does not have what is locked is a ConfigError.
     """
     filed = load_lock(Path(schema_path))
     tables: StoredTables = {}
@@ -67,12 +99,12 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     replaced = None
     if target.size():
         with target.open_reader() as connection:
-            tables = read_tables(connection)
+            tables = dialect_of(connection).read_tables(connection)
             if SCHEMA_LOCK.name in tables:
                 copied, replaced = load_lock_copy(connection, target.name)
     is_behind = filed is None or dump_lock(filed) == replaced
     lock = copied if is_behind else {**copied, **(filed or {})}
-    misfits = tuple(find_misfits(lock, tables))
+    misfits = tuple(store_tables.find_misfits(lock, tables))
     if must_fit and misfits:
         raise ConfigError(
             f"{schema_path} does not fit the database {target.name}: {'; '.join(misfits)}",
@@ -82,14 +114,10 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     return LockedSchema(lock, tables, misfits, is_file_current=filed == lock)
 
 
-def load_lock_copy(connection: Connection, where: str) -> tuple[SchemaLock, str | None]:
-    """The database's own copy of the lock, and the text of the lock that it replaced.
-
-    Raises:
-        ConfigError: The copy is damaged, or the database itself.
-    """
+def load_lock_copy(connection: sa.Connection, where: str) -> tuple[SchemaLock, str | None]:
+    """The database's own copy of the lock, and the text of the lock that it replaced."""
     try:
-        row = connection.execute(select(SCHEMA_LOCK)).first()
+        row = connection.execute(sa.select(SCHEMA_LOCK)).first()
     except DBAPIError as error:
         raise ConfigError(
             f"{where}: cannot be read ({error.orig})",
@@ -101,11 +129,7 @@ def load_lock_copy(connection: Connection, where: str) -> tuple[SchemaLock, str 
 
 
 def save_lock_file(path: str | Path, lock: SchemaLock) -> None:
-    """Write the lock file whole or not at all.
-
-    Raises:
-        StorageError: Its folder cannot be written.
-    """
+    """Write the lock file whole or not at all; raises StorageError."""
     try:
         save_lock(Path(path), lock)
     except OSError as error:
@@ -114,10 +138,10 @@ def save_lock_file(path: str | Path, lock: SchemaLock) -> None:
         ) from error
 
 
-def save_lock_copy(connection: Connection, lock: SchemaLock, now: datetime) -> None:
+def save_lock_copy(connection: sa.Connection, lock: SchemaLock, now: datetime) -> None:
     """Keep the lock in the database; call it in the transaction that changes the tables."""
     text = dump_lock(lock)
-    before = connection.execute(select(SCHEMA_LOCK.c.schema)).scalar()
+    before = connection.execute(sa.select(SCHEMA_LOCK.c.schema)).scalar()
     if before != text:
         values = {"schema": text, "locked_at": to_text(now), "replaces": before}
         statement = dialect_of(connection).insert_or_update(SCHEMA_LOCK, values)
@@ -125,7 +149,7 @@ def save_lock_copy(connection: Connection, lock: SchemaLock, now: datetime) -> N
 
 
 def record_drift(
-    connection: Connection,
+    connection: sa.Connection,
     run_id: str,
     drift: Sequence[Drift],
     compared: Collection[str],
@@ -133,39 +157,25 @@ def record_drift(
 ) -> None:
     """Write each difference once while it stands; one that comes back is written again.
 
-    Args:
-        connection: In a transaction.
-        run_id: The run that found them.
-        drift: What differs now.
-        compared: The entities that were compared; differences of others stand.
-        now: When.
+    Differences of entities that were not ``compared`` stand.
     """
+    names = ("entity_name", "column_name", "change", "old_type", "new_type")
     found = {
-        (item.entity, item.column, item.change, item.old_type, item.new_type): item
+        (item.entity, item.column, item.change, item.old_type, item.new_type): item.severity
         for item in drift
     }
-    query = select(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.standing == 1)
-    standing = {
-        (row.entity_name, row.column_name, row.change, row.old_type, row.new_type): row.id
-        for row in connection.execute(query)
-    }
+    columns = [SCHEMA_CHANGES.c[name] for name in ("id", *names)]
+    query = sa.select(*columns).where(SCHEMA_CHANGES.c.standing == 1)
+    standing = {tuple(key): at for at, *key in connection.execute(query)}
     ended = [at for key, at in standing.items() if key not in found and key[0] in compared]
+    told = {"run_id": run_id, "detected_at": to_text(now)}
     new = [
-        {
-            "run_id": run_id,
-            "entity_name": item.entity,
-            "column_name": item.column,
-            "change": item.change,
-            "severity": item.severity,
-            "old_type": item.old_type,
-            "new_type": item.new_type,
-            "detected_at": to_text(now),
-        }
-        for key, item in found.items()
+        {**told, **dict(zip(names, key, strict=True)), "severity": severity}
+        for key, severity in found.items()
         if key not in standing
     ]
     if ended:
-        end = update(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.id.in_(ended))
+        end = sa.update(SCHEMA_CHANGES).where(SCHEMA_CHANGES.c.id.in_(ended))
         connection.execute(end.values(standing=0))
     if new:
-        connection.execute(insert(SCHEMA_CHANGES), new)
+        connection.execute(sa.insert(SCHEMA_CHANGES), new)

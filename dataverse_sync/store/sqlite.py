@@ -56,15 +56,13 @@ class SqliteFile:
 
     def check(self, *, to_write: bool = True) -> None:
         self._check_permissions(to_write)
-        if not self.exists():
+        if not self.size():
             return
         try:
             with self.path.open("rb") as file:
                 head = file.read(len(_MAGIC))
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read ({error})", _HINT) from error
-        if not head:
-            return
         if head != _MAGIC:
             raise ConfigError(f"{self.path}: is not a SQLite database", _HINT)
         try:
@@ -86,11 +84,9 @@ class SqliteFile:
             raise ConfigError(f"{path}: is a folder, not a database file", _HINT)
         if not folder.is_dir():
             raise ConfigError(f"{path}: there is no folder {folder}", "Make it, or n" + _HINT[1:])
-        if not to_write:
-            return
-        if not path.exists() and not os.access(folder, os.W_OK):
+        if to_write and not path.exists() and not os.access(folder, os.W_OK):
             raise ConfigError(f"{path}: the folder cannot be written", _HINT)
-        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        if to_write and path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(
                 f"{path}: the file cannot be read and written", "Check its permissions."
             )

@@ -14,16 +14,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Insert,
-    Table,
-    TableValuedAlias,
-    case,
-    func,
-    literal,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Counts
@@ -54,7 +45,7 @@ _COMMENT = re.compile(r"/\* (.*?) \*/")
 
 
 def upsert_rows(
-    connection: Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
+    connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
 ) -> Counts:
     latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
     inserted = 0
@@ -75,12 +66,12 @@ def upsert_rows(
     )
 
 
-def rewrite_rows(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
+def rewrite_rows(connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow]) -> None:
     connection.exec_driver_sql(_compile_insert(table.table, update=True), list(rows))
 
 
 def find_unchanged(
-    connection: Connection,
+    connection: sa.Connection,
     table: EntityTable,
     keys: Sequence[str],
     records: Sequence[msgspec.Raw],
@@ -103,22 +94,22 @@ def find_unchanged(
 
 
 @cache
-def _format(query: str, table: Table) -> str:
+def _format(query: str, table: sa.Table) -> str:
     key = next(iter(table.primary_key)).name
     return query.format(table=_quote(table.name), key=_quote(key), row=_choose_row_number(table))
 
 
-def _choose_row_number(table: Table) -> str:
+def _choose_row_number(table: sa.Table) -> str:
     """SQLite's number of a row; a column of such a name hides it, and takes a scan."""
     taken = {column.name.lower() for column in table.c}
     return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
 
 
 @cache
-def _compile_insert(table: Table, *, update: bool) -> str:
+def _compile_insert(table: sa.Table, *, update: bool) -> str:
     """An insert that changes or ignores stored rows, its values in the order of the columns."""
     (key,) = table.primary_key
-    insert: Insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
+    insert: sa.Insert = sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
     if update:
         insert = insert_or_update(table, (column.name for column in table.c if column is not key))
     values = insert.values(dict.fromkeys(table.c.keys()))
@@ -129,16 +120,13 @@ def _quote(name: str) -> str:
     return sqlite.dialect().identifier_preparer.quote(name)
 
 
-# Parts of statements
-
-
-def insert_or_ignore(table: Table) -> Insert:
+def insert_or_ignore(table: sa.Table) -> sa.Insert:
     return sqlite.insert(table).prefix_with("OR IGNORE")
 
 
 def insert_or_update(
-    table: Table, columns: Iterable[str], computed: Mapping[str, ColumnElement[Any]] | None = None
-) -> Insert:
+    table: sa.Table, columns: Iterable[str], computed: Mapping[str, Any] | None = None
+) -> sa.Insert:
     insert = sqlite.insert(table)
     changes = {name: insert.excluded[name] for name in columns}
     return insert.on_conflict_do_update(
@@ -146,24 +134,24 @@ def insert_or_update(
     )
 
 
-def each_of(array: ColumnElement[Any]) -> TableValuedAlias:
-    return func.json_each(array).table_valued("key", "value", name="part", joins_implicitly=True)
+def each_of(array: sa.ColumnElement[Any]) -> sa.TableValuedAlias:
+    return sa.func.json_each(array).table_valued("key", "value", name="part", joins_implicitly=True)
 
 
-def each_in_list(text: ColumnElement[Any]) -> TableValuedAlias:
-    listed = literal("[").concat(text).concat("]")
+def each_in_list(text: sa.ColumnElement[Any]) -> sa.TableValuedAlias:
+    listed = sa.literal("[").concat(text).concat("]")
     # Text that is not a list would fail the whole query.
-    return each_of(case((func.json_valid(listed) == 1, listed)))
+    return each_of(sa.case((sa.func.json_valid(listed) == 1, listed)))
 
 
-def join_texts(text: ColumnElement[Any], separator: str) -> ColumnElement[Any]:
-    return func.group_concat(text, separator)
+def join_texts(text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[Any]:
+    return sa.func.group_concat(text, separator)
 
 
 # Tables and views
 
 
-def read_tables(connection: Connection) -> StoredTables:
+def read_tables(connection: sa.Connection) -> StoredTables:
     tables: dict[str, dict[str, tuple[str, bool]]] = {}
     for table, name, type_, pk in connection.exec_driver_sql(
         "SELECT m.name, c.name, c.type, c.pk FROM sqlite_master m, pragma_table_info(m.name) c "
@@ -173,11 +161,11 @@ def read_tables(connection: Connection) -> StoredTables:
     return tables
 
 
-def list_names(connection: Connection) -> Sequence[str]:
+def list_names(connection: sa.Connection) -> Sequence[str]:
     return connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
 
 
-def move_aside(connection: Connection, table: Table, name: str) -> None:
+def move_aside(connection: sa.Connection, table: sa.Table, name: str) -> None:
     # Else a view of the table would follow the rename, and go with the old table.
     connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     for index in table.indexes:
@@ -186,7 +174,7 @@ def move_aside(connection: Connection, table: Table, name: str) -> None:
 
 
 def iter_rows(
-    connection: Connection, table: Table, name: str, columns: Sequence[str], size: int
+    connection: sa.Connection, table: sa.Table, name: str, columns: Sequence[str], size: int
 ) -> Iterator[Sequence[Sequence[Any]]]:
     row, last = _choose_row_number(table), 0
     query = (
@@ -198,22 +186,19 @@ def iter_rows(
         last = batch[-1][-1]
 
 
-def create_view(connection: Connection, name: str, query: str, comment: str) -> None:
+def create_view(connection: sa.Connection, name: str, query: str, comment: str) -> None:
     connection.exec_driver_sql(f"CREATE VIEW {_quote(name)} AS /* {comment} */ {query}")
 
 
-def read_view_comments(connection: Connection) -> Mapping[str, str]:
+def read_view_comments(connection: sa.Connection) -> Mapping[str, str]:
     found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
     comments = ((name, _COMMENT.search(sql)) for name, sql in found)
     return {name: comment[1] for name, comment in comments if comment}
 
 
-# The connection
-
-
-def mark_version(connection: Connection) -> None:
+def mark_version(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA user_version = {DB_VERSION:d}")
 
 
-def leave_room(connection: Connection) -> None:
+def leave_room(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA cache_size=-{SMALL_CACHE_KIB}")

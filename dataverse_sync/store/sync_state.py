@@ -13,18 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Integer,
-    Table,
-    Text,
-    bindparam,
-    func,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sa
 
 from dataverse_sync.model import Counts, Range, State
 from dataverse_sync.moments import parse_timestamp, to_text
@@ -33,58 +22,47 @@ from dataverse_sync.store.database import OWN_TABLES, dialect_of
 # The service commits out of order within two minutes; a moment is shown to the second only.
 LATE_COMMIT = timedelta(minutes=2, seconds=1)
 DIED = "the previous run was killed or the machine went down"
-
 COUNTED = tuple(field.name for field in fields(Counts))
 
-STATE = Table(
+STATE = sa.Table(
     "_sync_state",
     OWN_TABLES,
-    Column("entity_name", Text, primary_key=True),
-    Column("state", Text, nullable=False),
-    Column("last_timestamp", Text),  # the bookmark
-    Column("last_sync_time", Text),  # when the entity last completed
-    Column("records_count", Integer, nullable=False),
-    Column("error", Text),
-    Column("checkpoint", Text),  # JSON: where an unfinished read goes on
-    Column("delta_link", Text),  # opaque: where the next delta read starts
+    sa.Column("entity_name", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("last_timestamp", sa.Text),  # the bookmark
+    sa.Column("last_sync_time", sa.Text),  # when the entity last completed
+    sa.Column("records_count", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("checkpoint", sa.Text),  # JSON: where an unfinished read goes on
+    sa.Column("delta_link", sa.Text),  # opaque: where the next delta read starts
 )
-LOG = Table(
+LOG = sa.Table(
     "_sync_log",
     OWN_TABLES,
-    Column("id", Integer, primary_key=True),
-    Column("run_id", Text, nullable=False),
-    Column("entity_name", Text, nullable=False),
-    Column("started_at", Text, nullable=False),
-    Column("finished_at", Text),
-    Column("status", Text, nullable=False),
-    *(Column(f"records_{name}", Integer, nullable=False, default=0) for name in COUNTED),
-    Column("requests", Integer, nullable=False, default=0),
-    Column("error", Text),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("entity_name", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Text, nullable=False),
+    sa.Column("finished_at", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    *(sa.Column(f"records_{name}", sa.Integer, nullable=False, default=0) for name in COUNTED),
+    sa.Column("requests", sa.Integer, nullable=False, default=0),
+    sa.Column("error", sa.Text),
 )
 
 # Made once: to build a statement takes five times as long as to execute it, and these are
 # executed for each page. What they set is named by the parameters.
-_CHANGE_STATE = update(STATE).where(STATE.c.entity_name == bindparam("changed"))
-_CHANGE_LOG = update(LOG).where(LOG.c.id == bindparam("changed"))
+_CHANGE_STATE = sa.update(STATE).where(STATE.c.entity_name == sa.bindparam("changed"))
+_CHANGE_LOG = sa.update(LOG).where(LOG.c.id == sa.bindparam("changed"))
 
 
 # Bookmarks
 
 
-def later(one: str | None, other: str | None) -> str | None:
-    """The later of two moments of the service, each as it came."""
-    a, b = parse_timestamp(one), parse_timestamp(other)
-    if a is None or b is None:
-        return one if b is None else other
-    return one if a >= b else other
-
-
 def newest_of(values: Iterable[object]) -> str | None:
-    """The latest of many moments of the service, as it was written."""
+    """The latest of some moments of the service, as it was written; None if there is none."""
     texts = {value for value in values if isinstance(value, str)}
-    if not texts:
-        return None
-    last = max(texts)
+    last = max(texts, default="")
     if last.endswith("Z") and len({len(text) for text in texts}) == 1 and parse_timestamp(last):
         return last  # all written alike, so the last as text is the latest
     moments = {text: moment for text in sorted(texts) if (moment := parse_timestamp(text))}
@@ -94,12 +72,9 @@ def newest_of(values: Iterable[object]) -> str | None:
 def next_bookmark(seen_max: str | None, first_request_at: datetime) -> str | None:
     """Where the next read starts: the newest ``modifiedon`` seen, held back before the read began.
 
-    Rows change while they are paged, and the service commits out of order; what is
-    read twice because of the overlap is found unchanged.
-
-    Args:
-        seen_max: The largest ``modifiedon`` seen so far, as the service wrote it.
-        first_request_at: By the server's clock, when the read's first page was asked for.
+    Rows change while they are paged, and the service commits out of order; what is read twice
+    because of the overlap is found unchanged. The read began when its first page was asked
+    for, by the server's clock.
     """
     newest = parse_timestamp(seen_max)
     limit = first_request_at - LATE_COMMIT
@@ -155,34 +130,30 @@ class EntityState:
     records_count: int = 0
 
 
-def ensure_rows(connection: Connection, names: Iterable[str]) -> None:
+def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
     """A ``pending`` row for each entity that has none."""
     rows = [{"entity_name": name, "state": "pending", "records_count": 0} for name in names]
     connection.execute(dialect_of(connection).insert_or_ignore(STATE), rows)
 
 
-def load_states(connection: Connection, names: Collection[str]) -> dict[str, EntityState]:
+def load_states(connection: sa.Connection, names: Collection[str]) -> dict[str, EntityState]:
     """The state of each of these entities, also of those that have no row yet."""
-    rows = connection.execute(select(STATE).where(STATE.c.entity_name.in_(names)))
+    columns = ("entity_name", "state", "last_timestamp", "checkpoint", "delta_link")
+    query = sa.select(*(STATE.c[name] for name in (*columns, "records_count")))
+    rows = connection.execute(query.where(STATE.c.entity_name.in_(names)))
     found = {
-        row.entity_name: EntityState(
-            state=row.state,
-            bookmark=row.last_timestamp,
-            checkpoint=parse_checkpoint(row.checkpoint),
-            delta_link=row.delta_link,
-            records_count=row.records_count,
-        )
-        for row in rows
+        name: EntityState(state, bookmark, parse_checkpoint(checkpoint), delta_link, count)
+        for name, state, bookmark, checkpoint, delta_link, count in rows
     }
     return {name: found.get(name, EntityState()) for name in names}
 
 
-def set_state(connection: Connection, name: str, **columns: Any) -> None:
+def set_state(connection: sa.Connection, name: str, **columns: Any) -> None:
     """Change the columns named, and no other."""
     connection.execute(_CHANGE_STATE, {"changed": name, **columns})
 
 
-def save_checkpoint(connection: Connection, name: str, checkpoint: Checkpoint) -> None:
+def save_checkpoint(connection: sa.Connection, name: str, checkpoint: Checkpoint) -> None:
     document = asdict(checkpoint)
     document["segments"] = document.pop("ranges")  # its name in the databases of 0.1.0
     set_state(connection, name, checkpoint=json.dumps(document))
@@ -192,48 +163,37 @@ def save_checkpoint(connection: Connection, name: str, checkpoint: Checkpoint) -
 
 
 def start_entities(
-    connection: Connection, run_id: str, names: Sequence[str], started_at: datetime
+    connection: sa.Connection, run_id: str, names: Sequence[str], started_at: datetime
 ) -> dict[str, int]:
     """Set entities to ``in_progress``; returns the id of each one's row in ``_sync_log``."""
     if not names:
         return {}
-    begun = update(STATE).where(STATE.c.entity_name.in_(names)).values(state="in_progress")
+    begun = sa.update(STATE).where(STATE.c.entity_name.in_(names)).values(state="in_progress")
     connection.execute(begun)
-    rows = [
-        {
-            "run_id": run_id,
-            "entity_name": name,
-            "started_at": to_text(started_at),
-            "status": "in_progress",
-        }
-        for name in names
-    ]
-    last = connection.execute(select(func.max(LOG.c.id))).scalar() or 0
-    connection.execute(insert(LOG), rows)
-    made = select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last, LOG.c.run_id == run_id)
+    last = connection.execute(sa.select(sa.func.max(LOG.c.id))).scalar() or 0
+    row = {"run_id": run_id, "started_at": to_text(started_at), "status": "in_progress"}
+    connection.execute(sa.insert(LOG), [{**row, "entity_name": name} for name in names])
+    made = sa.select(LOG.c.entity_name, LOG.c.id).where(LOG.c.id > last, LOG.c.run_id == run_id)
     return {row.entity_name: row.id for row in connection.execute(made)}
 
 
 def update_log(
-    connection: Connection, log_id: int, counts: Counts, requests: int, **columns: Any
+    connection: sa.Connection, log_id: int, counts: Counts, requests: int, **columns: Any
 ) -> None:
     counted = {f"records_{name}": getattr(counts, name) for name in COUNTED}
     values = {"changed": log_id, **counted, "requests": requests, **columns}
     connection.execute(_CHANGE_LOG, values)
 
 
-def load_counts(connection: Connection, log_ids: Collection[int]) -> dict[int, Counts]:
+def load_counts(connection: sa.Connection, log_ids: Collection[int]) -> dict[int, Counts]:
     """What these rows of ``_sync_log`` count: if a run is aborted, what it has committed."""
     columns = [LOG.c[f"records_{name}"] for name in COUNTED]
-    rows = connection.execute(select(LOG.c.id, *columns).where(LOG.c.id.in_(log_ids)))
+    rows = connection.execute(sa.select(LOG.c.id, *columns).where(LOG.c.id.in_(log_ids)))
     return {log_id: Counts(*counted) for log_id, *counted in rows}
 
 
-def close_dead_runs(connection: Connection, now: datetime) -> int:
+def close_dead_runs(connection: sa.Connection, now: datetime) -> int:
     """Mark what a killed run left ``in_progress``; only with the run lock held."""
-    statement = (
-        update(LOG)
-        .where(LOG.c.status == "in_progress")
-        .values(status="failed", finished_at=to_text(now), error=DIED)
-    )
-    return connection.execute(statement).rowcount
+    dead = sa.update(LOG).where(LOG.c.status == "in_progress")
+    values = {"status": "failed", "finished_at": to_text(now), "error": DIED}
+    return connection.execute(dead.values(values)).rowcount

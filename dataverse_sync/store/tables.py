@@ -12,19 +12,14 @@ from typing import Annotated, Any, cast
 import msgspec
 from sqlalchemy import Column as SqlColumn
 from sqlalchemy import Index, MetaData, Table
-from sqlalchemy.types import INTEGER, REAL, TEXT, TypeEngine
+from sqlalchemy.types import INTEGER, REAL, TEXT
 
 from dataverse_sync.model import Column, ColumnType, Entity
 from dataverse_sync.schema.lock import SchemaLock
 
 SPECIAL_COLUMNS = ("sync_time", "valid_from", "json_response")
-INDEXED = ("modifiedon", "createdon")
 MOST_COLUMNS = 1990  # of a record; SQLite allows 2,000 in a table
-_SQL_TYPES: Mapping[ColumnType, TypeEngine[Any]] = {
-    "TEXT": TEXT(),
-    "INTEGER": INTEGER(),
-    "REAL": REAL(),
-}
+_SQL_TYPES: Mapping[ColumnType, Any] = {"TEXT": TEXT, "INTEGER": INTEGER, "REAL": REAL}
 INT64 = (-(2**63), 2**63 - 1)
 # Each table of a database: its columns, with declared type and whether it is in the key.
 StoredTables = Mapping[str, Mapping[str, tuple[str, bool]]]
@@ -50,6 +45,10 @@ class EntityTable:
     def name(self) -> str:
         return self.entity.name
 
+    @property
+    def key(self) -> SqlColumn[Any]:
+        return self.table.c[self.entity.key]
+
     def value(self, row: Sequence[Any], name: str | None) -> Any:
         """What a row has in the column of this name; None if there is no such column."""
         pairs = zip(self.columns, row, strict=False)
@@ -62,18 +61,11 @@ def build_table(entity: Entity) -> EntityTable:
     table = Table(
         entity.name,
         MetaData(),
-        *(
-            SqlColumn(
-                column.name,
-                _SQL_TYPES[column.type],
-                primary_key=column.name == entity.key,
-                nullable=column.name != entity.key,
-            )
-            for column in columns
-        ),
-        *(SqlColumn(name, TEXT()) for name in SPECIAL_COLUMNS),
+        SqlColumn(entity.key, TEXT, primary_key=True),
+        *(SqlColumn(column.name, _SQL_TYPES[column.type]) for column in columns[1:]),
+        *(SqlColumn(name, TEXT) for name in SPECIAL_COLUMNS),
     )
-    for name in INDEXED:
+    for name in ("modifiedon", "createdon"):
         if name in table.c:
             Index(f"idx_{entity.name}_{name}", table.c[name])
     struct = msgspec.defstruct(
@@ -88,14 +80,9 @@ def build_table(entity: Entity) -> EntityTable:
         rename={"key": entity.key},
         gc=False,
     )
-    return EntityTable(
-        entity,
-        table,
-        columns,
-        left_out,
-        cast(Any, msgspec.json.Decoder(struct).decode),
-        msgspec.json.Decoder(head).decode,
-    )
+    decode = cast(Any, msgspec.json.Decoder(struct).decode)
+    decode_head = msgspec.json.Decoder(head).decode
+    return EntityTable(entity, table, columns, left_out, decode, decode_head)
 
 
 def _choose_columns(entity: Entity) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -103,9 +90,8 @@ def _choose_columns(entity: Entity) -> tuple[tuple[Column, ...], tuple[str, ...]
 
     Sorted, so that the choice is the same whatever order the columns came in.
     """
-    taken = {name.lower() for name in SPECIAL_COLUMNS}
+    taken = {entity.key.lower(), *SPECIAL_COLUMNS}
     chosen = [Column(entity.key, "TEXT")]
-    taken.add(entity.key.lower())
     left_out = []
     for column in sorted(entity.columns, key=lambda column: column.name):
         if column.name == entity.key:
@@ -122,16 +108,12 @@ def find_misfits(lock: SchemaLock, tables: StoredTables) -> Sequence[str]:
     """One sentence for each locked entity that does not fit its table."""
     misfits = []
     for entity in lock.values():
-        have = tables.get(entity.name)
-        if have is None:
+        if (have := tables.get(entity.name)) is None:
             continue
-        wanted, _ = _choose_columns(entity)
-        missing = [column.name for column in wanted if column.name not in have]
-        missing += [name for name in SPECIAL_COLUMNS if name not in have]
+        wanted = {column.name: column.type for column in _choose_columns(entity)[0]}
+        missing = [name for name in (*wanted, *SPECIAL_COLUMNS) if name not in have]
         retyped = [
-            column.name
-            for column in wanted
-            if column.name in have and have[column.name][0].upper() != column.type
+            name for name in wanted if name in have and have[name][0].upper() != wanted[name]
         ]
         keys = [name for name, (_, is_key) in have.items() if is_key]
         if missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -41,19 +41,10 @@ def write_records(
     """Write the records that are new or differ; leave the other rows as they are.
 
     A difference is told by ``json_response``, not by a version: calculated columns change
-    without one. Of a key that comes twice on a page the last record wins.
-
-    Args:
-        connection: In a transaction.
-        table: The table to write to.
-        records: All records of a page.
-        sync_time: Goes into the rows that are written.
-        expected: What is tried first; it changes the time that it takes, and nothing else.
-            Say "new" only if the table was empty when its read began.
-        wanted: Write only these keys, in lower case; None for all.
-
-    Raises:
-        PageError: A record cannot be a row; nothing of the page is written.
+    without one. Of a key that comes twice on a page the last record wins. What is ``expected``
+    is tried first, which changes nothing but the time; "new" only if the table was empty when
+    its read began. Only the keys ``wanted``, in lower case, are written; all if None.
+    If a record cannot be a row, that is a PageError, and nothing of the page is written.
     """
     heads: list[Head] = []
     if expected == "same":
@@ -73,13 +64,10 @@ def write_records(
 def _leave_unchanged(
     connection: Connection, table: EntityTable, records: Sequence[msgspec.Raw]
 ) -> tuple[list[Head], Sequence[msgspec.Raw]]:
-    """The heads of records that are stored as they are, and the other records.
-
-    If a key comes twice the order counts: none is left out.
-    """
+    """The heads of records that are stored as they are, and the other records."""
     heads = to_heads(table, records)
     keys = [key for key, _ in heads]
-    if len(set(keys)) < len(keys):
+    if len(set(keys)) < len(keys):  # if a key comes twice the order counts: none is left out
         return [], records
     same: set[str] = set()
     for part in _parts(len(keys)):
@@ -98,16 +86,12 @@ def rewrite(connection: Connection, table: EntityTable, rows: Sequence[SqlRow]) 
         dialect_of(connection).rewrite_rows(connection, table, rows)
 
 
-# What a table holds
-
-
 def count_rows(connection: Connection, table: EntityTable) -> int:
     return connection.execute(select(func.count()).select_from(table.table)).scalar_one()
 
 
 def is_empty(connection: Connection, table: EntityTable) -> bool:
-    key: Any = table.table.c[table.entity.key]
-    return connection.execute(select(key).limit(1)).first() is None
+    return connection.execute(select(table.key).limit(1)).first() is None
 
 
 def find_newest(connection: Connection, table: EntityTable) -> str | None:

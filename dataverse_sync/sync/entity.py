@@ -321,7 +321,9 @@ class EntitySync:
     def save_bookmark(self) -> None:
         """Keep the bookmark of a filtered entity, whose reads have ended."""
         # From the table: a run that was killed may have stored the newest of them.
-        newest = sync_state.later(self.state.bookmark, find_newest(self._connection, self.table))
+        newest = sync_state.newest_of(
+            (self.state.bookmark, find_newest(self._connection, self.table))
+        )
         if self.reader.first_request_at is not None:
             bookmark = sync_state.next_bookmark(newest, self.reader.first_request_at)
             sync_state.set_state(self._connection, self.name, last_timestamp=bookmark)

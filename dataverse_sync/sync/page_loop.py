@@ -22,7 +22,7 @@ from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import LISTEN_S
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Event, Page, PageRequest, PageStored, StillWaiting
-from dataverse_sync.store.database import leave_room, transaction
+from dataverse_sync.store.database import dialect_of, transaction
 from dataverse_sync.sync.reading import EntityReader, Read, Reads
 
 # Keys come in no order: a commit writes nearly every page of a large table's index.
@@ -142,7 +142,7 @@ class PageLoop:
 
     def _follow_and_store(self, running: _Running, read: Read, page: Page) -> None:
         if page.size > WIDE_PAGE:
-            leave_room(self._connection)
+            dialect_of(self._connection).leave_room(self._connection)
         self._ask(running, read.follow(page))
         read.store(page)
         self._events.append(

@@ -20,8 +20,7 @@ from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
-from dataverse_sync.store.copy import open_copy
-from dataverse_sync.store.schema_lock import LockedSchema
+from dataverse_sync.store.schema_lock import LockedSchema, open_copy
 from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.locking import (
     build_tables,
@@ -106,9 +105,8 @@ def _configure(setup: Setup, stack: ExitStack) -> LockedSchema:
     check_entities(setup.entities)
     selected = [entity.name for entity in setup.selected]
     target = database.open_target(setup.config.db_path)
-    schema_path = setup.config.schema_path
-    copy = open_copy(target, schema_path, setup.entities, write=True, must_exist=False)
-    locked = stack.enter_context(copy).locked
+    copy = open_copy(target, setup.config.schema_path, write=True, must_exist=False)
+    locked = stack.enter_context(copy)
     others = {name.lower() for name in locked.tables if name not in locked.lock}
     if taken := [name for name in selected if name.lower() in others]:
         raise ConfigError(

@@ -101,7 +101,7 @@ class Progress:
         written = self._storing.write(page, expected="new" if before.fresh else again)
         if self._returned is not None:
             self._returned.add(written.keys)
-        newest = sync_state.later(before.seen_max, written.newest)
+        newest = sync_state.newest_of((before.seen_max, written.newest))
         asked_at = before.first_request_at or (page.asked_at or self._storing.now()).isoformat()
         self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
 

@@ -21,11 +21,11 @@ from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import deletions, sync_state
-from dataverse_sync.store.copy import open_copy
 from dataverse_sync.store.database import TEMPORARY_TABLES, open_target, transaction
 from dataverse_sync.store.references import References, count_dangling
 from dataverse_sync.store.row_checks import find_altered, list_keys, load_versions
 from dataverse_sync.store.rows import SqlRow, to_rows
+from dataverse_sync.store.schema_lock import open_copy
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.comparing import ComparisonRead
@@ -93,8 +93,8 @@ def run_verify(
     target = open_target(config.db_path)
     target.check()
     with ExitStack() as stack:
-        opened = open_copy(target, config.schema_path, entities, write=repair)
-        tables = stack.enter_context(opened).tables
+        opened = open_copy(target, config.schema_path, write=repair)
+        tables = stack.enter_context(opened).build_tables(entities)
         session = stack.enter_context(open_session(config, redactor))
         session.sign_in()
         connection = target.open_writer() if repair else target.open_reader(lasting=True)

@@ -546,7 +546,7 @@ def test_refused_view_fails_entity(trials: World, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         labelled_views,
         "_name_of",
-        lambda column, targets: labelled_views.func.no_such_function(column),
+        lambda column, targets: labelled_views.sa.func.no_such_function(column),
     )
 
     report = labels(trials)

@@ -11,9 +11,8 @@ from dataverse_sync import EntityConfig
 from dataverse_sync.errors import ConfigError, LockedError, StorageError
 from dataverse_sync.model import Column, Entity
 from dataverse_sync.schema.lock import load_lock
-from dataverse_sync.store.copy import open_copy
 from dataverse_sync.store.database import open_target, prepare_own_tables, transaction
-from dataverse_sync.store.schema_lock import load_schema, save_lock_copy, save_lock_file
+from dataverse_sync.store.schema_lock import load_schema, open_copy, save_lock_copy, save_lock_file
 from dataverse_sync.store.tables import build_table
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -42,24 +41,24 @@ def target(db_path, schema_path):
 
 
 def test_copy_has_tables_that_exist(target, schema_path):
-    with open_copy(target, schema_path, BOTH) as copy:
-        tables = copy.tables
+    with open_copy(target, schema_path) as copy:
+        tables = copy.build_tables(BOTH)
 
     assert list(tables) == ["accounts"]
     assert tables["accounts"].entity == load_lock(schema_path)["accounts"]
-    assert list(copy.locked.lock) == ["accounts", "contacts"]
+    assert list(copy.lock) == ["accounts", "contacts"]
 
 
 def test_unconfigured_table_is_left_out(target, schema_path):
-    with open_copy(target, schema_path, BOTH[1:]) as copy:
-        assert copy.tables == {}
+    with open_copy(target, schema_path) as copy:
+        assert copy.build_tables(BOTH[1:]) == {}
 
 
 def test_run_lock_is_held_to_write(target, schema_path):
     held = []
 
     for write in (False, True):
-        with open_copy(target, schema_path, BOTH, write=write):
+        with open_copy(target, schema_path, write=write):
             held.append(target.is_held())
 
     assert held == [False, True]
@@ -68,9 +67,9 @@ def test_run_lock_is_held_to_write(target, schema_path):
 
 def test_held_database_is_read_not_written(target, schema_path):
     with target.hold(NOW):
-        with open_copy(target, schema_path, BOTH) as copy:
-            assert copy.tables
-        with pytest.raises(LockedError), open_copy(target, schema_path, BOTH, write=True):
+        with open_copy(target, schema_path) as copy:
+            assert copy.build_tables(BOTH)
+        with pytest.raises(LockedError), open_copy(target, schema_path, write=True):
             pytest.fail("opened")
 
 
@@ -79,11 +78,11 @@ def test_missing_database_is_one_error(db_path, schema_path):
 
     with (
         pytest.raises(ConfigError, match="there is no database yet") as caught,
-        open_copy(target, schema_path, BOTH, write=True),
+        open_copy(target, schema_path, write=True),
     ):
         pytest.fail("opened")
-    with open_copy(target, schema_path, BOTH, write=True, must_exist=False) as copy:
-        assert copy.tables == {}
+    with open_copy(target, schema_path, write=True, must_exist=False) as copy:
+        assert copy.build_tables(BOTH) == {}
 
     assert "Run a sync first" in caught.value.hint
     assert not db_path.exists()
@@ -94,7 +93,7 @@ def test_other_file_is_refused(db_path, schema_path):
 
     with (
         pytest.raises(ConfigError, match="is not a SQLite database"),
-        open_copy(open_target(db_path), schema_path, BOTH),
+        open_copy(open_target(db_path), schema_path),
     ):
         pytest.fail("opened")
 
@@ -104,11 +103,11 @@ def test_misfit_is_refused_unless_allowed(target, schema_path, db_path):
 
     with (
         pytest.raises(ConfigError, match="does not fit the database") as caught,
-        open_copy(target, schema_path, BOTH),
+        open_copy(target, schema_path),
     ):
         pytest.fail("opened")
-    with open_copy(target, schema_path, BOTH, must_fit=False) as copy:
-        misfits = copy.locked.misfits
+    with open_copy(target, schema_path, must_fit=False) as copy:
+        misfits = copy.misfits
 
     assert f"{schema_path} does not fit the database {db_path}" in caught.value.message
     assert misfits == ("table accounts has the key ['accountid'], not name",)

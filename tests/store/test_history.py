@@ -90,7 +90,7 @@ def test_killed_run_shown_as_failed(db_path):
     assert (found.last.status, found.last.error, found.last.duration_s) == ("failed", DIED, None)
 
 
-def test_log_of_killed_run_shown_as_failed(db_path):
+def test_killed_run_is_shown_as_failed(db_path):
     with writing(db_path) as connection:
         add_state(connection, "accounts")  # completed, before the log said so
         add_log(connection, "r1", "accounts", seconds=None, status="in_progress")

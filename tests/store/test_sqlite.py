@@ -182,7 +182,7 @@ def test_existing_file_keeps_its_mode(db_path):
     assert stat.S_IMODE(db_path.stat().st_mode) == 0o640
 
 
-def test_new_database_has_wal_and_large_pages(connection, db_path):
+def test_new_database_has_large_wal_pages(connection, db_path):
     assert not open_target(db_path).blocks_readers(connection)
     assert connection.exec_driver_sql("PRAGMA page_size").scalar_one() == 16384
     assert connection.exec_driver_sql("PRAGMA user_version").scalar_one() == DB_VERSION

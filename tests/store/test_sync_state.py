@@ -88,7 +88,7 @@ def test_nothing_seen_gives_no_bookmark(seen):
     ],
 )
 def test_later_of_two_moments(one, other, expected):
-    assert sync_state.later(one, other) == expected
+    assert sync_state.newest_of((one, other)) == expected
 
 
 SAME_MOMENT = [f"2024-01-01T{hour:02}:00:00+{hour:02}:00" for hour in range(14)]
@@ -104,7 +104,7 @@ def test_newest_is_the_latest_moment(values):
     assert newest is None or newest in values
 
 
-def test_first_text_of_one_moment_is_newest():
+def test_first_of_equal_moments_is_newest():
     for at in range(14):
         assert sync_state.newest_of(SAME_MOMENT[at:]) == SAME_MOMENT[at]
 

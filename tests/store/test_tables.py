@@ -90,7 +90,7 @@ def test_key_is_always_text():
     assert table.columns[0] == Column("id", "TEXT")
 
 
-def test_names_differing_by_case_share_one_column():
+def test_case_variants_share_one_column():
     given_one_way = build_table(entity("id", id="TEXT", Name="TEXT", name="INTEGER", NAME="REAL"))
     and_the_other = build_table(entity("id", NAME="REAL", name="INTEGER", Name="TEXT", id="TEXT"))
 
@@ -102,7 +102,7 @@ def test_names_differing_by_case_share_one_column():
     )
 
 
-def test_key_in_other_case_is_left_out():
+def test_key_in_other_case_left_out():
     table = build_table(entity("id", id="TEXT", ID="TEXT"))
 
     assert (names(table)[:-3], table.left_out) == (["id"], ("ID",))
@@ -176,7 +176,7 @@ def test_lock_fits_missing_tables():
     assert find_misfits(LOCK, {}) == []
 
 
-def test_extra_columns_and_lower_case_types_fit():
+def test_extra_columns_and_lower_types_fit():
     assert find_misfits(LOCK, change(more=("BLOB", False), name=("text", False))) == []
 
 

@@ -30,9 +30,9 @@ from dataverse_sync.model import EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import choices, database, labelled_views
 from dataverse_sync.store.choices import Saved
-from dataverse_sync.store.copy import open_copy
 from dataverse_sync.store.labelled_views import LookupTarget
 from dataverse_sync.store.references import find_links
+from dataverse_sync.store.schema_lock import open_copy
 
 _UNKNOWN = "its logical name is not known, so its labels cannot be asked for"
 
@@ -111,8 +111,8 @@ def run_labels(
     selected = select_entities(entities, only)
     target = database.open_target(config.db_path)
     with ExitStack() as stack:
-        opened = open_copy(target, config.schema_path, entities, write=True)
-        tables = stack.enter_context(opened).tables
+        opened = open_copy(target, config.schema_path, write=True)
+        tables = stack.enter_context(opened).build_tables(entities)
         if not tables:
             raise ConfigError(f"{target.name}: nothing is synced yet", "Run a sync first.")
         names = [entity.name for entity in selected if entity.name in tables]
