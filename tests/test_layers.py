@@ -164,7 +164,7 @@ def words_of(tree: ast.Module) -> Iterator[str]:
             yield node.arg
 
 
-def test_sqlites_own_sql_is_in_two_modules():
+def test_sqlite_dialect_in_two_modules():
     speaking = {
         name
         for name in own_modules()
@@ -245,7 +245,7 @@ def test_emulator_imports_nothing_else_of_ours():
     assert not found
 
 
-def test_emulator_uses_no_library_of_the_client():
+def test_emulator_uses_no_client_library():
     found = {name for name in emulator_modules() if libraries(name) & {"requests", "msgspec"}}
 
     assert not found

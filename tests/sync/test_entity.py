@@ -206,7 +206,7 @@ def test_last_refusal_told_when_orders_refused(candidates, status):
     assert report.failed[0].requests == 4
 
 
-def test_delta_token_of_other_origin_not_sent(make_world):
+def test_foreign_delta_token_not_sent(make_world):
     world = make_world([PRODUCTS])
     insert(world.emulator, "vin_products", [{"vin_name": "A"}])
     world.sync(PRODUCTS_ONLY)

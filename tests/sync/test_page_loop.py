@@ -165,7 +165,7 @@ def chain(keep):
     return chain
 
 
-def test_every_page_stored_and_every_job_ended(start, chain, kept):
+def test_every_page_stored_every_job_ended(start, chain, kept):
     client = Client()
     run = start(client, workers=3)
 

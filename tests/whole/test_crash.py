@@ -225,7 +225,7 @@ def points(scene: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("scene_name", "n"), [*points("first"), *points("incremental")])
-def test_a_killed_run_is_taken_up_where_it_was(scenes, tmp_path, scene_name, n):
+def test_killed_run_resumed(scenes, tmp_path, scene_name, n):
     scene = scenes[scene_name]
     chance = random.Random(f"{scene_name} {n}")
     number = chance.randint(1, scene.requests)
@@ -251,7 +251,7 @@ def test_a_killed_run_is_taken_up_where_it_was(scenes, tmp_path, scene_name, n):
     assert world.query("SELECT count(*) FROM _sync_log WHERE status = 'in_progress'") == [(0,)]
 
 
-def test_a_run_killed_again_and_again_comes_to_its_end(scenes, tmp_path):
+def test_run_killed_repeatedly_completes(scenes, tmp_path):
     scene = scenes["incremental"]
     world = scene.world(tmp_path)
 
@@ -264,7 +264,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(scenes, tmp_path):
     assert contents(world) == scene.undisturbed
 
 
-def test_a_run_of_everything_again_survives_too(scenes, tmp_path):
+def test_killed_full_run_resumed(scenes, tmp_path):
     scene = scenes["incremental"]
     world = scene.world(tmp_path)
 
@@ -308,7 +308,7 @@ def assert_pages_are_whole(world: World, scene_name: str, moment: str) -> None:
 
 @pytest.mark.parametrize("phase", range(1, 7))
 @pytest.mark.parametrize("scene_name", ["first", "incremental"])
-def test_a_run_killed_between_two_phases_is_taken_up(scenes, tmp_path, scene_name, phase):
+def test_run_killed_between_phases_resumed(scenes, tmp_path, scene_name, phase):
     world = scenes[scene_name].world(tmp_path)
 
     with stop_at(world, f"^PHASE {phase}$") as held:
@@ -347,7 +347,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("scene_name", "place", "number"), PLACES)
-def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_name, place, number):
+def test_run_killed_inside_transaction_resumed(scenes, tmp_path, scene_name, place, number):
     world = scenes[scene_name].world(tmp_path)
 
     with stop_at(world, place, number) as held:
@@ -365,9 +365,7 @@ def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_n
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send to a process alone")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
-def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
-    scenes, tmp_path, number, place
-):
+def test_signal_ends_run_and_keeps_state(scenes, tmp_path, number, place):
     scene = scenes["first"]
     world = scene.world(tmp_path)
     release, at = threading.Event(), max(6, int(scene.requests * place))
@@ -409,7 +407,7 @@ def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
     assert {request.target for request in world.asked()} & committed == set()
 
 
-def test_two_runs_at_once_do_not_meet(scenes, tmp_path):
+def test_second_run_at_once_refused(scenes, tmp_path):
     scene = scenes["first"]
     world = scene.world(tmp_path)
     arrived, release = threading.Event(), threading.Event()
@@ -435,7 +433,7 @@ def test_two_runs_at_once_do_not_meet(scenes, tmp_path):
     assert contents(world) == scene.undisturbed
 
 
-def test_the_scenes_hold_every_kind_of_request_and_of_removal(scenes):
+def test_scenes_cover_requests_and_removals(scenes):
     kinds = {
         name: {request.kind for request in scene.emulator.log} for name, scene in scenes.items()
     }

@@ -81,9 +81,7 @@ def ready(world: World) -> World:
     return world
 
 
-def test_a_folder_that_cannot_be_written_is_2_and_nothing_is_asked(
-    ready: World, closed: Any
-) -> None:
+def test_unwritable_folder_exits_2(ready: World, closed: Any) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     closed(folder)
@@ -96,9 +94,7 @@ def test_a_folder_that_cannot_be_written_is_2_and_nothing_is_asked(
 
 
 @pytest.mark.parametrize("name", ["dataverse.db", "."])
-def test_a_database_that_cannot_be_written_is_2_and_nothing_is_asked(
-    ready: World, closed: Any, name: str
-) -> None:
+def test_unwritable_database_exits_2(ready: World, closed: Any, name: str) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     ready.db_path = folder / "dataverse.db"
@@ -116,9 +112,7 @@ def test_a_database_that_cannot_be_written_is_2_and_nothing_is_asked(
     assert ready.db_path.read_bytes() == before
 
 
-def test_a_lock_that_cannot_be_written_is_1_and_the_next_run_writes_it(
-    ready: World, closed: Any
-) -> None:
+def test_unwritable_lock_exits_1_then_written(ready: World, closed: Any) -> None:
     folder = ready.folder / "schema"
     folder.mkdir()
     closed(folder)
@@ -136,9 +130,7 @@ def test_a_lock_that_cannot_be_written_is_1_and_the_next_run_writes_it(
 
 
 @pytest.mark.parametrize("option", ["--log-file", "--report"])
-def test_a_log_or_a_report_that_cannot_be_written_is_told_without_a_traceback(
-    ready: World, closed: Any, option: str
-) -> None:
+def test_unwritable_log_or_report_without_traceback(ready: World, closed: Any, option: str) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     closed(folder)
@@ -151,7 +143,7 @@ def test_a_log_or_a_report_that_cannot_be_written_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize("command", [("status",), ("report", "report.html")])
-def test_a_database_that_can_only_be_read_is_read(
+def test_read_only_database_can_be_read(
     ready: World, closed: Any, command: tuple[str, ...]
 ) -> None:
     assert ready.sync().ok
@@ -179,9 +171,7 @@ def large(make_world: Any) -> World:
 
 
 @pytest.mark.parametrize("largest", [5_000, 20_000, 250_000, 2_000_000, 4_000_000])
-def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
-    large: World, largest: int
-) -> None:
+def test_full_disk_keeps_committed_pages(large: World, largest: int) -> None:
     done = sync_plain(large, largest=largest)
     stored = 0
     if large.db_path.stat().st_size > 8192:
@@ -204,9 +194,7 @@ def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
 
 
 @pytest.mark.parametrize("largest", [20_000, 500_000])
-def test_an_accept_that_fills_the_disk_leaves_the_table_as_it_was(
-    large: World, largest: int
-) -> None:
+def test_full_disk_during_accept_changes_nothing(large: World, largest: int) -> None:
     assert large.sync(LARGE).ok
     before = large.query("SELECT * FROM vin_candidates ORDER BY 1")
     large.emulator.retype_column("vin_candidates", "vin_number", "String")

@@ -294,7 +294,7 @@ def reader(make_world: Any, no_settings: None, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_print_what_it_shows(page: Path, reader: Reader) -> None:
+def test_documented_commands_print_documented_output(page: Path, reader: Reader) -> None:
     text = page.read_text(encoding="utf-8")
     blocks = blocks_of(text)
 
@@ -354,7 +354,7 @@ def first_cells(text: str) -> list[str]:
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
 
 
-def test_every_command_has_its_section_with_its_options() -> None:
+def test_every_command_and_option_documented() -> None:
     sections = sections_of(text_of("commands.md"))
 
     assert set(COMMANDS) <= set(sections)
@@ -373,7 +373,7 @@ def test_every_option_has_its_row() -> None:
     assert sorted(rows) == sorted(set().union(*map(options_of, COMMANDS.values())))
 
 
-def test_every_command_and_option_in_the_pages_exists() -> None:
+def test_documented_commands_and_options_exist() -> None:
     known = set().union(
         *(action.option_strings for parser in COMMANDS.values() for action in parser._actions)
     )
@@ -395,7 +395,7 @@ def test_every_exit_status_has_its_row() -> None:
 # Tables, columns and types
 
 
-def test_every_column_of_every_table_is_named(reader: Reader) -> None:
+def test_every_column_documented(reader: Reader) -> None:
     reader.follow(Block("here", "everything is synced"))
     names = [row[0] for row in reader.world.query("SELECT name FROM sqlite_master ORDER BY 1")]
     own = [name for name in names if name.startswith("_")]
@@ -408,7 +408,7 @@ def test_every_column_of_every_table_is_named(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("kind", [Config, EntityConfig, SyncReport, EntityReport, Counts, Drift])
-def test_every_field_of_a_type_is_named(kind: Any) -> None:
+def test_every_field_documented(kind: Any) -> None:
     rows = first_cells(sections_of(text_of("python.md"))[kind.__name__])
 
     assert rows == [one.name for one in fields(kind)]
@@ -448,7 +448,7 @@ def matches(message: str, text: str) -> bool:
     return re.search(".*".join(parts), text, re.DOTALL) is not None
 
 
-def test_every_message_is_explained_as_the_source_has_it() -> None:
+def test_every_message_explained_word_for_word() -> None:
     texts, messages = list_texts()
     rows = first_cells(text_of("troubleshooting.md"))
 

@@ -59,7 +59,7 @@ def test_the_script_tells_what_failed(world: World) -> None:
     assert "vin_candidates failed: vin_candidates, page 1: the service answered 403" in done.stderr
 
 
-def test_the_script_tells_why_a_run_ended(world: World) -> None:
+def test_script_reports_why_run_ended(world: World) -> None:
     done = run_script(world, DATAVERSE_CLIENT_SECRET="a-wrong-secret-value")
 
     assert done.returncode == 1

@@ -74,7 +74,7 @@ def test_killed_run_looks_the_same_everywhere(left: World) -> None:
     assert database.details["failed"] == database.details["unfinished"] == ["accounts"]
 
 
-def test_run_under_way_looks_the_same_everywhere(left: World) -> None:
+def test_running_sync_looks_same_everywhere(left: World) -> None:
     with unchanged_tables(left), hold(left.db_path, datetime.now(UTC)):
         accounts, lines = look_at_status(left)
         page = look_at_report(left)

@@ -130,9 +130,7 @@ def assert_it_is_mended(drifted: Drifted, left: World, by_sync: bool, moment: st
 MOMENTS = r"^after (?!SELECT|PRAGMA|BEGIN)|^before (COMMIT|REPLACE)"
 
 
-def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_accept_killed_at_any_moment_mended(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "held")
     seen: list[str] = []
     spilt = 0
@@ -174,7 +172,7 @@ def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
         ("^before REPLACE", 5),
     ],
 )
-def test_a_killed_accept_is_taken_up_by_the_next(
+def test_killed_accept_completed_by_next(
     drifted: Drifted, tmp_path: Path, place: str, number: int
 ) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
@@ -188,9 +186,7 @@ def test_a_killed_accept_is_taken_up_by_the_next(
     assert_it_is_mended(drifted, world, number % 2 == 0, moment)
 
 
-def test_an_accept_killed_again_and_again_comes_to_its_end(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_accept_killed_repeatedly_completes(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
 
     for _ in range(5):
@@ -201,9 +197,7 @@ def test_an_accept_killed_again_and_again_comes_to_its_end(
     assert everything(world) == drifted.accepted
 
 
-def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_lock_survives_two_killed_accepts(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
     committed = "^after COMMIT of .*INSERT INTO _schema_lock"
 
@@ -219,9 +213,7 @@ def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
     assert_it_is_mended(drifted, world, True, "after two")
 
 
-def test_what_an_accept_left_unwritten_is_not_lost_when_a_sync_dies_there_too(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_lock_survives_killed_accept_and_sync(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
     committed = "^after COMMIT of .*INSERT INTO _schema_lock"
     accepting = ("schema", "accept", "--drop", "vin_products")

@@ -22,7 +22,7 @@ def without_wal(monkeypatch: pytest.MonkeyPatch) -> None:
     use_vfs("unix-none")
 
 
-def test_a_sync_without_write_ahead_logging_says_so_and_makes_the_same_copy(
+def test_sync_without_wal_warns_and_copies(
     world: World, without_wal: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = world.sync(), world.sync()
@@ -35,7 +35,7 @@ def test_a_sync_without_write_ahead_logging_says_so_and_makes_the_same_copy(
 
 @pytest.mark.parametrize("place", ["^before COMMIT", "^after COMMIT"])
 @pytest.mark.parametrize("what", ["INSERT INTO _schema_lock", "INSERT INTO vin_candidates"])
-def test_a_killed_sync_without_write_ahead_logging_is_taken_up(
+def test_killed_sync_without_wal_resumed(
     make_world: Any, monkeypatch: pytest.MonkeyPatch, place: str, what: str
 ) -> None:
     world: World = make_world()

@@ -166,7 +166,7 @@ def test_upgraded_run_completes_every_entity(upgrade):
         assert upgrade.texts(upgrade.sync.tables, name) == upgrade.held(name), name
 
 
-def test_interrupted_reads_go_on_from_their_links(upgrade):
+def test_interrupted_reads_resume_from_links(upgrade):
     before = states(upgrade.before)
 
     kept = {name: links(before[name]) for name in INTERRUPTED}
@@ -183,7 +183,7 @@ def test_stored_delta_link_is_followed(upgrade):
     assert API + link.partition(API)[2] in upgrade.sync.targets
 
 
-def test_only_missing_or_changed_records_are_read(upgrade):
+def test_only_missing_or_changed_read(upgrade):
     due = {}
     for name in SYNCED:
         stored = upgrade.texts(upgrade.before, name)
