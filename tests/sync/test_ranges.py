@@ -1,4 +1,4 @@
-"""Ranges of ``createdon``: pure decisions, and whole tables read in ranges over the emulator."""
+"""Ranges of ``createdon``: decisions, and whole tables read in ranges from the emulator."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def range_of(since: float, until: float | None = None) -> Range:
 
 
 def is_in(part: Range, moment: datetime | None) -> bool:
-    """What the service does with the filter of a range."""
+    """Whether the service's filter of a range includes a moment."""
     if moment is None:
         return part.is_null
     since, until = parse_timestamp(part.since), parse_timestamp(part.until)
@@ -212,7 +212,7 @@ def test_longest_range_halved() -> None:
 
 
 class PositionService:
-    """Serves records whose links tell a position alone, so that ranges may share them."""
+    """Serves records with links that hold only a position, so that two ranges may share a link."""
 
     def __init__(
         self, moments: Sequence[int | None], page_size: int, took_s: Callable[[], float]
@@ -253,10 +253,10 @@ class PositionService:
 def read_through(
     service: PositionService, most: int, pick: Callable[[list[PageRequest]], PageRequest]
 ) -> list[int]:
-    """The records that a read in ranges stores, by their numbers; ``pick`` says who is answered."""
+    """Read a service in ranges; return the stored numbers. ``pick`` chooses the next answer."""
 
     class Progress:
-        """Keeps what is stored, as the copy would."""
+        """Keeps the stored records in memory."""
 
         def __init__(self) -> None:
             self.came: list[int] = []
@@ -559,7 +559,7 @@ def test_interrupted_ranges_resume(world: World, page: int) -> None:
 
 
 def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
-    """A first run that ends in the middle; returns the ranges that its checkpoint keeps."""
+    """Run a first sync that fails midway; return the ranges of its checkpoint."""
     world.emulator.control.latency_s = 0.005
     world.emulator.control.fault(
         Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=page)

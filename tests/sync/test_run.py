@@ -1,4 +1,4 @@
-"""One run as a whole: its phases, the schema lock, what ends it, what it leaves behind."""
+"""One whole run: its phases, the schema lock, its errors, the state after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
+from conftest import CANDIDATES, CANDIDATES_ONLY, ENTITIES, LINK_SET, TABLES, World, insert
 from sqlalchemy import Engine, event
 
 from dataverse_sync import EntityConfig, run_sync
@@ -37,9 +37,6 @@ from dataverse_sync.model import (
 from dataverse_sync.store import run_lock, sqlite
 from dataverse_sync.store import sync_state as database_states
 from dataverse_sync.sync import page_loop as pages
-
-ONLY = [EntityConfig("vin_candidates")]
-JUNCTION = "vin_vin_candidate_accountset"
 
 
 def drift_rows(world) -> list[tuple[object, ...]]:
@@ -68,7 +65,7 @@ def test_run_reports_six_phases_and_events(world):
 
 
 def expected(world, **options) -> dict[str, tuple[int | None, int | None]]:
-    """What a run says that it will read of each entity: records, and keys."""
+    """Return the records and keys that a run expects to read of each entity."""
     events = []
     world.sync(on_event=events.append, **options)
     return {e.entity: (e.records, e.keys) for e in events if isinstance(e, ReadExpected)}
@@ -98,7 +95,7 @@ def test_run_reports_expected_records(world):
 
 def test_changes_read_first_then_longest_table(world):
     insert(world.emulator, "vin_products", [{"vin_name": f"More {n}"} for n in range(8)])
-    entities = [EntityConfig(name) for name in (JUNCTION, "vin_candidates", "vin_products")]
+    entities = [EntityConfig(name) for name in (LINK_SET, "vin_candidates", "vin_products")]
 
     def order() -> list[str]:
         world.emulator.log.clear()
@@ -109,7 +106,7 @@ def test_changes_read_first_then_longest_table(world):
         return list(dict.fromkeys(name for name in asked if name is not None))
 
     assert order()[-2:] == ["vin_products", "vin_candidates"]
-    assert order()[-1] == JUNCTION
+    assert order()[-1] == LINK_SET
 
 
 @pytest.mark.parametrize(
@@ -159,7 +156,7 @@ def test_nothing_written_before_sign_in(world):
     [
         ([], (), "the list of entities is empty"),
         ([EntityConfig("_sync_state")], (), "the program's own tables"),
-        (ONLY, ("accounts",), "not in the entity configuration: accounts"),
+        (CANDIDATES_ONLY, ("accounts",), "not in the entity configuration: accounts"),
     ],
 )
 def test_a_wrong_configuration_asks_for_nothing(world, entities, only, message):
@@ -202,10 +199,10 @@ def test_unreachable_api_ends_run(world, monkeypatch):
 
 
 def test_log_of_killed_run_closed(world, caplog):
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
     world.execute("UPDATE _sync_log SET status = 'in_progress', finished_at = NULL")
 
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
 
     assert "1 entity resumes from the last committed page" in caplog.text
     assert world.query("SELECT status FROM _sync_log ORDER BY id") == [("failed",), ("completed",)]
@@ -214,7 +211,7 @@ def test_log_of_killed_run_closed(world, caplog):
 def test_missing_write_ahead_logging_reported(world, monkeypatch, caplog):
     monkeypatch.setattr(sqlite.SqliteFile, "blocks_readers", lambda _self, _connection: True)
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     assert report.ok
     assert "write-ahead logging does not work there" in caplog.text
@@ -227,7 +224,7 @@ def test_database_locked_at_opening_refused(world, monkeypatch):
         other.execute("BEGIN EXCLUSIVE")
 
         with pytest.raises((ConfigError, StorageError), match="locked"):
-            world.sync(ONLY)
+            world.sync(CANDIDATES_ONLY)
 
 
 def test_database_that_cannot_open_refused(world, monkeypatch):
@@ -237,14 +234,14 @@ def test_database_that_cannot_open_refused(world, monkeypatch):
     monkeypatch.setattr(sqlite, "open_engine", refuse)
 
     with pytest.raises(ConfigError, match=r"dataverse\.db: cannot be opened .*Permission denied"):
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
 
 # What ends a run
 
 
 def test_database_locked_midway_ends_run(world, monkeypatch):
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     before = world.copy("vin_candidates")
 
@@ -255,7 +252,7 @@ def test_database_locked_midway_ends_run(world, monkeypatch):
                 other.execute("BEGIN IMMEDIATE")
 
         with pytest.raises(StorageError, match="locked"):
-            world.sync(ONLY, on_event=hold, full=True)
+            world.sync(CANDIDATES_ONLY, on_event=hold, full=True)
 
     assert world.copy("vin_candidates") == before
 
@@ -268,10 +265,10 @@ def test_interrupted_run_recorded_and_resumed(world, monkeypatch, caplog):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.sync(ONLY, on_event=interrupt)
+        world.sync(CANDIDATES_ONLY, on_event=interrupt)
 
     states = world.query("SELECT state, error FROM _sync_state")
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
     assert "interrupted" not in caplog.text  # whoever is told of it says it, once
     assert states == [("failed", "interrupted. The next run goes on from the last committed page.")]
     assert report.entities[0].counts.fetched == 7
@@ -290,14 +287,14 @@ def test_interrupt_at_transaction_begin_recorded(world):
     event.listen(Engine, "after_cursor_execute", interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            world.sync(ONLY)
+            world.sync(CANDIDATES_ONLY)
     finally:
         event.remove(Engine, "after_cursor_execute", interrupt)
 
     assert world.query("SELECT state, error FROM _sync_state") == [
         ("failed", "interrupted. The next run goes on from the last committed page.")
     ]
-    assert world.sync(ONLY).ok
+    assert world.sync(CANDIDATES_ONLY).ok
     assert world.is_mirror("vin_candidates")
 
 
@@ -308,7 +305,7 @@ def test_bug_keeps_traceback_and_is_recorded(world, monkeypatch):
     monkeypatch.setattr("dataverse_sync.sync.storing.write_records", fail)
 
     with pytest.raises(ZeroDivisionError) as caught:
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
     assert "fail" in [entry.name for entry in caught.traceback]
     ((state, error),) = world.query("SELECT state, error FROM _sync_state")
@@ -319,7 +316,7 @@ def test_secret_not_in_stored_error(world):
     body = f'{{"error": {{"code": "", "message": "{world.emulator.client_secret}"}}}}'.encode()
     world.emulator.control.fault(Fault("status", match=r"/vin_candidates\?", status=403, body=body))
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     (kept,) = world.query("SELECT error FROM _sync_state")
     assert world.emulator.client_secret not in report.failed[0].error
@@ -422,13 +419,13 @@ def test_impossible_schema_folder_ends_run(world):
 
 
 def test_drift_recorded_once_and_run_succeeds(world, caplog):
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
     world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
     world.emulator.drop_column("vin_candidates", "vin_dose")
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
 
-    first = world.sync(ONLY)
-    second = world.sync(ONLY)
+    first = world.sync(CANDIDATES_ONLY)
+    second = world.sync(CANDIDATES_ONLY)
 
     assert first.ok
     assert len(first.drift) == len(second.drift) == 3
@@ -455,12 +452,12 @@ def test_refused_metadata_sign_in_fails_nothing(world, caplog):
 
 
 def test_new_field_in_json_without_column(world):
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
     world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
     key = min(world.copy("vin_candidates"))
     world.emulator.update("vin_candidates", key, {"vin_new": "there"})
 
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
 
     assert b'"vin_new":"there"' in world.copy("vin_candidates")[key]
     columns = [row[1] for row in world.query("PRAGMA table_info(vin_candidates)")]
@@ -497,7 +494,7 @@ def test_columns_differing_by_case_reported(make_world, caplog):
     world = make_world([table])
     insert(world.emulator, "vin_candidates", [{"vin_name": "a", "VIN_NAME": "b"}])
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     assert report.ok
     assert "no column of their own for sync_time, vin_name" in caplog.text
@@ -627,7 +624,7 @@ def test_interrupted_log_counts_committed_records(
 
     monkeypatch.setattr(database_states, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
     ((stored,),) = world.query("SELECT count(*) FROM vin_candidates")
     logged = world.query("SELECT records_fetched, records_added FROM _sync_log")

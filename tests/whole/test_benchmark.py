@@ -1,4 +1,4 @@
-"""The benchmark works, every case of it; how fast anything is, no test says."""
+"""Every case of the benchmark runs; no speed is tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from types import ModuleType
 import pytest
 
 from dataverse_sync import cli
-from dataverse_sync.sync import ranges as segments
+from dataverse_sync.sync import ranges
+
+pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -37,7 +39,7 @@ def benchmark(
 
 @pytest.fixture
 def in_process(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the commands here, which is faster; the source keeps its own process."""
+    """Run the commands in this process, which is faster; the source keeps its own process."""
     import benchmark_floor
 
     def run(
@@ -61,7 +63,7 @@ def in_process(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "run_process", run)
     for name in ("MANY_SETS", "CROWD_SETS", "WIDE_SETS", "DATED_SETS", "JUNCTION_SETS"):
         monkeypatch.setattr(benchmark, name, 3)
-    monkeypatch.setattr(segments, "ROWS_PER_SEGMENT", 100)
+    monkeypatch.setattr(ranges, "ROWS_PER_RANGE", 100)
 
 
 def test_help_names_every_case(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +175,7 @@ def test_source_serves_half_open_ranges(benchmark: ModuleType) -> None:
 
 
 def test_benchmark_does_not_import_program() -> None:
-    """On Linux the peak of a child is at least its parent's: no import of the program."""
+    """On Linux a child's peak memory is at least its parent's, so the parent must stay small."""
     text = (SCRIPTS / "benchmark.py").read_text(encoding="utf-8")
 
     assert not re.search(r"^\s*(from|import) dataverse_sync", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Places that cannot be written and a disk that fills, for real: as processes of their own.
+"""Unwritable places and a full disk, tested with real processes.
 
 To the superuser every file is open. The process gives that privilege up first, so that
 permissions hold for it too.
@@ -10,20 +10,21 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import World, insert
-from test_crash import ENTITY_LIST
+from processes import run_python
 
 from dataverse_sync import EntityConfig
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="permission bits and limits of Unix")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="permission bits and limits of Unix"),
+]
 
-ROOT = Path(__file__).parents[2]
 # 24: PR_CAPBSET_DROP; 1 and 2: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH; for what is run next.
 PLAIN_USER = """
 import ctypes, os, sys
@@ -40,27 +41,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 def run_plain(
     folder: Path, *arguments: str, largest: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python without the privileges of the superuser, and with files of this size at most."""
-    return subprocess.run(
-        [sys.executable, "-c", PLAIN_USER, str(largest), *arguments],
-        cwd=folder,
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Run Python without superuser privileges, with files of this size at most."""
+    limited = ("-B", "-c", PLAIN_USER, str(largest), "-B")
+    return run_python(folder, *limited, *arguments, **variables)
 
 
 def sync_plain(world: World, *options: str, largest: int = 0) -> subprocess.CompletedProcess[str]:
-    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
     command = ("-m", "dataverse_sync", "sync", *options)
-    return run_plain(world.folder, *command, largest=largest, **settings)
+    return run_plain(world.folder, *command, largest=largest, **world.settings())
 
 
 @pytest.fixture
 def closed() -> Iterator[Any]:
-    """Take the right to write away from files and folders, until the test ends."""
+    """Return a function that makes a file or folder read-only until the test ends."""
     modes: dict[Path, int] = {}
 
     def close(path: Path) -> None:
@@ -77,7 +70,7 @@ def closed() -> Iterator[Any]:
 
 @pytest.fixture
 def ready(world: World) -> World:
-    (world.folder / "entities_config.json").write_text(ENTITY_LIST)
+    world.write_entity_list()
     return world
 
 
@@ -199,10 +192,9 @@ def test_full_disk_during_accept_changes_nothing(large: World, largest: int) -> 
     before = large.query("SELECT * FROM vin_candidates ORDER BY 1")
     large.emulator.retype_column("vin_candidates", "vin_number", "String")
     shutil.copy(large.schema_path, large.folder / "before.json")
-    settings = dict(line.split("=", 1) for line in large.emulator.env_lines())
     command = ("-m", "dataverse_sync", "schema", "accept")
 
-    done = run_plain(large.folder, *command, largest=largest, **settings)
+    done = run_plain(large.folder, *command, largest=largest, **large.settings())
 
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr
@@ -210,5 +202,5 @@ def test_full_disk_during_accept_changes_nothing(large: World, largest: int) -> 
     assert large.query("PRAGMA integrity_check") == [("ok",)]
     assert large.query("SELECT * FROM vin_candidates ORDER BY 1") == before
     assert large.schema_path.read_bytes() == (large.folder / "before.json").read_bytes()
-    assert run_plain(large.folder, *command, **settings).returncode == 0
+    assert run_plain(large.folder, *command, **large.settings()).returncode == 0
     assert large.sync(LARGE).ok

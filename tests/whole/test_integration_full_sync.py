@@ -1,4 +1,4 @@
-"""A first sync, over real HTTP: every record there is, byte for byte."""
+"""A first sync over real HTTP: every record is copied byte for byte."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from conftest import (
     ACCOUNTS,
     CANDIDATES,
+    CANDIDATES_ONLY,
     ENTITIES,
     LINKS,
     OLD,
@@ -20,8 +21,6 @@ from conftest import (
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.model import Counts
-
-CANDIDATES_ONLY = [EntityConfig("vin_candidates")]
 
 
 def names(world, table: str, column: str) -> list[str]:

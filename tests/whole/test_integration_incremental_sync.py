@@ -1,4 +1,4 @@
-"""Syncs after the first, over real HTTP: what changed comes, what is gone goes, no more is read."""
+"""Incremental syncs over real HTTP: changes and deletions are copied, nothing else is read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, LINKS, OLD, PRODUCTS, TABLES, fill, insert
+from conftest import (
+    CANDIDATES,
+    CANDIDATES_ONLY,
+    ENTITIES,
+    LINK_SET,
+    LINKS,
+    OLD,
+    PRODUCTS,
+    TABLES,
+    fill,
+    insert,
+)
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Fault, Table
 from dataverse_sync.model import Counts
 
 TABLE_NAMES = ("vin_candidates", "vin_products", "vin_vin_candidate_accountset")
-LINK_SET = "vin_vin_candidate_accountset"
-CANDIDATES_ONLY = [EntityConfig("vin_candidates")]
 
 
 @pytest.fixture
 def synced(world):
-    """The world after its first sync, ten minutes later."""
+    """A world ten minutes after its first sync."""
     assert world.sync().ok
     world.wait()
     return world
@@ -501,7 +510,7 @@ def test_full_removes_what_is_gone_too(synced):
 
 
 def break_after(world, name: str, pages: int) -> None:
-    """Refuse the page after so many of a table, once."""
+    """Refuse one page of a table, the one after this number of pages."""
     pattern = rf"/{name}\?(?!.*select=)"
     world.emulator.control.fault(Fault("status", match=pattern, skip=pages, status=403))
 
