@@ -1,10 +1,11 @@
-"""What many tests share: a database to write to, and an environment to sync from.
+"""Set-up shared by many tests: a database to write to, an environment to sync from.
 
 The environment is the emulator, over real HTTP; the database is real SQLite.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -76,10 +77,12 @@ ENTITIES = [
     EntityConfig("accounts", filtered=True),
     EntityConfig("contacts", filtered=True),
 ]
+CANDIDATES_ONLY = [EntityConfig("vin_candidates")]
+LINK_SET = LINKS.entity_set
 
 
 class World:
-    """An emulated environment, and the copy of it that syncs make."""
+    """An emulated environment and its SQLite copy."""
 
     def __init__(self, emulator: Emulator, folder: Path, tables: Sequence[Table]) -> None:
         self.emulator = emulator
@@ -101,13 +104,26 @@ class World:
         }
         return Config(**{**settings, **changes})
 
+    def settings(self) -> dict[str, str]:
+        """The environment variables that lead the program to the emulator."""
+        return dict(line.split("=", 1) for line in self.emulator.env_lines())
+
+    def write_env_file(self) -> None:
+        text = "\n".join(self.emulator.env_lines())
+        (self.folder / ".env").write_text(text, encoding="utf-8")
+
+    def write_entity_list(self, entities: Sequence[EntityConfig] = ENTITIES) -> None:
+        entries = [{"name": one.name, "filtered": one.filtered} for one in entities]
+        text = json.dumps({"entities": entries})
+        (self.folder / "entities_config.json").write_text(text, encoding="utf-8")
+
     def sync(self, entities: Sequence[EntityConfig] = ENTITIES, **options: Any) -> SyncReport:
-        """One run, with an empty log before it."""
+        """Clear the emulator's log, then run a sync."""
         self.emulator.log.clear()
         return run_sync(self.config(), entities, **options)
 
     def wait(self, minutes: float = 10) -> None:
-        """Let time pass for the service, so that no bookmark is held back any more."""
+        """Advance the service's clock past the overlap that a bookmark keeps."""
         self.emulator.clock.advance(minutes * 60)
 
     def query(self, sql: str, *values: object) -> list[Any]:
@@ -115,25 +131,25 @@ class World:
             return connection.execute(sql, values).fetchall()
 
     def execute(self, sql: str, *values: object) -> None:
-        """Change the copy by hand."""
+        """Change the SQLite copy directly."""
         with closing(sqlite3.connect(self.db_path)) as connection, connection:
             connection.execute(sql, values)
 
     def copy(self, name: str) -> dict[str, bytes]:
-        """What the table holds: key → ``json_response``."""
+        """Return the rows of the copy: key → ``json_response``."""
         rows = self.query(f'SELECT "{self._keys[name]}", json_response FROM "{name}"')
         return {key: text.encode() for key, text in rows}
 
     def source(self, name: str) -> dict[str, bytes]:
-        """What the environment holds: key → the bytes that it sends."""
+        """Return the records of the service: key → the bytes that it sends."""
         return {key: self.emulator.record_bytes(name, key) for key in self.emulator.rows(name)}
 
     def rows(self) -> dict[str, list[Any]]:
-        """Every row of every synced table, ``sync_time`` included."""
+        """Return every row of every synced table, ``sync_time`` included."""
         return {name: self.query(f'SELECT * FROM "{name}" ORDER BY 1') for name in self._keys}
 
     def removed(self, name: str) -> dict[str, tuple[str, bytes]]:
-        """What ``_sync_deleted`` holds of a table: key → reason and record."""
+        """Return a table's rows in ``_sync_deleted``: key → reason and record."""
         rows = self.query(
             "SELECT record_id, reason, json_response FROM _sync_deleted WHERE entity_name = ?", name
         )
@@ -143,7 +159,7 @@ class World:
         return self.query(f"SELECT {column} FROM _sync_state WHERE entity_name = ?", name)[0][0]
 
     def asked(self, name: str | None = None, kind: str = "data") -> list[LoggedRequest]:
-        """The requests of the last run, of one kind, about one entity set or all."""
+        """Return the requests of the last run, of one kind, for one entity set or all."""
         return [
             request
             for request in self.emulator.log
@@ -151,13 +167,13 @@ class World:
         ]
 
     def is_mirror(self, *names: str) -> bool:
-        """Whether these tables hold exactly what the environment holds, byte for byte."""
+        """Whether these tables equal the service byte for byte."""
         return all(self.copy(name) == self.source(name) for name in names)
 
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> Iterator[Any]:
-    """Start an emulator with these tables, its levers set; it stops when the test ends."""
+    """Start an emulator with these tables and settings; stop it when the test ends."""
     with ExitStack() as stack:
 
         def make(tables: Sequence[Table] = TABLES, **levers: Any) -> World:
@@ -171,7 +187,7 @@ def make_world(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def world(make_world: Any) -> World:
-    """Twelve candidates, eight products, two accounts of three linked to, a contact of two."""
+    """12 candidates, 8 products, 3 accounts (2 of them linked to), 2 contacts (1 linked to)."""
     world: World = make_world()
     fill(world.emulator)
     return world
@@ -203,7 +219,7 @@ def fill(emulator: Emulator, candidates: int = 12, products: int = 8) -> None:
 
 
 def insert(emulator: Emulator, name: str, records: Sequence[Mapping[str, object]]) -> list[str]:
-    """Insert records that nobody has touched for years."""
+    """Insert records whose dates are years old."""
     moments = {"createdon": OLD, "modifiedon": OLD}
     return emulator.insert_many(name, [{**moments, **record} for record in records])
 
@@ -219,7 +235,7 @@ def db_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def connection(db_path: Path) -> Iterator[Any]:
-    """The writing connection of a database with the program's own tables; rolled back."""
+    """A writing connection to a database with the program's own tables; rolled back at the end."""
     with open_target(db_path).open_writer() as opened:
         with opened.begin():
             prepare_own_tables(opened)
@@ -228,7 +244,7 @@ def connection(db_path: Path) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Put back what a run of the command line changes for the whole process."""
+    """Restore the logging configuration, which the command line changes for the whole process."""
     root, urllib3 = logging.getLogger(), logging.getLogger("urllib3")
     handlers, levels = root.handlers[:], (root.level, urllib3.level)
     yield
@@ -246,7 +262,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that run the command line in this process: no setting of this machine comes in."""
+    """Remove this machine's settings, for tests that run the command line in this process."""
     for name in list(os.environ):
         if name.startswith("DATAVERSE_") or name == "SQLITE_DB_PATH":
             monkeypatch.delenv(name)

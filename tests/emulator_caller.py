@@ -1,4 +1,4 @@
-"""What the emulator's tests share: a few tables, and a caller that signs in like any client."""
+"""Set-up of the emulator's tests: a few tables, and an HTTP client that signs in."""
 
 import datetime as dt
 from collections.abc import Iterator
@@ -92,7 +92,7 @@ class Caller:
         return answer.json()["value"]
 
     def names(self, filter_: str) -> list[str]:
-        """The names of the accounts that a filter finds, in alphabetical order."""
+        """Return the names of the accounts that match a filter, in alphabetical order."""
         return sorted(a["name"] for a in self.value(f"accounts?$filter={quote(filter_)}"))
 
     def pages(self, path: str, prefer: str = "odata.maxpagesize=2") -> Iterator[dict]:
@@ -110,7 +110,7 @@ class Caller:
 
 @contextmanager
 def running(*tables: Table, **levers: object) -> Iterator[tuple[Emulator, Caller]]:
-    """An emulator with these tables, its levers set, and a caller that has signed in."""
+    """Start an emulator with these tables and settings, and a client that has signed in."""
     emulator = Emulator(tables or (ACCOUNTS, CONTACTS, LINKS), clock=Clock(MORNING))
     for name, value in levers.items():
         setattr(emulator.control, name, value)

@@ -1,4 +1,4 @@
-"""A web server on loopback that says exactly what a test tells it to, and time that does not pass.
+"""A loopback web server that sends exactly the bytes of a test, and clocks set by a test.
 
 The server reads requests off a socket and keeps them as they came, so a test sees
 what was really sent. A script is a function from what was asked to a reply, which
@@ -36,7 +36,7 @@ Script = Callable[["Asked"], "Reply"]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request as it came."""
+    """One request as received."""
 
     head: bytes
     body: bytes
@@ -58,7 +58,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent, and what becomes of the connection then."""
+    """The bytes to send, and what happens to the connection after them."""
 
     raw: bytes | Iterable[bytes]
     then: Literal["keep", "close", "reset"] = "keep"
@@ -75,7 +75,7 @@ def http(
     date: str | None = DATE,
     length: int | None = None,
 ) -> Reply:
-    """A whole answer; with a ``length`` that is not the body's, the connection ends after it."""
+    """Build a complete answer; if ``length`` is not the body's, the connection closes after it."""
     lines = [f"HTTP/1.1 {status} Said"]
     lines += [f"{name}: {value}" for name, value in headers]
     lines += [f"Date: {date}"] if date else []
@@ -95,13 +95,13 @@ def zipped(body: bytes, *headers: tuple[str, str]) -> Reply:
 def recorded(
     name: str, *headers: tuple[str, str], status: int = 200, origin: str = ORIGIN
 ) -> Reply:
-    """A file of ``mock_responses``, its links leading to this origin."""
+    """Load a file of ``mock_responses``, with its links changed to this origin."""
     body = (RESPONSES / name).read_bytes().replace(ORIGIN.encode(), origin.encode())
     return http(status, body, JSON_TYPE, *headers)
 
 
 def in_turn(*replies: Reply) -> Script:
-    """These replies one after the other, then the last one for ever."""
+    """Send these replies one after the other, then repeat the last one."""
     lock = threading.Lock()
     left = list(replies)
 
@@ -113,7 +113,7 @@ def in_turn(*replies: Reply) -> Script:
 
 
 class LoopbackServer:
-    """Answers by its script until the ``with`` block ends; every connection has a thread.
+    """Answers by its script until the ``with`` block ends, with a thread for every connection.
 
     Args:
         script: What to answer; may be changed at any time.
@@ -234,7 +234,7 @@ class LoopbackServer:
 
 
 class Service:
-    """A Web API on loopback: it signs anyone in, and answers reads by its script."""
+    """A Web API on loopback that accepts every sign-in and answers reads by its script."""
 
     def __init__(self) -> None:
         self.server = LoopbackServer(self._answer)
@@ -267,12 +267,12 @@ class Service:
 
     @property
     def posts(self) -> list[Asked]:
-        """The requests for tokens."""
+        """Return the token requests."""
         return [asked for asked in self.server.asked if asked.method == "POST"]
 
     @property
     def data(self) -> list[Asked]:
-        """The reads, in the order in which they came."""
+        """Return the read requests in the order received."""
         return [asked for asked in self.server.asked if "authorization" in asked.headers]
 
     def request(self, entity: str = "accounts", **options: Any) -> PageRequest:
@@ -280,7 +280,7 @@ class Service:
 
 
 class FakeTime:
-    """A clock that jumps over every wait, and remembers it."""
+    """A clock that skips every wait and records its length."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -298,7 +298,7 @@ class FakeTime:
 
 
 class SlowTime:
-    """A clock that a test moves by hand, while threads really wait for it."""
+    """A clock that a test advances, while threads really wait for it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -311,7 +311,7 @@ class SlowTime:
 
 
 def run_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Run this in so many threads at once; what each returned or raised."""
+    """Run a function in several threads at once; return what each returned or raised."""
     results: list[Any] = [None] * count
     start = threading.Barrier(count)
 

@@ -1,4 +1,4 @@
-"""A small Dataverse in memory that never holds still, in the place of the client.
+"""A small, constantly changing Dataverse in memory that replaces the client.
 
 It keeps every state that each record ever had, so that a test can say what a
 copy may hold. No sockets and no threads: its clock, its changes and the order
@@ -55,7 +55,7 @@ _build_table = cache(schema_manager.build_table)
 
 
 class Killed(BaseException):
-    """The process is gone: nothing of it runs any more."""
+    """Simulates a killed process: no cleanup of the run is executed."""
 
 
 # What it holds
@@ -82,7 +82,7 @@ class Table:
 
     @property
     def shows_change(self) -> bool:
-        """Whether a comparison of keys and versions shows what has changed."""
+        """Whether a comparison of keys and versions finds every change."""
         return not self.keeps_deleted and (self.dated or self.versioned or bool(self.keys_of))
 
     @property
@@ -93,7 +93,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a record was from one commit to the next."""
+    """A record's content from one commit to the next."""
 
     position: int  # among all commits
     values: Mapping[str, Any] | None  # None: deleted
@@ -102,7 +102,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A write that nobody sees before its transaction is committed."""
+    """A write that is invisible until its transaction is committed."""
 
     commit_at: float
     table: Table
@@ -112,7 +112,7 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """What a link goes on with."""
+    """A query, with the position that its next link continues from."""
 
     table: Table
     select: Sequence[str] = ()
@@ -131,7 +131,7 @@ class _Query:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One page that was answered."""
+    """One answered page."""
 
     table: str
     url: str
@@ -142,7 +142,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Moods:
-    """How likely it is, at each request, that something happens."""
+    """Probabilities of each event at each request."""
 
     change: float = 0.3
     late: float = 0.3  # of the writes
@@ -156,7 +156,7 @@ class Moods:
 
 
 class ModelServer:
-    """The environment, and what ``DataverseClient`` is to a run."""
+    """The environment, with the methods that a run calls on ``DataverseClient``."""
 
     api_url = API
     in_flight = 0
@@ -192,12 +192,12 @@ class ModelServer:
         return self._history[name].get(record_id, ())
 
     def committed(self, name: str) -> dict[str, Version]:
-        """The records that are there now, by id."""
+        """Return the existing records by id."""
         last = {key: versions[-1] for key, versions in self._history[name].items()}
         return {key: version for key, version in last.items() if version.text is not None}
 
     def seen_since(self, name: str, record_id: str, position: int) -> list[Version | None]:
-        """All that a record has been since a position; None where it was not there."""
+        """Return the versions of a record since a position; None where it did not exist."""
         before: Version | None = None
         since: list[Version | None] = []
         for version in self.history(name, record_id):
@@ -209,7 +209,7 @@ class ModelServer:
         return [before, *since]
 
     def links_of(self, table: Table, version: Version) -> Iterator[tuple[str, str]]:
-        """The records that one version of a record links to: entity set and id."""
+        """Yield entity set and id of each record that a version links to."""
         assert version.values is not None
         for column, targets in table.lookups.items():
             if (target := version.values[column]) is not None:
@@ -229,7 +229,7 @@ class ModelServer:
         self._land()
 
     def rest(self) -> None:
-        """No change any more, and all that was begun is committed."""
+        """Stop all changes, and commit the pending writes."""
         self.now = max([self.now, *(write.commit_at for write in self._pending)])
         self._land()
         self.moods.change = self.moods.fault = self.moods.kill = 0.0
@@ -253,7 +253,7 @@ class ModelServer:
         self._land()
 
     def _write(self, table: Table, record_id: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The record as it is written now: new, restored, changed, imported, linked or unlinked."""
+        """Make a version of a record: new, restored, changed, imported, linked or unlinked."""
         rng = self.rng
         self._version += rng.randint(1, 3)
         if table.keys_of:
@@ -294,7 +294,7 @@ class ModelServer:
         return values
 
     def _land(self) -> None:
-        """Commit what is due, in the order of the commits."""
+        """Commit the writes that are due, in the order of their commit times."""
         due = [write for write in self._pending if write.commit_at <= self.now]
         if not due:
             return
@@ -394,7 +394,7 @@ class ModelServer:
             raise self._refusal(request, 503, "", "The service is unavailable.")
 
     def _parse(self, request: PageRequest) -> _Query:
-        """A query as it was built, which no link was given out for."""
+        """Parse a query that did not come from a link."""
         parts = urlsplit(request.url)
         assert request.url.startswith(API) and parts.path.startswith(urlsplit(API).path)
         options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
@@ -442,7 +442,7 @@ class ModelServer:
         return ("{" + ",".join(answer) + "}").encode()
 
     def _records(self, query: _Query) -> list[tuple[tuple[Any, ...], str]]:
-        """The records after the last page, each with its place in the order."""
+        """Return the records after the last page, each with its place in the order."""
         table = query.table
         counted = table.name in self.counts_pages
         order = [*query.orderby, table.key]
@@ -462,7 +462,7 @@ class ModelServer:
         return entries
 
     def _changes(self, query: _Query) -> list[tuple[tuple[Any, ...], str]]:
-        """What changed, in the order of the commits, then what was deleted."""
+        """Return the changed records in the order of commits, then the deleted ones."""
         assert query.since is not None
         until = query.until if self.delta_is_bounded else self.position
         entries = []
@@ -488,7 +488,7 @@ class ModelServer:
         return json.dumps({name: version.values[name] for name in chosen})
 
     def _link(self, query: _Query) -> str:
-        """Opaque: only as it was given out does it lead anywhere."""
+        """Make an opaque next link, valid only if sent back unchanged."""
         link = f"{API}{query.table.name}?$skiptoken=%3Ccookie%20n=%22{len(self._links)}%22%20/%3E"
         self._links[link] = query
         return link
@@ -506,7 +506,7 @@ class ModelServer:
 
     @contextmanager
     def in_place(self, workers: int, pages_per_transaction: int, ids: int) -> Iterator[None]:
-        """Every run in the block asks this server, through workers that are not threads."""
+        """Direct every run in the block to this server, with workers that are not threads."""
         self.run += 1
         self.asked.clear()
         self.first_asked_at.clear()
@@ -545,7 +545,7 @@ class SignedIn(Session):
 
 
 class Workers:
-    """A pool and the queue of what arrives, on one thread: any request may be answered first."""
+    """Thread pool and queue of answers on one thread: requests are answered in random order."""
 
     def __init__(self, rng: Random, workers: int) -> None:
         self._rng = rng
@@ -554,7 +554,7 @@ class Workers:
         self._arrived: deque[Any] = deque()
 
     def submit(self, job: Callable[..., object], *arguments: object) -> Future[object]:
-        """Pages wait for their turn; the metadata is answered at once."""
+        """Queue a page request; answer metadata at once."""
         answer: Future[object] = Future()
         if job is read_metadata:
             answer.set_result(job(*arguments))

@@ -1,4 +1,4 @@
-"""Made-up rows of the run's own tables, for the tests of what reads them."""
+"""Invented rows for the program's own tables, for tests of status, report and check."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def add_failed(
 
 
 def add_unfinished(connection: Connection, name: str = "accounts", **values: Any) -> None:
-    """An entity as a run leaves it that is under way, or was killed."""
+    """Add an entity whose run is in progress or was killed."""
     add_state(connection, name, state="in_progress", **values)
     add_log(connection, "r1", name, seconds=None, status="in_progress")
 

@@ -1,4 +1,4 @@
-"""Run the program as a process that stands still at the moments a test names.
+"""Run the program as a process that pauses at the moments a test names.
 
     python tests/standstill.py PATTERN NUMBER sync --db dataverse.db
 
@@ -22,18 +22,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from processes import make_environment
+
 SIGN = "standing still: "
 
 
 class Halted:
-    """The process, as the test sees it."""
+    """A paused process, as its test controls it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.moment: str | None = None
 
     def go_on(self) -> str | None:
-        """Let it go on to its next moment: the text of that; None where it has ended."""
+        """Continue to the next moment and return its text; None if the process has ended."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -57,12 +59,11 @@ class Halted:
 def halted(
     pattern: str, number: int, *arguments: str, folder: Path, settings: Mapping[str, str]
 ) -> Iterator[Halted]:
-    """Start it; it stands still at its first moment, or has ended, when the block begins."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("DATAVERSE_")}
+    """Start the program; it is paused at its first moment, or has ended, when the block begins."""
     with subprocess.Popen(
         [sys.executable, __file__, pattern, str(number), *arguments],
         cwd=folder,
-        env={**keep, **settings, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=make_environment(**settings),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -80,7 +81,7 @@ def halted(
 
 
 def use_vfs(name: str) -> None:
-    """Let the writer's SQLite reach the file in another way: ``unix-none`` has no WAL."""
+    """Open the writer's database through another SQLite VFS; ``unix-none`` does not support WAL."""
     from dataverse_sync.store import sqlite
 
     create = sqlite.URL.create
@@ -92,7 +93,7 @@ def use_vfs(name: str) -> None:
 
 
 def main(pattern: str, number: str, *arguments: str) -> None:
-    """On the other side: watch for the moments, and run the program."""
+    """Run the program inside the process, and pause at the moments."""
     left = int(number)
 
     def moment(text: str) -> None:

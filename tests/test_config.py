@@ -1,4 +1,4 @@
-"""Settings and the entity list: what is accepted, and that every mistake is told at once."""
+"""Settings and the entity list: accepted values, and all mistakes reported at once."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ SQLITES_OWN = re.compile(
 
 @cache
 def trees() -> dict[str, ast.Module]:
-    """Every module of the package by its name within it, the emulator's too."""
+    """Parse every module of the package, by its name within the package, emulator included."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
@@ -85,7 +85,7 @@ def imported(name: str) -> Iterator[str]:
 
 
 def imported_modules(name: str) -> set[str]:
-    """The modules of ours that a module imports, each by its name within the package."""
+    """The package's own modules that a module imports, by their names within the package."""
     found = set()
     for full in imported(name):
         root, *rest = full.split(".")
@@ -150,7 +150,7 @@ def test_library_has_one_home(library):
 
 
 def words_of(tree: ast.Module) -> Iterator[str]:
-    """Every name and text of a module but its docstrings, as a target's SQL may be written."""
+    """Every name and string of a module except docstrings, to search for a database's own SQL."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     docstrings = {
         node.body[0].value
@@ -166,7 +166,7 @@ def words_of(tree: ast.Module) -> Iterator[str]:
             yield node.arg
 
 
-def test_sqlites_own_sql_is_in_two_modules():
+def test_sqlite_dialect_in_two_modules():
     speaking = {
         name
         for name in own_modules()
@@ -247,7 +247,7 @@ def test_emulator_imports_nothing_else_of_ours():
     assert not found
 
 
-def test_emulator_uses_no_library_of_the_client():
+def test_emulator_uses_no_client_library():
     found = {name for name in emulator_modules() if libraries(name) & {"requests", "msgspec"}}
 
     assert not found

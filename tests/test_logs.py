@@ -1,4 +1,4 @@
-"""Logging of the command line: what goes where, and that no secret goes anywhere."""
+"""Logging of the command line: levels, files, and no secret in any of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets in text: masked whole, in pieces, and in the forms that a server echoes them in."""
+"""Secrets in text: masked whole, in parts, and as a server may echo them."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from dataverse_sync import Config, EntityConfig, SyncReport, run_sync
 from dataverse_sync.commands import demo
 from dataverse_sync.emulator import demo_tables, fill_demo
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,4 +1,4 @@
-"""The page loop: in which order, how many at once, and what one transaction holds."""
+"""The page loop: order of pages, requests at once, content of a transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENTITY = Entity("things", "thingid", (), "metadata")
 
 
 class Client:
-    """Answers each request with an empty page, or as it is told to."""
+    """Answers each request with an empty page, or as a test says."""
 
     waited_s = 7.5
 
@@ -50,7 +50,7 @@ class Client:
 
 
 class FakeRead:
-    """Asks for these pages at once, and for what each of them leads to."""
+    """Requests these pages at once, and then the page that each links to."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class FakeRead:
 
 
 class Run:
-    """What a loop did: events, ends, transactions."""
+    """Runs a loop and records its events, ends and transactions."""
 
     def __init__(self, connection, client: Client, workers: int, clock) -> None:
         self.events: list[Event] = []
@@ -123,7 +123,7 @@ class Run:
 
 @pytest.fixture
 def kept(connection):
-    """The table that the jobs of these tests write to; committed before they begin."""
+    """The table that the jobs write to; created and committed before they begin."""
     connection.exec_driver_sql("CREATE TABLE kept (what TEXT)")
     connection.commit()
 
@@ -157,7 +157,7 @@ def keep(connection):
 @pytest.fixture
 def chain(keep):
     def chain(name: str, length: int) -> Reads:
-        """One read of pages that lead to each other."""
+        """Make a read of pages that link to each other."""
         links = {f"{name}{n}": f"{name}{n + 1}" for n in range(1, length)}
         if length:
             yield FakeRead(f"{name}1", store=keep, links=links)
@@ -165,7 +165,7 @@ def chain(keep):
     return chain
 
 
-def test_every_page_stored_and_every_job_ended(start, chain, kept):
+def test_every_page_stored_every_job_ended(start, chain, kept):
     client = Client()
     run = start(client, workers=3)
 
@@ -403,7 +403,7 @@ def test_bug_in_job_keeps_its_traceback(start, kept):
 
 @pytest.fixture
 def start_when_ready(start, monkeypatch):
-    """A run whose pages all wait before the first is stored."""
+    """Start a run in which all pages have arrived before the first is stored."""
 
     def start_when_ready(width: int, **options: Any) -> Run:
         answered = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""The plan: in full, since a bookmark, or from a checkpoint."""
+"""The plan of a read: in full, since a bookmark, or from a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of ``createdon``: pure decisions, and whole tables read in ranges over the emulator."""
+"""Ranges of ``createdon``: decisions, and whole tables read in ranges from the emulator."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def range_of(since: float, until: float | None = None) -> Range:
 
 
 def is_in(part: Range, moment: datetime | None) -> bool:
-    """What the service does with the filter of a range."""
+    """Whether the service's filter of a range includes a moment."""
     if moment is None:
         return part.is_null
     since, until = parse_timestamp(part.since), parse_timestamp(part.until)
@@ -87,9 +87,7 @@ def is_in(part: Range, moment: datetime | None) -> bool:
         (1_000_000, 32, 32),
     ],
 )
-def test_the_number_of_ranges_grows_with_the_table(
-    rows: int | None, most: int | None, count: int
-) -> None:
+def test_number_of_ranges_grows_with_table(rows: int | None, most: int | None, count: int) -> None:
     assert choose_count(rows, most) == count
 
 
@@ -106,9 +104,7 @@ def test_the_number_of_ranges_grows_with_the_table(
         (1.0, 0, 16, 16),
     ],
 )
-def test_as_many_at_once_as_the_service_is_slower_than_the_storing(
-    took_s: float, size: int, most: int, count: int
-) -> None:
+def test_slower_service_gets_more_requests(took_s: float, size: int, most: int, count: int) -> None:
     assert choose_at_once(took_s, size, most) == count
 
 
@@ -130,7 +126,7 @@ def test_the_filters_of_ranges() -> None:
     st.integers(1, 40),
     st.lists(st.one_of(st.none(), st.integers(-(10**5), 2 * 10**7))),
 )
-def test_cutting_loses_nothing_and_takes_nothing_twice(
+def test_every_moment_in_one_part(
     since: datetime | None,
     length_s: int,
     reached_s: int,
@@ -161,7 +157,7 @@ def test_parts_are_of_equal_length() -> None:
     assert [part.since for part in parts] == [None, *days]
 
 
-def test_what_is_done_or_null_or_short_is_not_cut() -> None:
+def test_done_null_and_short_ranges_uncut() -> None:
     newest = START + timedelta(days=1)
 
     for whole in (Range(is_null=True), Range(format_second(START), is_done=True), Range()):
@@ -171,7 +167,7 @@ def test_what_is_done_or_null_or_short_is_not_cut() -> None:
     assert len(split(short, None, START + timedelta(seconds=5), 40)) == 4
 
 
-def test_the_whole_is_cut_once_its_first_page_has_come() -> None:
+def test_table_cut_after_first_page() -> None:
     whole, nulls, newest = Part(Range(next_link="on")), Part(Range(is_null=True)), day(9)
     assert find_cut([whole, nulls], newest, 3) is None
     whole.seen = Seen(1, START, day(8))  # most of it, to judge by the days
@@ -183,7 +179,7 @@ def test_the_whole_is_cut_once_its_first_page_has_come() -> None:
     assert len(found[1]) == 4
 
 
-def test_pages_left_are_told_by_those_that_came() -> None:
+def test_pages_left_estimated_from_pages_received() -> None:
     begun, newest = range_of(0, 11), day(19)
     seen = Seen(4, day(3), day(7))
 
@@ -194,7 +190,7 @@ def test_pages_left_are_told_by_those_that_came() -> None:
     assert pages_left(Part(begun), newest) == 0
 
 
-def test_range_with_most_pages_left_is_halved() -> None:
+def test_longest_range_halved() -> None:
     narrow_but_long = Part(range_of(0, 30), Seen(15, day(0), day(15)))
     wide_but_short = Part(range_of(30, 90), Seen(20, day(30), day(80)))
     parts = [narrow_but_long, wide_but_short, Part(range_of(90))]
@@ -216,7 +212,7 @@ def test_range_with_most_pages_left_is_halved() -> None:
 
 
 class PositionService:
-    """Serves records whose links tell a position alone, so that ranges may share them."""
+    """Serves records with links that hold only a position, so that two ranges may share a link."""
 
     def __init__(
         self, moments: Sequence[int | None], page_size: int, took_s: Callable[[], float]
@@ -257,10 +253,10 @@ class PositionService:
 def read_through(
     service: PositionService, most: int, pick: Callable[[list[PageRequest]], PageRequest]
 ) -> list[int]:
-    """The records that a read in ranges stores, by their numbers; ``pick`` says who is answered."""
+    """Read a service in ranges; return the stored numbers. ``pick`` chooses the next answer."""
 
     class Progress:
-        """Keeps what is stored, as the copy would."""
+        """Keeps the stored records in memory."""
 
         def __init__(self) -> None:
             self.came: list[int] = []
@@ -299,7 +295,7 @@ def read_through(
     st.integers(1, 6),
     st.randoms(use_true_random=False),
 )
-def test_every_record_comes_once_however_fast_and_in_whatever_order_pages_come(
+def test_every_record_once_in_any_order(
     moments: list[int | None], page_size: int, most: int, rng: random.Random
 ) -> None:
     service = PositionService(moments, page_size, lambda: rng.choice([0.0, 0.02, 1.0]))
@@ -308,7 +304,7 @@ def test_every_record_comes_once_however_fast_and_in_whatever_order_pages_come(
 
 
 @pytest.mark.parametrize("late", [{"took_s": 0.05}, {"took_s": 300.0, "requests": 2}])
-def test_a_page_that_is_late_by_chance_or_was_asked_for_again_is_no_slow_service(
+def test_one_late_page_starts_no_range(
     late: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = PositionService.answer
@@ -330,7 +326,7 @@ def test_a_page_that_is_late_by_chance_or_was_asked_for_again_is_no_slow_service
     assert set(in_flight) == {1}
 
 
-def test_a_link_that_leads_into_the_next_range_is_no_circle() -> None:
+def test_link_into_next_range_accepted() -> None:
     # The range that ends at 505 s reads one record too much, and so comes by the other's link.
     service = PositionService([0, 100, 1000, 1010], 1, lambda: 1.0)
 
@@ -361,7 +357,7 @@ def pages(world: World) -> list[LoggedRequest]:
     return [one for one in world.asked("vin_things") if one.records > 0]
 
 
-def test_a_large_table_is_read_in_ranges_at_once(world: World) -> None:
+def test_large_table_read_in_parallel_ranges(world: World) -> None:
     world.emulator.control.latency_s = 0.02
 
     report = world.sync(ENTITIES)
@@ -380,9 +376,7 @@ def ranges_asked(world: World) -> list[str]:
     return [one.target for one in world.emulator.log if "createdon%20ge" in one.target]
 
 
-def test_a_service_that_answers_faster_than_is_stored_is_not_asked_for_ranges(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fast_service_not_asked_for_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)
     world.emulator.insert("vin_things", {"createdon": None, "modifiedon": OLD})
 
@@ -394,7 +388,7 @@ def test_a_service_that_answers_faster_than_is_stored_is_not_asked_for_ranges(
     assert world.emulator.most_in_flight == 1
 
 
-def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
+def test_ranges_begin_when_service_slows_down(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)
@@ -413,9 +407,7 @@ def test_a_service_that_becomes_slow_is_asked_for_ranges_from_there_on(
     assert world.emulator.most_in_flight >= 3
 
 
-def test_ranges_that_were_begun_go_on_at_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_begun_ranges_resume_in_parallel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = break_off_in_ranges(world)
     monkeypatch.setattr(ranges, "STORED_PER_S", 1.0)  # no more than were begun
 
@@ -427,7 +419,7 @@ def test_ranges_that_were_begun_go_on_at_once(
     assert world.emulator.most_in_flight >= 3  # one of them may be for metadata
 
 
-def test_one_part_is_one_chain_of_pages(world: World) -> None:
+def test_one_segment_reads_one_chain(world: World) -> None:
     run_sync(world.config(segments=1), ENTITIES)
 
     assert world.is_mirror("vin_things")
@@ -435,7 +427,7 @@ def test_one_part_is_one_chain_of_pages(world: World) -> None:
     assert len(pages(world)) == 40
 
 
-def test_a_small_table_is_one_chain_of_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_table_read_as_one_chain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "ROWS_PER_RANGE", 101)
 
     world.sync(ENTITIES)
@@ -444,7 +436,7 @@ def test_a_small_table_is_one_chain_of_pages(world: World, monkeypatch: pytest.M
     assert world.is_mirror("vin_things")
 
 
-def test_an_uneven_table_is_balanced_while_it_is_read(world: World) -> None:
+def test_ranges_of_uneven_table_balanced(world: World) -> None:
     # All but a few records are in the newest tenth of the time.
     for key in world.emulator.ids("vin_things"):
         world.emulator.delete("vin_things", key)
@@ -466,7 +458,7 @@ def test_an_uneven_table_is_balanced_while_it_is_read(world: World) -> None:
     assert len(pages(world)) < 90  # of 61 that one chain takes
 
 
-def test_records_without_createdon_and_records_created_meanwhile_come(world: World) -> None:
+def test_undated_and_new_records_read(world: World) -> None:
     world.emulator.insert_many(
         "vin_things", [{"createdon": None, "modifiedon": OLD, "vin_name": "?"} for _ in range(7)]
     )
@@ -484,7 +476,7 @@ def test_records_without_createdon_and_records_created_meanwhile_come(world: Wor
 
 
 @pytest.mark.parametrize("status", [400, 501])
-def test_ranges_that_are_refused_become_one_chain(world: World, status: int) -> None:
+def test_refused_ranges_become_one_chain(world: World, status: int) -> None:
     world.emulator.control.fault(Fault("status", match="createdon%20ge", status=status, times=99))
 
     report = world.sync(ENTITIES)
@@ -493,7 +485,7 @@ def test_ranges_that_are_refused_become_one_chain(world: World, status: int) -> 
     assert world.is_mirror("vin_things")
 
 
-def test_edges_that_are_refused_become_one_chain(world: World) -> None:
+def test_refused_edges_become_one_chain(world: World) -> None:
     world.emulator.control.fault(
         Fault("status", match="createdon%20ne%20null", status=400, times=99)
     )
@@ -505,7 +497,7 @@ def test_edges_that_are_refused_become_one_chain(world: World) -> None:
     assert len(pages(world)) == 40
 
 
-def test_a_service_that_ignores_the_order_is_read_as_one_chain(
+def test_ignored_order_becomes_one_chain(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     parse_orderby = emulator_reading.parse_orderby
@@ -522,7 +514,7 @@ def test_a_service_that_ignores_the_order_is_read_as_one_chain(
 
 
 @pytest.mark.parametrize("moment", ['"long ago"', "17", "null"])
-def test_edges_that_are_no_moments_are_read_as_one_chain(world: World, moment: str) -> None:
+def test_invalid_edges_become_one_chain(world: World, moment: str) -> None:
     body = f'{{"value":[{{"createdon":{moment}}}]}}'
     world.emulator.control.fault(Fault("body", match="createdon%20ne%20null", body=body, times=2))
 
@@ -546,7 +538,7 @@ def test_without_counts_it_is_one_chain(world: World) -> None:
 
 
 @pytest.mark.parametrize("page", [3, 9, 17, 30])
-def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) -> None:
+def test_interrupted_ranges_resume(world: World, page: int) -> None:
     world.emulator.control.fault(
         Fault("status", match="GET .*vin_things.*(skiptoken|createdon%20ge)", status=403, skip=page)
     )
@@ -567,7 +559,7 @@ def test_a_read_in_ranges_is_taken_up_where_it_stopped(world: World, page: int) 
 
 
 def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
-    """A first run that ends in the middle; returns the ranges that its checkpoint keeps."""
+    """Run a first sync that fails midway; return the ranges of its checkpoint."""
     world.emulator.control.latency_s = 0.005
     world.emulator.control.fault(
         Fault("status", match="GET .*vin_things.*skiptoken", status=403, skip=page)
@@ -580,9 +572,7 @@ def break_off_in_ranges(world: World, page: int = 12) -> list[Any]:
 
 @pytest.mark.parametrize("status", [400, 404])
 @pytest.mark.parametrize("refused", [1, 99])
-def test_kept_links_that_are_refused_begin_the_read_again(
-    world: World, status: int, refused: int
-) -> None:
+def test_refused_stored_links_restart_read(world: World, status: int, refused: int) -> None:
     kept = [one["next_link"] for one in break_off_in_ranges(world) if one["next_link"]]
     assert len(kept) >= 3
     for link in kept[:refused]:
@@ -598,7 +588,7 @@ def test_kept_links_that_are_refused_begin_the_read_again(
 
 @pytest.mark.parametrize("status", [400, 501])
 @pytest.mark.parametrize("refused", ["createdon%20ge", "createdon%20eq%20null"])
-def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
+def test_ranges_refused_on_resume_become_chain(
     world: World, monkeypatch: pytest.MonkeyPatch, refused: str, status: int
 ) -> None:
     with monkeypatch.context() as fast:
@@ -612,9 +602,7 @@ def test_ranges_that_are_refused_to_a_read_that_is_taken_up_become_one_chain(
     assert world.is_mirror("vin_things")
 
 
-def test_empty_pages_without_end_fail_a_read_in_ranges(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_empty_pages_fail_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "EMPTY_PAGES", 20)
     answered = itertools.count()
 
@@ -629,7 +617,7 @@ def test_empty_pages_without_end_fail_a_read_in_ranges(
     assert "20 pages in a row held no record" in str(report.failed[0].error)
 
 
-def test_disorder_in_a_read_that_is_taken_up_means_one_chain(
+def test_disorder_on_resume_becomes_one_chain(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_ranges = "GET .*vin_things.*(skiptoken|createdon%20ge)"
@@ -648,7 +636,7 @@ def test_disorder_in_a_read_that_is_taken_up_means_one_chain(
     assert "does not keep to the order of createdon" in caplog.text
 
 
-def test_a_full_read_in_ranges_changes_nothing_that_is_unchanged(world: World) -> None:
+def test_full_read_keeps_unchanged_rows(world: World) -> None:
     world.sync(ENTITIES)
     before = world.rows()
 

@@ -1,4 +1,4 @@
-"""One run as a whole: its phases, the schema lock, what ends it, what it leaves behind."""
+"""One whole run: its phases, the schema lock, its errors, the state after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, TABLES, World, insert
+from conftest import CANDIDATES, CANDIDATES_ONLY, ENTITIES, LINK_SET, TABLES, World, insert
 from sqlalchemy import Engine, event
 
 from dataverse_sync import EntityConfig, run_sync
@@ -38,9 +38,6 @@ from dataverse_sync.store import run_lock, sqlite
 from dataverse_sync.store import sync_state as database_states
 from dataverse_sync.sync import page_loop as pages
 
-ONLY = [EntityConfig("vin_candidates")]
-JUNCTION = "vin_vin_candidate_accountset"
-
 
 def drift_rows(world) -> list[tuple[object, ...]]:
     return world.query(
@@ -52,7 +49,7 @@ def drift_rows(world) -> list[tuple[object, ...]]:
 # The phases
 
 
-def test_a_run_has_six_phases_and_tells_what_happens(world):
+def test_run_reports_six_phases_and_events(world):
     events = []
 
     report = world.sync(on_event=events.append)
@@ -68,13 +65,13 @@ def test_a_run_has_six_phases_and_tells_what_happens(world):
 
 
 def expected(world, **options) -> dict[str, tuple[int | None, int | None]]:
-    """What a run says that it will read of each entity: records, and keys."""
+    """Return the records and keys that a run expects to read of each entity."""
     events = []
     world.sync(on_event=events.append, **options)
     return {e.entity: (e.records, e.keys) for e in events if isinstance(e, ReadExpected)}
 
 
-def test_a_run_tells_about_how_much_it_will_read(world):
+def test_run_reports_expected_records(world):
     first = expected(world)
     second = expected(world)
     full = expected(world, full=True)
@@ -96,9 +93,9 @@ def test_a_run_tells_about_how_much_it_will_read(world):
     assert (full["vin_candidates"], full["accounts"]) == ((12, 12), (2, 2))
 
 
-def test_what_changed_is_asked_for_before_whole_tables_and_of_those_the_longest_first(world):
+def test_changes_read_first_then_longest_table(world):
     insert(world.emulator, "vin_products", [{"vin_name": f"More {n}"} for n in range(8)])
-    entities = [EntityConfig(name) for name in (JUNCTION, "vin_candidates", "vin_products")]
+    entities = [EntityConfig(name) for name in (LINK_SET, "vin_candidates", "vin_products")]
 
     def order() -> list[str]:
         world.emulator.log.clear()
@@ -109,14 +106,14 @@ def test_what_changed_is_asked_for_before_whole_tables_and_of_those_the_longest_
         return list(dict.fromkeys(name for name in asked if name is not None))
 
     assert order()[-2:] == ["vin_products", "vin_candidates"]
-    assert order()[-1] == JUNCTION
+    assert order()[-1] == LINK_SET
 
 
 @pytest.mark.parametrize(
     ("name", "keys"),
     [("vin_candidates", 13), ("vin_products", 1)],  # all of them, and what the delta link tells
 )
-def test_whole_records_and_keys_alone_are_told_apart(world, name, keys):
+def test_thin_pages_marked_in_events(world, name, keys):
     events = []
     world.sync()
     insert(world.emulator, name, [{"vin_name": "new"}])
@@ -128,7 +125,7 @@ def test_whole_records_and_keys_alone_are_told_apart(world, name, keys):
     assert sum(page.records for page in pages if not page.keys_only) == 1
 
 
-def test_a_run_prints_nothing_and_leaves_nothing_behind(world, capfd):
+def test_run_prints_and_leaves_nothing(world, capfd):
     threads = set(threading.enumerate())
     handlers = list(logging.getLogger().handlers)
     level = logging.getLogger("dataverse_sync").level
@@ -145,7 +142,7 @@ def test_a_run_prints_nothing_and_leaves_nothing_behind(world, capfd):
     assert sorted(path.name for path in world.folder.iterdir()) == ["dataverse.db", "schema"]
 
 
-def test_nothing_is_written_before_the_sign_in_succeeded(world):
+def test_nothing_written_before_sign_in(world):
     config = world.config(client_secret="wrong")
 
     with pytest.raises(AuthError):
@@ -159,7 +156,7 @@ def test_nothing_is_written_before_the_sign_in_succeeded(world):
     [
         ([], (), "the list of entities is empty"),
         ([EntityConfig("_sync_state")], (), "the program's own tables"),
-        (ONLY, ("accounts",), "not in the entity configuration: accounts"),
+        (CANDIDATES_ONLY, ("accounts",), "not in the entity configuration: accounts"),
     ],
 )
 def test_a_wrong_configuration_asks_for_nothing(world, entities, only, message):
@@ -170,7 +167,7 @@ def test_a_wrong_configuration_asks_for_nothing(world, entities, only, message):
     assert list(world.folder.iterdir()) == []
 
 
-def test_a_database_that_cannot_be_used_asks_for_nothing(world):
+def test_unusable_database_sends_no_request(world):
     world.db_path.write_text("no database")
 
     with pytest.raises(ConfigError, match="is not a SQLite database"):
@@ -179,7 +176,7 @@ def test_a_database_that_cannot_be_used_asks_for_nothing(world):
     assert world.emulator.log == []
 
 
-def test_another_run_on_this_database_is_refused(world):
+def test_second_run_on_database_refused(world):
     with (
         run_lock.hold(world.db_path, datetime.now(UTC)),
         pytest.raises(LockedError, match="another run holds this database"),
@@ -189,7 +186,7 @@ def test_another_run_on_this_database_is_refused(world):
     assert world.emulator.log == []
 
 
-def test_an_api_that_cannot_be_reached_ends_the_run(world, monkeypatch):
+def test_unreachable_api_ends_run(world, monkeypatch):
     monkeypatch.setattr(
         "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
     )
@@ -201,50 +198,50 @@ def test_an_api_that_cannot_be_reached_ends_the_run(world, monkeypatch):
     assert not world.db_path.exists()
 
 
-def test_what_a_dead_run_left_open_is_closed(world, caplog):
-    world.sync(ONLY)
+def test_log_of_killed_run_closed(world, caplog):
+    world.sync(CANDIDATES_ONLY)
     world.execute("UPDATE _sync_log SET status = 'in_progress', finished_at = NULL")
 
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
 
     assert "1 entity resumes from the last committed page" in caplog.text
     assert world.query("SELECT status FROM _sync_log ORDER BY id") == [("failed",), ("completed",)]
 
 
-def test_where_write_ahead_logging_does_not_work_it_is_said(world, monkeypatch, caplog):
+def test_missing_write_ahead_logging_reported(world, monkeypatch, caplog):
     monkeypatch.setattr(sqlite.SqliteFile, "blocks_readers", lambda _self, _connection: True)
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     assert report.ok
     assert "write-ahead logging does not work there" in caplog.text
 
 
-def test_a_database_that_is_held_while_it_is_opened_is_refused(world, monkeypatch):
+def test_database_locked_at_opening_refused(world, monkeypatch):
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     with closing(sqlite3.connect(world.db_path, isolation_level=None)) as other:
         other.execute("CREATE TABLE t (a)")
         other.execute("BEGIN EXCLUSIVE")
 
         with pytest.raises((ConfigError, StorageError), match="locked"):
-            world.sync(ONLY)
+            world.sync(CANDIDATES_ONLY)
 
 
-def test_a_database_that_cannot_be_made_after_all_is_refused(world, monkeypatch):
+def test_database_that_cannot_open_refused(world, monkeypatch):
     def refuse(_path):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(sqlite, "open_engine", refuse)
 
     with pytest.raises(ConfigError, match=r"dataverse\.db: cannot be opened .*Permission denied"):
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
 
 # What ends a run
 
 
-def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monkeypatch):
-    world.sync(ONLY)
+def test_database_locked_midway_ends_run(world, monkeypatch):
+    world.sync(CANDIDATES_ONLY)
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
     before = world.copy("vin_candidates")
 
@@ -255,12 +252,12 @@ def test_a_database_held_by_another_writer_ends_the_run_and_is_kept(world, monke
                 other.execute("BEGIN IMMEDIATE")
 
         with pytest.raises(StorageError, match="locked"):
-            world.sync(ONLY, on_event=hold, full=True)
+            world.sync(CANDIDATES_ONLY, on_event=hold, full=True)
 
     assert world.copy("vin_candidates") == before
 
 
-def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch, caplog):
+def test_interrupted_run_recorded_and_resumed(world, monkeypatch, caplog):
     monkeypatch.setattr(pages, "PAGES_PER_TRANSACTION", 1)
 
     def interrupt(event):
@@ -268,17 +265,17 @@ def test_an_interrupted_run_notes_why_and_goes_on_next_time(world, monkeypatch, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        world.sync(ONLY, on_event=interrupt)
+        world.sync(CANDIDATES_ONLY, on_event=interrupt)
 
     states = world.query("SELECT state, error FROM _sync_state")
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
     assert "interrupted" not in caplog.text  # whoever is told of it says it, once
     assert states == [("failed", "interrupted. The next run goes on from the last committed page.")]
     assert report.entities[0].counts.fetched == 7
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world):
+def test_interrupt_at_transaction_begin_recorded(world):
     began = []
 
     def interrupt(connection, cursor, statement, *_):
@@ -290,36 +287,36 @@ def test_a_run_that_is_interrupted_while_a_transaction_begins_notes_why(world):
     event.listen(Engine, "after_cursor_execute", interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            world.sync(ONLY)
+            world.sync(CANDIDATES_ONLY)
     finally:
         event.remove(Engine, "after_cursor_execute", interrupt)
 
     assert world.query("SELECT state, error FROM _sync_state") == [
         ("failed", "interrupted. The next run goes on from the last committed page.")
     ]
-    assert world.sync(ONLY).ok
+    assert world.sync(CANDIDATES_ONLY).ok
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_bug_keeps_its_traceback_and_is_noted(world, monkeypatch):
+def test_bug_keeps_traceback_and_is_recorded(world, monkeypatch):
     def fail(*_args, **_options):
         raise ZeroDivisionError
 
     monkeypatch.setattr("dataverse_sync.sync.storing.write_records", fail)
 
     with pytest.raises(ZeroDivisionError) as caught:
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
     assert "fail" in [entry.name for entry in caught.traceback]
     ((state, error),) = world.query("SELECT state, error FROM _sync_state")
     assert (state, error.split(".")[0]) == ("failed", "ZeroDivisionError")
 
 
-def test_the_secret_is_in_no_error_that_is_kept(world):
+def test_secret_not_in_stored_error(world):
     body = f'{{"error": {{"code": "", "message": "{world.emulator.client_secret}"}}}}'.encode()
     world.emulator.control.fault(Fault("status", match=r"/vin_candidates\?", status=403, body=body))
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     (kept,) = world.query("SELECT error FROM _sync_state")
     assert world.emulator.client_secret not in report.failed[0].error
@@ -329,7 +326,7 @@ def test_the_secret_is_in_no_error_that_is_kept(world):
 # The schema lock
 
 
-def test_the_lock_is_written_by_the_first_sync_and_kept_in_the_database(world):
+def test_first_sync_writes_lock_twice(world):
     world.sync()
 
     lock = json.loads(world.schema_path.read_text())
@@ -340,7 +337,7 @@ def test_the_lock_is_written_by_the_first_sync_and_kept_in_the_database(world):
     assert drift_rows(world) == []
 
 
-def test_a_missing_lock_file_is_written_again_from_the_database(world, caplog):
+def test_missing_lock_file_restored_from_database(world, caplog):
     world.sync()
     text = world.schema_path.read_text()
     world.schema_path.unlink()
@@ -353,7 +350,7 @@ def test_a_missing_lock_file_is_written_again_from_the_database(world, caplog):
     assert "written again from the database" in caplog.text
 
 
-def test_a_lock_file_without_a_database_makes_the_same_tables(world):
+def test_lock_file_alone_makes_same_tables(world):
     world.sync()
     world.db_path.unlink()
     world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
@@ -365,7 +362,7 @@ def test_a_lock_file_without_a_database_makes_the_same_tables(world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_damaged_lock_file_is_named_and_nothing_is_asked_or_written(world):
+def test_damaged_lock_file_refused(world):
     world.sync()
     before = world.db_path.read_bytes()
     world.schema_path.write_text('{"version": 1, "entities": {"vin_candidates": 7}}')
@@ -378,7 +375,7 @@ def test_a_damaged_lock_file_is_named_and_nothing_is_asked_or_written(world):
     assert world.db_path.read_bytes() == before
 
 
-def test_a_lock_that_does_not_fit_the_tables_is_refused(world):
+def test_lock_that_lacks_columns_refused(world):
     world.sync()
     lock = json.loads(world.schema_path.read_text())
     lock["entities"]["vin_candidates"]["columns"]["vin_new"] = {"type": "TEXT"}
@@ -390,7 +387,7 @@ def test_a_lock_that_does_not_fit_the_tables_is_refused(world):
     assert world.emulator.log == []
 
 
-def test_a_damaged_copy_of_the_lock_is_refused(world):
+def test_damaged_lock_in_database_refused(world):
     world.sync()
     world.execute("UPDATE _schema_lock SET schema = '{'")
 
@@ -398,7 +395,7 @@ def test_a_damaged_copy_of_the_lock_is_refused(world):
         world.sync()
 
 
-def test_a_database_that_is_damaged_inside_is_refused_before_anything_is_asked(world):
+def test_malformed_database_refused_without_request(world):
     world.sync()
     ((root,),) = world.query("SELECT rootpage FROM sqlite_master WHERE name = '_schema_lock'")
     with world.db_path.open("r+b") as file:
@@ -411,7 +408,7 @@ def test_a_database_that_is_damaged_inside_is_refused_before_anything_is_asked(w
     assert world.emulator.log == []
 
 
-def test_a_schema_folder_that_cannot_be_made_ends_the_run(world):
+def test_impossible_schema_folder_ends_run(world):
     (world.folder / "schema").write_text("a file where the folder should be")
 
     with pytest.raises((ConfigError, StorageError), match="schema"):
@@ -421,14 +418,14 @@ def test_a_schema_folder_that_cannot_be_made_ends_the_run(world):
 # Drift
 
 
-def test_drift_is_reported_and_written_once_and_the_run_is_well(world, caplog):
-    world.sync(ONLY)
+def test_drift_recorded_once_and_run_succeeds(world, caplog):
+    world.sync(CANDIDATES_ONLY)
     world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
     world.emulator.drop_column("vin_candidates", "vin_dose")
     world.emulator.retype_column("vin_candidates", "vin_number", "String")
 
-    first = world.sync(ONLY)
-    second = world.sync(ONLY)
+    first = world.sync(CANDIDATES_ONLY)
+    second = world.sync(CANDIDATES_ONLY)
 
     assert first.ok
     assert len(first.drift) == len(second.drift) == 3
@@ -440,7 +437,7 @@ def test_drift_is_reported_and_written_once_and_the_run_is_well(world, caplog):
     assert "schema drift, breaking: vin_candidates.vin_dose" in caplog.text
 
 
-def test_a_sign_in_that_is_refused_to_the_metadata_alone_fails_nothing(world, caplog):
+def test_refused_metadata_sign_in_fails_nothing(world, caplog):
     world.sync()
     insert(world.emulator, "vin_candidates", [{"vin_name": "new"}])
     world.emulator.control.fault(Fault("status", "GET .*EntityDefinitions", times=1, status=401))
@@ -454,20 +451,20 @@ def test_a_sign_in_that_is_refused_to_the_metadata_alone_fails_nothing(world, ca
     assert "the schema was not compared: Sign-in was refused (400)" in caplog.text
 
 
-def test_a_new_field_is_in_the_json_at_once_and_no_column(world):
-    world.sync(ONLY)
+def test_new_field_in_json_without_column(world):
+    world.sync(CANDIDATES_ONLY)
     world.emulator.add_column("vin_candidates", Column("vin_new", "String"))
     key = min(world.copy("vin_candidates"))
     world.emulator.update("vin_candidates", key, {"vin_new": "there"})
 
-    world.sync(ONLY)
+    world.sync(CANDIDATES_ONLY)
 
     assert b'"vin_new":"there"' in world.copy("vin_candidates")[key]
     columns = [row[1] for row in world.query("PRAGMA table_info(vin_candidates)")]
     assert "vin_new" not in columns
 
 
-def test_a_run_of_one_entity_does_not_end_the_drift_of_another(world):
+def test_partial_run_keeps_drift_of_others(world):
     world.sync()
     world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
     world.sync()
@@ -478,7 +475,7 @@ def test_a_run_of_one_entity_does_not_end_the_drift_of_another(world):
     assert len(drift_rows(world)) == 1
 
 
-def test_a_table_that_is_gone_from_dataverse_is_drift_and_fails(world):
+def test_removed_table_is_drift_and_fails(world):
     world.sync()
     before = world.copy("vin_products")
     world.emulator.remove_table("vin_products")
@@ -490,14 +487,14 @@ def test_a_table_that_is_gone_from_dataverse_is_drift_and_fails(world):
     assert world.copy("vin_products") == before
 
 
-def test_columns_that_differ_only_by_case_are_reported(make_world, caplog):
+def test_columns_differing_by_case_reported(make_world, caplog):
     table = CANDIDATES.with_column(Column("VIN_NAME", "String")).with_column(
         Column("sync_time", "String")
     )
     world = make_world([table])
     insert(world.emulator, "vin_candidates", [{"vin_name": "a", "VIN_NAME": "b"}])
 
-    report = world.sync(ONLY)
+    report = world.sync(CANDIDATES_ONLY)
 
     assert report.ok
     assert "no column of their own for sync_time, vin_name" in caplog.text
@@ -505,7 +502,7 @@ def test_columns_that_differ_only_by_case_are_reported(make_world, caplog):
     assert world.is_mirror("vin_candidates")
 
 
-def test_the_database_can_be_moved_with_or_without_its_lock_file(world):
+def test_database_moved_without_lock_file_syncs(world):
     world.sync()
     world.wait()
     moved = Path(shutil.move(world.db_path, world.folder / "moved.db"))
@@ -519,7 +516,7 @@ def test_the_database_can_be_moved_with_or_without_its_lock_file(world):
     assert world.schema_path.exists()
 
 
-def test_a_report_of_only_failures_is_not_well(make_world):
+def test_report_of_only_failures_not_ok(make_world):
     world = make_world(TABLES)
 
     report = world.sync([EntityConfig("no_such_set")])
@@ -528,7 +525,7 @@ def test_a_report_of_only_failures_is_not_well(make_world):
     assert world.query("SELECT entity_name, state FROM _sync_state") == [("no_such_set", "failed")]
 
 
-def test_an_entity_has_ended_when_its_last_page_was_told_of(world: World) -> None:
+def test_entity_finished_after_its_last_page(world: World) -> None:
     events: list[object] = []
 
     world.sync(on_event=events.append)
@@ -544,7 +541,7 @@ def test_an_entity_has_ended_when_its_last_page_was_told_of(world: World) -> Non
         assert len(own) > 1
 
 
-def test_a_guessed_key_that_does_not_tell_records_apart_fails_the_entity(make_world: Any) -> None:
+def test_ambiguous_guessed_key_fails_entity(make_world: Any) -> None:
     # Nothing in the name or the columns says which of the two ids is the key.
     odd = Table(
         "vin_odd", "vin_odds", "vin_rowidentifier",
@@ -561,7 +558,7 @@ def test_a_guessed_key_that_does_not_tell_records_apart_fails_the_entity(make_wo
     assert world.query("SELECT count(*) FROM vin_odds") == [(0,)]
 
 
-def test_a_junction_set_without_metadata_has_its_own_key(make_world: Any) -> None:
+def test_junction_without_metadata_keeps_every_row(make_world: Any) -> None:
     junction = replace(TABLES[2], in_metadata=False)
     world: World = make_world([TABLES[0], junction, *TABLES[3:]])
     ids = [f"{n:08d}-1111-1111-1111-111111111111" for n in range(4)]
@@ -577,7 +574,7 @@ def test_a_junction_set_without_metadata_has_its_own_key(make_world: Any) -> Non
     assert world.query("SELECT count(*) FROM vin_vin_candidate_accountset") == [(16,)]
 
 
-def test_a_table_of_another_program_is_not_taken_over(world: World) -> None:
+def test_table_of_other_program_refused(world: World) -> None:
     world.execute("CREATE TABLE vin_products (x)")
 
     with pytest.raises(ConfigError, match="tables of other programs under the names vin_products"):
@@ -587,9 +584,7 @@ def test_a_table_of_another_program_is_not_taken_over(world: World) -> None:
     assert world.query("SELECT name FROM sqlite_master") == [("vin_products",)]
 
 
-def test_more_columns_than_a_table_can_have_stay_in_the_json(
-    make_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_excess_columns_stay_in_json(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataverse_sync.store.tables.MOST_COLUMNS", 20)
     many = [Column(f"vin_c{n:04d}", "Integer") for n in range(30)]
     world: World = make_world([Table("vin_wide", "vin_wides", "vin_wideid", many)])
@@ -603,7 +598,7 @@ def test_more_columns_than_a_table_can_have_stay_in_the_json(
     assert world.query("SELECT json_extract(json_response, '$.vin_c0029') FROM vin_wides") == [(7,)]
 
 
-def test_one_lock_guards_a_database_under_every_name(world: World, tmp_path: Path) -> None:
+def test_run_lock_follows_symbolic_links(world: World, tmp_path: Path) -> None:
     world.sync()
     link = tmp_path / "link.db"
     try:
@@ -615,7 +610,7 @@ def test_one_lock_guards_a_database_under_every_name(world: World, tmp_path: Pat
         run_sync(world.config(sqlite_db_path=link), ENTITIES)
 
 
-def test_the_log_of_an_interrupted_run_counts_what_was_committed(
+def test_interrupted_log_counts_committed_records(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = database_states.save_checkpoint
@@ -629,7 +624,7 @@ def test_the_log_of_an_interrupted_run_counts_what_was_committed(
 
     monkeypatch.setattr(database_states, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        world.sync(ONLY)
+        world.sync(CANDIDATES_ONLY)
 
     ((stored,),) = world.query("SELECT count(*) FROM vin_candidates")
     logged = world.query("SELECT records_fetched, records_added FROM _sync_log")

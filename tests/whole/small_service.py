@@ -1,4 +1,4 @@
-"""A small Dataverse service that answers from a file and remembers nothing between requests.
+"""A small Dataverse service that answers from a file and keeps nothing between requests.
 
 Its links hold all that is needed to go on, so a link that one instance sent works with the
 next. It stands apart from the package and its emulator, which change from version to version:
@@ -26,11 +26,11 @@ Option = dict[str, str]
 
 
 class RefusedError(Exception):
-    """The service refuses: a status and its reason."""
+    """A refusal of the service: status and reason."""
 
 
 class Table:
-    """One entity set: its records as they are sent, and decoded."""
+    """One entity set: its records, decoded and as text."""
 
     def __init__(self, name: str, source: Mapping[str, Any], definition: Record) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Table:
         self.version = max([*versions, *(entry["version"] for entry in self.deleted)], default=0)
 
     def find(self, options: Option) -> Iterator[tuple[Record, str | None]]:
-        """The records that a query asks for, in its order; None as text if only parts are sent."""
+        """Yield the records that match a query, in its order; text is None with ``$select``."""
         since = int(options.get("deltatoken", 0))
         holds = parse_filter(options.get("filter", ""))
         found = [
@@ -141,7 +141,7 @@ class SmallService:
         return text
 
     def _describe(self, path: str, options: Option) -> Sequence[Record]:
-        """Definitions, or attributes of one table, of one kind if the path ends in a cast."""
+        """Return definitions, or one table's attributes, of one type if the path ends in a cast."""
         if "(" not in path:
             holds = parse_filter(options.get("filter", ""))
             return [one for one in self._definitions if holds(one)]
@@ -174,7 +174,7 @@ def _link(origin: str, table: Table, options: Option) -> str:
 
 
 def parse_filter(text: str) -> Callable[[Record], bool]:
-    """A filter as a function; comparisons, ``and``, ``or``, ``not`` and brackets are known."""
+    """Build a function from a filter of comparisons, ``and``, ``or``, ``not`` and brackets."""
     if not text:
         return lambda _: True
     if re.sub(r"\b(and|or|not)\b|[\s()]", "", _TERM.sub("", text)):

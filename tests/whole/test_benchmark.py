@@ -1,4 +1,4 @@
-"""The benchmark works, every case of it; how fast anything is, no test says."""
+"""Every case of the benchmark runs; no speed is tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from types import ModuleType
 import pytest
 
 from dataverse_sync import cli
-from dataverse_sync.sync import ranges as segments
+from dataverse_sync.sync import ranges
+
+pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -37,7 +39,7 @@ def benchmark(
 
 @pytest.fixture
 def in_process(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the commands here, which is faster; the source keeps its own process."""
+    """Run the commands in this process, which is faster; the source keeps its own process."""
     import benchmark_floor
 
     def run(
@@ -61,7 +63,7 @@ def in_process(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "run_process", run)
     for name in ("MANY_SETS", "CROWD_SETS", "WIDE_SETS", "DATED_SETS", "JUNCTION_SETS"):
         monkeypatch.setattr(benchmark, name, 3)
-    monkeypatch.setattr(segments, "ROWS_PER_SEGMENT", 100)
+    monkeypatch.setattr(ranges, "ROWS_PER_RANGE", 100)
 
 
 def test_help_names_every_case(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +76,7 @@ def test_help_names_every_case(benchmark: ModuleType, capsys: pytest.CaptureFixt
     assert set(benchmark.CASES) == set(benchmark.SIZES)
 
 
-def test_a_case_runs_as_processes_and_is_written_as_json(
+def test_case_run_as_processes_writes_json(
     benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "figures.json"
@@ -95,7 +97,7 @@ def test_a_case_runs_as_processes_and_is_written_as_json(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_every_other_case_comes_to_its_figures(
+def test_every_other_case_gives_figures(
     benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [name for name in benchmark.CASES if name not in ("first180", "segments")]
@@ -135,7 +137,7 @@ def test_ranges_bring_every_record_once(benchmark: ModuleType, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("benchmark")
-def test_a_run_that_fails_ends_the_benchmark(
+def test_failed_run_ends_benchmark(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import benchmark
@@ -146,7 +148,7 @@ def test_a_run_that_fails_ends_the_benchmark(
     assert re.search(r"error: .*exited 2", capsys.readouterr().err)
 
 
-def test_the_source_serves_ranges_half_open(benchmark: ModuleType) -> None:
+def test_source_serves_half_open_ranges(benchmark: ModuleType) -> None:
     import benchmark_source
 
     spec = benchmark_source.SetSpec("vin_rows", 50, 8, undated=0.1)
@@ -172,17 +174,15 @@ def test_the_source_serves_ranges_half_open(benchmark: ModuleType) -> None:
         read("vin_col000 eq 'x'")
 
 
-def test_no_measured_process_starts_from_a_large_one() -> None:
-    """On Linux the peak of a child is at least its parent's: no import of the program."""
+def test_benchmark_does_not_import_program() -> None:
+    """On Linux a child's peak memory is at least its parent's, so the parent must stay small."""
     text = (SCRIPTS / "benchmark.py").read_text(encoding="utf-8")
 
     assert not re.search(r"^\s*(from|import) dataverse_sync", text, re.MULTILINE)
     assert sys.executable  # what the processes are started with
 
 
-def test_each_round_of_variants_begins_with_another_one(
-    benchmark: ModuleType, tmp_path: Path
-) -> None:
+def test_variants_alternate_which_starts(benchmark: ModuleType, tmp_path: Path) -> None:
     ran: list[str] = []
 
     def run(name: str) -> object:

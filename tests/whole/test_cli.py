@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, exit statuses, files; the README held to it."""
+"""The command line: output, exit statuses, files, and the README that describes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENTITIES, World
+from conftest import World
+from processes import ROOT, make_environment, run_python
 
 from dataverse_sync import cli
 from dataverse_sync.commands.console import FAILED, OK, USAGE
@@ -20,26 +21,24 @@ from dataverse_sync.emulator import Fault
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.version import __version__
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 class Shell:
-    """A working folder with a ``.env`` and an ``entities_config.json``, as a user has one."""
+    """A user's working folder with a ``.env`` and an ``entities_config.json``."""
 
     def __init__(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
         self.world = world
         self.capsys = capsys
         self.folder = world.folder
-        self.write(".env", "\n".join(world.emulator.env_lines()))
-        entries = [{"name": e.name, "filtered": e.filtered} for e in ENTITIES]
-        self.write("entities_config.json", json.dumps({"entities": entries}))
+        world.write_env_file()
+        world.write_entity_list()
 
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8")
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, standard output, standard error."""
+        """Run a command; return exit status, standard output and standard error."""
         try:
             status = cli.main(arguments)
         except SystemExit as end:
@@ -578,7 +577,7 @@ def run_process(
     return subprocess.run(
         [sys.executable, *how, *arguments],
         cwd=shell.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=make_environment(),
         capture_output=True,
         timeout=60,
         check=False,
@@ -588,6 +587,7 @@ def run_process(
 SLOW = {"jinja2", "requests", "rich", "sqlalchemy", "dataverse_sync.emulator"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [
@@ -607,6 +607,7 @@ def test_command_imports_what_it_needs(
     assert imported & SLOW == needed
 
 
+@pytest.mark.slow
 def test_module_runs_in_cp1252_console(shell: Shell) -> None:
     os.environ["PYTHONIOENCODING"] = "cp1252"
     try:
@@ -618,6 +619,7 @@ def test_module_runs_in_cp1252_console(shell: Shell) -> None:
     assert "5 of 5 entities completed" in done.stdout.decode("cp1252")
 
 
+@pytest.mark.slow
 def test_exit_status_reaches_shell(shell: Shell) -> None:
     assert run_process(shell, "--db", ".").returncode == 2
 
@@ -630,6 +632,7 @@ runpy.run_module("dataverse_sync", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_runs_silently_without_console(shell: Shell) -> None:
     alone = ("-c", WITHOUT_STREAMS)
 
@@ -659,30 +662,22 @@ runpy.run_module("dataverse_sync", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     "module", ["dataverse_sync.cli", "sqlalchemy", "requests", "dataverse_sync.commands.options"]
 )
 def test_stop_during_import_exits_1(tmp_path: Path, module: str, number: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, module, number],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python(tmp_path, "-c", SIGNALLED, module, number)
 
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_emulator_serves_until_stopped(
-    tmp_path: Path,
-) -> None:
+@pytest.mark.slow
+def test_emulator_serves_until_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dataverse_sync", "emulator"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = make_environment()
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

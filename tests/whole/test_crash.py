@@ -1,4 +1,4 @@
-"""Killed at any moment, and run again: the same database, and no committed page asked for twice.
+"""A sync killed at any moment and run again: same database, no committed page read twice.
 
 Real processes over real HTTP. ``DATAVERSE_SYNC_KILLS`` says how many kill points are tried.
 """
@@ -21,28 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ENTITIES, OLD, TABLES, World, insert
+from conftest import LINK_SET, OLD, TABLES, World, insert
+from processes import KILLED, make_environment
 from standstill import halted
 
 from dataverse_sync.emulator import Emulator, LoggedRequest
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("DATAVERSE_SYNC_KILLS", "50"))
-LINK_SET = "vin_vin_candidate_accountset"
 PAGE = 20
-KILLED = 1 if os.name == "nt" else -9
-ENTITY_LIST = (
-    '{"entities": ['
-    + ", ".join(
-        f'{{"name": "{entity.name}", "filtered": {str(entity.filtered).lower()}}}'
-        for entity in ENTITIES
-    )
-    + "]}"
-)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An environment that stands still, where a sync starts from, and where it must end."""
+    """An environment that does not change, the start of a sync in it, and its required result."""
 
     emulator: Emulator
     start: Path  # a folder: empty, or with a database and its schema
@@ -50,16 +43,16 @@ class Scene:
     requests: int  # that an undisturbed run sends
 
     def world(self, folder: Path) -> World:
-        """A copy of the start in this folder."""
+        """Copy the start into this folder."""
         shutil.copytree(self.start, folder, dirs_exist_ok=True)
-        (folder / "entities_config.json").write_text(ENTITY_LIST)
         world = World(self.emulator, folder, TABLES)
+        world.write_entity_list()
         world.page_size = 5000  # as the command line asks for; the emulator sends less
         return world
 
 
 def contents(world: World) -> dict[str, list[Any]]:
-    """All that two runs must agree on: rows, bookmarks and what was removed, not when."""
+    """Return all that must be equal after two runs: rows, bookmarks and removals, without times."""
     rows = {name: sorted(world.copy(name).items()) for name in world.rows()}
     columns = "entity_name, state, last_timestamp, records_count, error, checkpoint"
     rows["_sync_state"] = world.query(f"SELECT {columns} FROM _sync_state ORDER BY 1")
@@ -106,7 +99,7 @@ def change(emulator: Emulator) -> None:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene]]:
-    """A first sync, and an incremental one, each of an environment of its own."""
+    """A first and an incremental sync, each of its own environment."""
     made = {}
     with Emulator(TABLES) as first, Emulator(TABLES) as later:
         for name, emulator in (("first", first), ("incremental", later)):
@@ -126,14 +119,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scene
 
 
 def run_command(world: World, *options: str) -> subprocess.Popen[str]:
-    """``python -m dataverse_sync sync`` as a process of its own."""
-    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("DATAVERSE_")}
-    package = Path(__file__).parents[2]
+    """Start ``python -m dataverse_sync sync`` as a process."""
     return subprocess.Popen(
         [sys.executable, "-m", "dataverse_sync", "sync", "--db", str(world.db_path), *options],
         cwd=world.folder,
-        env={**keep, **settings, "PYTHONPATH": str(package)},
+        env=make_environment(**world.settings()),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -141,7 +131,7 @@ def run_command(world: World, *options: str) -> subprocess.Popen[str]:
 
 
 def kill_at(world: World, number: int, delay_s: float, *options: str) -> None:
-    """Start a sync, and kill it when its request of this number arrives, or a little later."""
+    """Start a sync, and kill it at its request of this number or a little later."""
     emulator = world.emulator
     emulator.log.clear()
     process: subprocess.Popen[str] | None = None
@@ -169,7 +159,7 @@ def kill_at(world: World, number: int, delay_s: float, *options: str) -> None:
 
 
 def pages_of(emulator: Emulator, name: str) -> list[str]:
-    """The targets of the pages of records of an unfiltered set, in the order of the log."""
+    """Return the targets of an unfiltered set's pages of records, in the order of the log."""
     return [
         request.target
         for request in emulator.log
@@ -180,7 +170,7 @@ def pages_of(emulator: Emulator, name: str) -> list[str]:
 
 
 def find_done(world: World, scene_name: str, name: str) -> tuple[set[str], set[str]]:
-    """The records that a run has to read, and those of them that are stored as they are."""
+    """Return the ids that a run has to read, and those that are stored in their present version."""
     source, stored = world.source(name), stored_versions(world, name)
     due = set(source)
     if scene_name == "incremental":
@@ -190,7 +180,7 @@ def find_done(world: World, scene_name: str, name: str) -> tuple[set[str], set[s
 
 
 def committed_pages(world: World, scene_name: str) -> set[str]:
-    """The pages of records that the killed run had committed, told from the rows alone.
+    """Return the pages of records that the killed run committed, computed from the rows.
 
     The emulator's log has the order of the pages, and every page but the last is full.
     """
@@ -225,7 +215,7 @@ def points(scene: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("scene_name", "n"), [*points("first"), *points("incremental")])
-def test_a_killed_run_is_taken_up_where_it_was(scenes, tmp_path, scene_name, n):
+def test_killed_run_resumed(scenes, tmp_path, scene_name, n):
     scene = scenes[scene_name]
     chance = random.Random(f"{scene_name} {n}")
     number = chance.randint(1, scene.requests)
@@ -251,7 +241,7 @@ def test_a_killed_run_is_taken_up_where_it_was(scenes, tmp_path, scene_name, n):
     assert world.query("SELECT count(*) FROM _sync_log WHERE status = 'in_progress'") == [(0,)]
 
 
-def test_a_run_killed_again_and_again_comes_to_its_end(scenes, tmp_path):
+def test_run_killed_repeatedly_completes(scenes, tmp_path):
     scene = scenes["incremental"]
     world = scene.world(tmp_path)
 
@@ -264,7 +254,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(scenes, tmp_path):
     assert contents(world) == scene.undisturbed
 
 
-def test_a_run_of_everything_again_survives_too(scenes, tmp_path):
+def test_killed_full_run_resumed(scenes, tmp_path):
     scene = scenes["incremental"]
     world = scene.world(tmp_path)
 
@@ -279,14 +269,13 @@ def test_a_run_of_everything_again_survives_too(scenes, tmp_path):
 
 
 def stop_at(world: World, place: str, number: int = 1) -> Any:
-    """A sync as a process that stands still there, its log empty before it."""
+    """Clear the log, and start a sync as a process that pauses at this moment."""
     world.emulator.log.clear()
-    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
-    return halted(place, number, "sync", folder=world.folder, settings=settings)
+    return halted(place, number, "sync", folder=world.folder, settings=world.settings())
 
 
-def assert_it_is_taken_up(world: World, scene_name: str, scene: Scene, moment: str) -> None:
-    """See that what a kill left is whole pages, and that the next run goes on from there."""
+def assert_resumed(world: World, scene_name: str, scene: Scene, moment: str) -> None:
+    """Check that a kill left whole pages, and that the next run resumes after them."""
     committed = committed_pages(world, scene_name)
     if world.db_path.exists():
         assert world.query("PRAGMA integrity_check") == [("ok",)], moment
@@ -300,7 +289,7 @@ def assert_it_is_taken_up(world: World, scene_name: str, scene: Scene, moment: s
 
 
 def assert_pages_are_whole(world: World, scene_name: str, moment: str) -> None:
-    """See that of every unfiltered set whole pages are stored, or all of it."""
+    """Check that only whole pages of every unfiltered set are stored."""
     for name in ("vin_candidates", "vin_products", LINK_SET):
         due, done = find_done(world, scene_name, name)
         assert done == due or len(done) % PAGE == 0, f"{name}, {moment}"
@@ -308,7 +297,7 @@ def assert_pages_are_whole(world: World, scene_name: str, moment: str) -> None:
 
 @pytest.mark.parametrize("phase", range(1, 7))
 @pytest.mark.parametrize("scene_name", ["first", "incremental"])
-def test_a_run_killed_between_two_phases_is_taken_up(scenes, tmp_path, scene_name, phase):
+def test_run_killed_between_phases_resumed(scenes, tmp_path, scene_name, phase):
     world = scenes[scene_name].world(tmp_path)
 
     with stop_at(world, f"^PHASE {phase}$") as held:
@@ -317,7 +306,7 @@ def test_a_run_killed_between_two_phases_is_taken_up(scenes, tmp_path, scene_nam
 
     assert moment is not None
     assert held.process.returncode == KILLED
-    assert_it_is_taken_up(world, scene_name, scenes[scene_name], moment)
+    assert_resumed(world, scene_name, scenes[scene_name], moment)
 
 
 PLACES = [
@@ -347,7 +336,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("scene_name", "place", "number"), PLACES)
-def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_name, place, number):
+def test_run_killed_inside_transaction_resumed(scenes, tmp_path, scene_name, place, number):
     world = scenes[scene_name].world(tmp_path)
 
     with stop_at(world, place, number) as held:
@@ -356,7 +345,7 @@ def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_n
 
     assert moment is not None, "the place was not reached"
     assert held.process.returncode == KILLED
-    assert_it_is_taken_up(world, scene_name, scenes[scene_name], moment)
+    assert_resumed(world, scene_name, scenes[scene_name], moment)
 
 
 # Asked to end
@@ -365,9 +354,7 @@ def test_a_run_killed_inside_a_transaction_is_taken_up(scenes, tmp_path, scene_n
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send to a process alone")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
-def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
-    scenes, tmp_path, number, place
-):
+def test_signal_ends_run_and_keeps_state(scenes, tmp_path, number, place):
     scene = scenes["first"]
     world = scene.world(tmp_path)
     release, at = threading.Event(), max(6, int(scene.requests * place))
@@ -409,7 +396,7 @@ def test_a_run_that_is_asked_to_end_ends_within_seconds_and_keeps_its_state(
     assert {request.target for request in world.asked()} & committed == set()
 
 
-def test_two_runs_at_once_do_not_meet(scenes, tmp_path):
+def test_second_run_at_once_refused(scenes, tmp_path):
     scene = scenes["first"]
     world = scene.world(tmp_path)
     arrived, release = threading.Event(), threading.Event()
@@ -435,7 +422,7 @@ def test_two_runs_at_once_do_not_meet(scenes, tmp_path):
     assert contents(world) == scene.undisturbed
 
 
-def test_the_scenes_hold_every_kind_of_request_and_of_removal(scenes):
+def test_scenes_cover_requests_and_removals(scenes):
     kinds = {
         name: {request.kind for request in scene.emulator.log} for name, scene in scenes.items()
     }

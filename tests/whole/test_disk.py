@@ -1,4 +1,4 @@
-"""Places that cannot be written and a disk that fills, for real: as processes of their own.
+"""Unwritable places and a full disk, tested with real processes.
 
 To the superuser every file is open. The process gives that privilege up first, so that
 permissions hold for it too.
@@ -10,20 +10,21 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import World, insert
-from test_crash import ENTITY_LIST
+from processes import run_python
 
 from dataverse_sync import EntityConfig
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="permission bits and limits of Unix")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="permission bits and limits of Unix"),
+]
 
-ROOT = Path(__file__).parents[2]
 # 24: PR_CAPBSET_DROP; 1 and 2: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH; for what is run next.
 PLAIN_USER = """
 import ctypes, os, sys
@@ -40,27 +41,19 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 def run_plain(
     folder: Path, *arguments: str, largest: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python without the privileges of the superuser, and with files of this size at most."""
-    return subprocess.run(
-        [sys.executable, "-c", PLAIN_USER, str(largest), *arguments],
-        cwd=folder,
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Run Python without superuser privileges, with files of this size at most."""
+    limited = ("-B", "-c", PLAIN_USER, str(largest), "-B")
+    return run_python(folder, *limited, *arguments, **variables)
 
 
 def sync_plain(world: World, *options: str, largest: int = 0) -> subprocess.CompletedProcess[str]:
-    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
     command = ("-m", "dataverse_sync", "sync", *options)
-    return run_plain(world.folder, *command, largest=largest, **settings)
+    return run_plain(world.folder, *command, largest=largest, **world.settings())
 
 
 @pytest.fixture
 def closed() -> Iterator[Any]:
-    """Take the right to write away from files and folders, until the test ends."""
+    """Return a function that makes a file or folder read-only until the test ends."""
     modes: dict[Path, int] = {}
 
     def close(path: Path) -> None:
@@ -77,13 +70,11 @@ def closed() -> Iterator[Any]:
 
 @pytest.fixture
 def ready(world: World) -> World:
-    (world.folder / "entities_config.json").write_text(ENTITY_LIST)
+    world.write_entity_list()
     return world
 
 
-def test_a_folder_that_cannot_be_written_is_2_and_nothing_is_asked(
-    ready: World, closed: Any
-) -> None:
+def test_unwritable_folder_exits_2(ready: World, closed: Any) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     closed(folder)
@@ -96,9 +87,7 @@ def test_a_folder_that_cannot_be_written_is_2_and_nothing_is_asked(
 
 
 @pytest.mark.parametrize("name", ["dataverse.db", "."])
-def test_a_database_that_cannot_be_written_is_2_and_nothing_is_asked(
-    ready: World, closed: Any, name: str
-) -> None:
+def test_unwritable_database_exits_2(ready: World, closed: Any, name: str) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     ready.db_path = folder / "dataverse.db"
@@ -116,9 +105,7 @@ def test_a_database_that_cannot_be_written_is_2_and_nothing_is_asked(
     assert ready.db_path.read_bytes() == before
 
 
-def test_a_lock_that_cannot_be_written_is_1_and_the_next_run_writes_it(
-    ready: World, closed: Any
-) -> None:
+def test_unwritable_lock_exits_1_then_written(ready: World, closed: Any) -> None:
     folder = ready.folder / "schema"
     folder.mkdir()
     closed(folder)
@@ -136,9 +123,7 @@ def test_a_lock_that_cannot_be_written_is_1_and_the_next_run_writes_it(
 
 
 @pytest.mark.parametrize("option", ["--log-file", "--report"])
-def test_a_log_or_a_report_that_cannot_be_written_is_told_without_a_traceback(
-    ready: World, closed: Any, option: str
-) -> None:
+def test_unwritable_log_or_report_without_traceback(ready: World, closed: Any, option: str) -> None:
     folder = ready.folder / "closed"
     folder.mkdir()
     closed(folder)
@@ -151,7 +136,7 @@ def test_a_log_or_a_report_that_cannot_be_written_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize("command", [("status",), ("report", "report.html")])
-def test_a_database_that_can_only_be_read_is_read(
+def test_read_only_database_can_be_read(
     ready: World, closed: Any, command: tuple[str, ...]
 ) -> None:
     assert ready.sync().ok
@@ -179,9 +164,7 @@ def large(make_world: Any) -> World:
 
 
 @pytest.mark.parametrize("largest", [5_000, 20_000, 250_000, 2_000_000, 4_000_000])
-def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
-    large: World, largest: int
-) -> None:
+def test_full_disk_keeps_committed_pages(large: World, largest: int) -> None:
     done = sync_plain(large, largest=largest)
     stored = 0
     if large.db_path.stat().st_size > 8192:
@@ -204,17 +187,14 @@ def test_a_first_sync_that_fills_the_disk_keeps_what_was_committed_and_goes_on(
 
 
 @pytest.mark.parametrize("largest", [20_000, 500_000])
-def test_an_accept_that_fills_the_disk_leaves_the_table_as_it_was(
-    large: World, largest: int
-) -> None:
+def test_full_disk_during_accept_changes_nothing(large: World, largest: int) -> None:
     assert large.sync(LARGE).ok
     before = large.query("SELECT * FROM vin_candidates ORDER BY 1")
     large.emulator.retype_column("vin_candidates", "vin_number", "String")
     shutil.copy(large.schema_path, large.folder / "before.json")
-    settings = dict(line.split("=", 1) for line in large.emulator.env_lines())
     command = ("-m", "dataverse_sync", "schema", "accept")
 
-    done = run_plain(large.folder, *command, largest=largest, **settings)
+    done = run_plain(large.folder, *command, largest=largest, **large.settings())
 
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr
@@ -222,5 +202,5 @@ def test_an_accept_that_fills_the_disk_leaves_the_table_as_it_was(
     assert large.query("PRAGMA integrity_check") == [("ok",)]
     assert large.query("SELECT * FROM vin_candidates ORDER BY 1") == before
     assert large.schema_path.read_bytes() == (large.folder / "before.json").read_bytes()
-    assert run_plain(large.folder, *command, **settings).returncode == 0
+    assert run_plain(large.folder, *command, **large.settings()).returncode == 0
     assert large.sync(LARGE).ok

@@ -1,4 +1,4 @@
-"""The documentation held to the program: its commands are run, its tables compared with the code.
+"""The documentation is true: its commands are run, its tables are compared with the code.
 
 Each page has a folder and an emulated environment of its own. Its ``console`` blocks are
 run from top to bottom, and its ``sql`` blocks against the database they made. A line of
@@ -88,7 +88,7 @@ def candidate(number: int) -> str:
 
 
 def fill(emulator: Emulator) -> None:
-    """120 candidates of two developers, three regions, four links, an account of nobody."""
+    """Insert 120 candidates of 2 developers, 3 regions, 4 links and an account without links."""
     moments = {"createdon": OLD, "modifiedon": OLD}
 
     def insert(name: str, record: Mapping[str, object], key: str) -> None:
@@ -152,7 +152,7 @@ EVENTS: Mapping[str, Callable[[Emulator], object]] = {
 
 @dataclass(frozen=True)
 class Block:
-    """What a page says at one place: a block of commands or of SQL, or an event."""
+    """One block of a page: commands, SQL, or an event."""
 
     kind: str
     text: str
@@ -160,7 +160,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Step:
-    """A command of a block, and the output that the page shows."""
+    """A command of a block, and its documented output."""
 
     command: str
     shown: list[str]
@@ -191,13 +191,13 @@ def steps_of(block: Block) -> list[Step]:
 
 
 class Reader:
-    """Somebody who follows a page: a folder, a shell, an environment."""
+    """Follows a page in a folder with an environment of its own."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world = world
         self._monkeypatch = monkeypatch
         self._status = 0
-        (world.folder / ".env").write_text("\n".join(world.emulator.env_lines()), encoding="utf-8")
+        world.write_env_file()
         config = json.dumps({"entities": ENTITIES})
         (world.folder / "entities_config.json").write_text(config, encoding="utf-8")
 
@@ -217,7 +217,7 @@ class Reader:
                         self.world.query(statement)
 
     def run(self, command: str) -> str:
-        """The output of a command, both streams in the order in which they were written."""
+        """Run a command; return both output streams in the order written."""
         if command == "echo $?":
             return f"{self._status}\n"
         emulator = self.world.emulator
@@ -265,7 +265,7 @@ _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?"
 
 
 def normalise(line: str) -> str:
-    """A line without what differs from run to run and from machine to machine."""
+    """Remove what differs between runs and machines from a line."""
     line = _MOMENT.sub("2026-01-01", line.replace("\\", "/"))
     line = re.sub(r"\b\d+\.\d(?= (s|MB)\b| {2}(completed|failed|pending)$)", "0.0", line)
     line = re.sub(r"\b\d+ s\b", "0 s", line)
@@ -293,8 +293,9 @@ def reader(make_world: Any, no_settings: None, monkeypatch: pytest.MonkeyPatch) 
     return Reader(world, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_print_what_it_shows(page: Path, reader: Reader) -> None:
+def test_documented_commands_print_documented_output(page: Path, reader: Reader) -> None:
     text = page.read_text(encoding="utf-8")
     blocks = blocks_of(text)
 
@@ -335,13 +336,13 @@ COMMANDS = list_commands(build_parser())
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
-    """By the name that the pages use: ``--entity``, ``-v``."""
+    """Return a parser's options under the names that the pages use: ``--entity``, ``-v``."""
     names = {action.option_strings[0] for action in parser._actions if action.option_strings}
     return names - {"-h"}
 
 
 def sections_of(text: str) -> dict[str, str]:
-    """What stands under each second-level heading."""
+    """Return the text under each second-level heading."""
     parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
     return {
         head.replace("`", ""): body for head, body in zip(parts[1::2], parts[2::2], strict=True)
@@ -349,12 +350,12 @@ def sections_of(text: str) -> dict[str, str]:
 
 
 def first_cells(text: str) -> list[str]:
-    """What stands in backticks in the first column of the tables, row by row."""
+    """Return the text in backticks of each table row's first cell."""
     cells = re.findall(r"^\| (`[^|]+`) +\|", text, flags=re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
 
 
-def test_every_command_has_its_section_with_its_options() -> None:
+def test_every_command_and_option_documented() -> None:
     sections = sections_of(text_of("commands.md"))
 
     assert set(COMMANDS) <= set(sections)
@@ -373,7 +374,7 @@ def test_every_option_has_its_row() -> None:
     assert sorted(rows) == sorted(set().union(*map(options_of, COMMANDS.values())))
 
 
-def test_every_command_and_option_in_the_pages_exists() -> None:
+def test_documented_commands_and_options_exist() -> None:
     known = set().union(
         *(action.option_strings for parser in COMMANDS.values() for action in parser._actions)
     )
@@ -395,7 +396,7 @@ def test_every_exit_status_has_its_row() -> None:
 # Tables, columns and types
 
 
-def test_every_column_of_every_table_is_named(reader: Reader) -> None:
+def test_every_column_documented(reader: Reader) -> None:
     reader.follow(Block("here", "everything is synced"))
     names = [row[0] for row in reader.world.query("SELECT name FROM sqlite_master ORDER BY 1")]
     own = [name for name in names if name.startswith("_")]
@@ -408,7 +409,7 @@ def test_every_column_of_every_table_is_named(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("kind", [Config, EntityConfig, SyncReport, EntityReport, Counts, Drift])
-def test_every_field_of_a_type_is_named(kind: Any) -> None:
+def test_every_field_documented(kind: Any) -> None:
     rows = first_cells(sections_of(text_of("python.md"))[kind.__name__])
 
     assert rows == [one.name for one in fields(kind)]
@@ -418,7 +419,7 @@ def test_every_field_of_a_type_is_named(kind: Any) -> None:
 
 
 def list_texts() -> tuple[set[str], set[str]]:
-    """Every text of the source with ``...`` for what is filled in; and those that are messages."""
+    """Return every string of the source with ``...`` for fields, and those that are messages."""
     kinds = {name for name in dir(errors) if name.endswith("Error")}
     texts, messages = set(), set()
     package = ROOT / "dataverse_sync"
@@ -448,7 +449,7 @@ def matches(message: str, text: str) -> bool:
     return re.search(".*".join(parts), text, re.DOTALL) is not None
 
 
-def test_every_message_is_explained_as_the_source_has_it() -> None:
+def test_every_message_explained_word_for_word() -> None:
     texts, messages = list_texts()
     rows = first_cells(text_of("troubleshooting.md"))
 

@@ -1,4 +1,4 @@
-"""The examples of the documentation, run as they stand against an emulated environment."""
+"""The examples of the documentation, run unchanged against an emulated environment."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from conftest import World
 
 from dataverse_sync.emulator import Fault
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
 
 
 def settings_of(world: World) -> dict[str, str]:
-    lines = dict(line.split("=", 1) for line in world.emulator.env_lines())
-    return {**lines, "SQLITE_DB_PATH": str(world.db_path)}
+    return {**world.settings(), "SQLITE_DB_PATH": str(world.db_path)}
 
 
 # The plain script
@@ -59,7 +60,7 @@ def test_the_script_tells_what_failed(world: World) -> None:
     assert "vin_candidates failed: vin_candidates, page 1: the service answered 403" in done.stderr
 
 
-def test_the_script_tells_why_a_run_ended(world: World) -> None:
+def test_script_reports_why_run_ended(world: World) -> None:
     done = run_script(world, DATAVERSE_CLIENT_SECRET="a-wrong-secret-value")
 
     assert done.returncode == 1
@@ -85,7 +86,7 @@ def set_settings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_task(world: World, sync: Callable[[], dict[str, int]]) -> None:
-    """It returns its counts, finds nothing to do the second time, and raises what failed."""
+    """Check that the task returns its counts, then finds no change, and raises on a failure."""
     assert sync() == {"fetched": 13, "added": 13, "updated": 0, "unchanged": 0, "deleted": 0}
     assert world.is_mirror("vin_candidates")
     assert world.db_path.with_name("schema.json").exists()

@@ -1,4 +1,4 @@
-"""``docs/inside.md`` follows a page of records: a real page takes the same way."""
+"""A real page of records takes the way that ``docs/inside.md`` describes."""
 
 from __future__ import annotations
 

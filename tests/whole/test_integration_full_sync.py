@@ -1,4 +1,4 @@
-"""A first sync, over real HTTP: every record there is, byte for byte."""
+"""A first sync over real HTTP: every record is copied byte for byte."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from conftest import (
     ACCOUNTS,
     CANDIDATES,
+    CANDIDATES_ONLY,
     ENTITIES,
     LINKS,
     OLD,
@@ -21,14 +22,12 @@ from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.model import Counts
 
-CANDIDATES_ONLY = [EntityConfig("vin_candidates")]
-
 
 def names(world, table: str, column: str) -> list[str]:
     return [row[0] for row in world.query(f'SELECT "{column}" FROM "{table}" ORDER BY 1')]
 
 
-def test_every_record_of_the_unfiltered_tables_is_there_byte_for_byte(world):
+def test_unfiltered_tables_copied_byte_for_byte(world):
     report = world.sync()
 
     assert report.ok
@@ -36,7 +35,7 @@ def test_every_record_of_the_unfiltered_tables_is_there_byte_for_byte(world):
     assert len(world.copy("vin_candidates")) == 12
 
 
-def test_of_the_filtered_tables_there_is_what_is_linked_to_and_no_more(world):
+def test_filtered_tables_hold_linked_records_only(world):
     world.sync()
 
     assert names(world, "accounts", "name") == ["Fabrikam", "Litware"]
@@ -61,7 +60,7 @@ def test_the_summary_tells_each_entity_exactly(world):
     assert report.requests == pages
 
 
-def test_the_run_is_logged_entity_by_entity(world):
+def test_run_logged_for_every_entity(world):
     report = world.sync()
 
     log = world.query(
@@ -99,7 +98,7 @@ def test_the_state_tells_rows_and_bookmark(world):
     ]
 
 
-def test_rows_carry_every_column_and_the_special_ones(world):
+def test_rows_hold_own_and_added_columns(world):
     world.sync()
 
     key, text = next(iter(world.source("vin_candidates").items()))
@@ -119,7 +118,7 @@ def test_rows_carry_every_column_and_the_special_ones(world):
     assert row[7].endswith("Z")
 
 
-def test_tables_have_their_types_key_and_indexes(world):
+def test_tables_have_types_keys_and_indexes(world):
     world.sync()
 
     columns = {
@@ -157,7 +156,7 @@ def test_any_text_is_kept_exactly(make_world, text):
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, -(2**63), 0])
-def test_whole_numbers_beyond_a_float_are_exact(make_world, number):
+def test_integers_beyond_float_precision_exact(make_world, number):
     world = make_world([CANDIDATES])
     world.emulator.insert("vin_candidates", {"vin_number": number})
 
@@ -166,7 +165,7 @@ def test_whole_numbers_beyond_a_float_are_exact(make_world, number):
     assert names(world, "vin_candidates", "vin_number") == [number]
 
 
-def test_a_decimal_of_twenty_digits_stays_exact_in_the_json(make_world):
+def test_long_decimal_exact_in_json(make_world):
     world = make_world([CANDIDATES])
     world.emulator.insert("vin_candidates", {"vin_dose": Decimal("12345678901.2345678900")})
 
@@ -177,7 +176,7 @@ def test_a_decimal_of_twenty_digits_stays_exact_in_the_json(make_world):
     assert names(world, "vin_candidates", "vin_dose") == [12345678901.23456789]
 
 
-def test_columns_may_be_named_like_words_of_sql(make_world):
+def test_sql_keywords_allowed_as_names(make_world):
     columns = [Column(name, "String") for name in ("order", "group", "select", "table", "Index")]
     world = make_world([Table("values", "where", "whereid", columns)])
     world.emulator.insert("where", {"order": "1st", "group": "a", "select": "*", "Index": "i"})
@@ -190,7 +189,7 @@ def test_columns_may_be_named_like_words_of_sql(make_world):
     ]
 
 
-def test_a_column_that_is_null_first_and_a_number_later_is_a_number(make_world):
+def test_number_after_nulls_stays_number(make_world):
     world = make_world([CANDIDATES])
     insert(world.emulator, "vin_candidates", [{"vin_number": None} for _ in range(7)])
     insert(world.emulator, "vin_candidates", [{"vin_number": 7}])
@@ -200,7 +199,7 @@ def test_a_column_that_is_null_first_and_a_number_later_is_a_number(make_world):
     assert names(world, "vin_candidates", "vin_number") == [None] * 7 + [7]
 
 
-def test_next_links_are_followed_to_the_last_page(make_world):
+def test_next_links_followed_to_last_page(make_world):
     world = make_world([CANDIDATES])
     insert(world.emulator, "vin_candidates", [{"vin_name": str(n)} for n in range(23)])
 
@@ -210,14 +209,14 @@ def test_next_links_are_followed_to_the_last_page(make_world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_what_the_first_read_writes_needs_no_second_look(world):
+def test_first_read_not_followed_by_comparison(world):
     world.sync()
 
     assert world.asked(kind="thin") == []
     assert [request.entity_set for request in world.asked(kind="delta")] == ["vin_products"] * 2
 
 
-def test_filtered_records_are_asked_for_in_batches_of_at_most_fifty(make_world):
+def test_filtered_records_read_fifty_at_once(make_world):
     world = make_world(TABLES)
     accounts = insert(world.emulator, "accounts", [{"name": str(n)} for n in range(120)])
     insert(world.emulator, "vin_candidates", [{"vin_developerid": key} for key in accounts])
@@ -230,7 +229,7 @@ def test_filtered_records_are_asked_for_in_batches_of_at_most_fifty(make_world):
     assert world.is_mirror("accounts")
 
 
-def test_what_is_no_guid_is_never_put_into_a_filter(make_world):
+def test_text_without_guid_never_in_filter(make_world):
     notes = Table("note", "notes", "noteid", [Column("accountid", "String")], intersect=True)
     world = make_world([notes, ACCOUNTS])
     (account,) = insert(world.emulator, "accounts", [{"name": "Litware"}])
@@ -249,7 +248,7 @@ def test_what_is_no_guid_is_never_put_into_a_filter(make_world):
     assert world.is_mirror("accounts")
 
 
-def test_filtered_tables_that_link_in_a_circle_are_read_once(make_world):
+def test_circular_links_read_once(make_world):
     world = make_world(TABLES)
     (contact,) = insert(world.emulator, "contacts", [{"fullname": "Nancy"}])
     (account,) = insert(world.emulator, "accounts", [{"primarycontactid": contact}])
@@ -276,7 +275,7 @@ def test_an_empty_table_is_complete(make_world):
 # What fails, fails alone
 
 
-def test_an_unknown_entity_set_fails_and_the_others_complete(world):
+def test_unknown_entity_set_fails_others_complete(world):
     report = world.sync([*ENTITIES, EntityConfig("vin_typos")])
 
     assert not report.ok
@@ -304,7 +303,7 @@ def test_a_missing_privilege_is_named(make_world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_an_answer_that_is_not_a_page_fails_that_entity(world):
+def test_answer_without_page_fails_entity(world):
     world.emulator.control.fault(
         Fault("body", match=r"/vin_products\?", times=9, body=b'{"answer": 42}', status=200)
     )
@@ -316,7 +315,7 @@ def test_an_answer_that_is_not_a_page_fails_that_entity(world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_record_without_its_key_fails_the_page_and_leaves_nothing_of_it(make_world):
+def test_record_without_key_fails_whole_page(make_world):
     world = make_world([CANDIDATES])
     good = [{"vin_candidateid": f"{n}", "vin_name": str(n)} for n in range(600)]
     body = json.dumps({"value": [*good, {"vin_name": "keyless"}]}).encode()
@@ -335,7 +334,7 @@ def test_a_record_without_its_key_fails_the_page_and_leaves_nothing_of_it(make_w
 # Without metadata
 
 
-def test_where_metadata_is_refused_a_sample_record_tells_the_columns(make_world, caplog):
+def test_sample_gives_columns_without_metadata(make_world, caplog):
     world = make_world(TABLES, metadata_readable=False)
     (account,) = insert(world.emulator, "accounts", [{"name": "Litware"}])
     insert(world.emulator, "accounts", [{"name": "Nobody's"}])
@@ -350,7 +349,7 @@ def test_where_metadata_is_refused_a_sample_record_tells_the_columns(make_world,
     assert "key vin_candidateid ('vin_candidate' + 'id')" in caplog.text
 
 
-def test_an_empty_table_without_metadata_waits_for_its_first_record(make_world):
+def test_empty_table_without_metadata_is_pending(make_world):
     world = make_world([CANDIDATES], metadata_readable=False)
     pending = world.sync(CANDIDATES_ONLY)
     insert(world.emulator, "vin_candidates", [{"vin_name": "A"}])
@@ -363,7 +362,7 @@ def test_an_empty_table_without_metadata_waits_for_its_first_record(make_world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_one_table_that_metadata_does_not_know_is_sampled(make_world):
+def test_table_missing_in_metadata_is_sampled(make_world):
     unknown = Table(
         "vin_odd", "vin_odds", "vin_oddid", [Column("vin_n", "Integer")], in_metadata=False
     )

@@ -1,4 +1,4 @@
-"""Syncs after the first, over real HTTP: what changed comes, what is gone goes, no more is read."""
+"""Incremental syncs over real HTTP: changes and deletions are copied, nothing else is read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, LINKS, OLD, PRODUCTS, TABLES, fill, insert
+from conftest import (
+    CANDIDATES,
+    CANDIDATES_ONLY,
+    ENTITIES,
+    LINK_SET,
+    LINKS,
+    OLD,
+    PRODUCTS,
+    TABLES,
+    fill,
+    insert,
+)
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Fault, Table
 from dataverse_sync.model import Counts
 
 TABLE_NAMES = ("vin_candidates", "vin_products", "vin_vin_candidate_accountset")
-LINK_SET = "vin_vin_candidate_accountset"
-CANDIDATES_ONLY = [EntityConfig("vin_candidates")]
 
 
 @pytest.fixture
 def synced(world):
-    """The world after its first sync, ten minutes later."""
+    """A world ten minutes after its first sync."""
     assert world.sync().ok
     world.wait()
     return world
@@ -40,7 +49,7 @@ def key_of(world, name: str, column: str, value: str) -> str:
 # Nothing changed
 
 
-def test_where_nothing_changed_no_record_is_read_and_no_row_rewritten(synced):
+def test_unchanged_tables_not_read_or_rewritten(synced):
     before = synced.rows()
 
     report = synced.sync()
@@ -54,7 +63,7 @@ def test_where_nothing_changed_no_record_is_read_and_no_row_rewritten(synced):
     assert set(totals.values()) == {Counts()}
 
 
-def test_bookmarks_do_not_move_where_nothing_changed(synced):
+def test_bookmark_kept_without_changes(synced):
     before = synced.query("SELECT entity_name, last_timestamp FROM _sync_state")
 
     synced.sync()
@@ -62,7 +71,7 @@ def test_bookmarks_do_not_move_where_nothing_changed(synced):
     assert synced.query("SELECT entity_name, last_timestamp FROM _sync_state") == before
 
 
-def test_right_after_a_change_the_last_two_minutes_are_read_again_and_left_alone(world):
+def test_last_two_minutes_read_again(world):
     world.emulator.insert("vin_candidates", {"vin_name": "just now"})
     world.sync()
     before = world.rows()
@@ -76,7 +85,7 @@ def test_right_after_a_change_the_last_two_minutes_are_read_again_and_left_alone
 # Changed and created
 
 
-def test_changed_and_created_records_come_and_nothing_else_is_read(synced):
+def test_only_changed_and_created_records_read(synced):
     key = any_of(synced, "vin_candidates")
     synced.emulator.update("vin_candidates", key, {"vin_name": "changed"})
     synced.emulator.insert("vin_candidates", {"vin_name": "created"})
@@ -88,7 +97,7 @@ def test_changed_and_created_records_come_and_nothing_else_is_read(synced):
     assert sum(request.records for request in synced.asked("vin_candidates")) == 2
 
 
-def test_only_the_changed_row_gets_a_new_sync_time(synced):
+def test_only_changed_row_gets_sync_time(synced):
     key = any_of(synced, "vin_candidates")
     before = dict(synced.query("SELECT vin_candidateid, sync_time FROM vin_candidates"))
     synced.emulator.update("vin_candidates", key, {"vin_name": "changed"})
@@ -112,7 +121,7 @@ def test_a_backdated_change_comes_too(synced, name):
 
 
 @pytest.mark.parametrize("name", ["vin_candidates", "vin_products"])
-def test_a_record_committed_late_comes_with_the_next_sync(synced, name):
+def test_late_commit_read_by_next_sync(synced, name):
     late = synced.emulator.insert(name, {"vin_name": "late"}, committed=False)
     synced.emulator.insert(name, {"vin_name": "in time"})
     synced.sync()
@@ -124,7 +133,7 @@ def test_a_record_committed_late_comes_with_the_next_sync(synced, name):
     assert synced.is_mirror(name)
 
 
-def test_a_record_changed_while_the_table_is_paged_comes_with_the_next_sync(synced):
+def test_change_during_paging_read_next_sync(synced):
     first, *_ = sorted(synced.emulator.rows("vin_candidates"))
     for key in synced.emulator.rows("vin_candidates"):
         synced.emulator.update("vin_candidates", key, {"vin_name": "all changed"})
@@ -152,7 +161,7 @@ def test_a_record_changed_while_the_table_is_paged_comes_with_the_next_sync(sync
     ("name", "reason"),
     [("vin_candidates", "not_returned"), ("vin_products", "deleted"), (LINK_SET, "not_returned")],
 )
-def test_a_deleted_record_goes_and_is_kept_whole(synced, name, reason):
+def test_deleted_record_removed_and_kept_whole(synced, name, reason):
     key = any_of(synced, name)
     text = synced.source(name)[key]
     synced.emulator.delete(name, key)
@@ -179,7 +188,7 @@ def test_a_restored_record_comes_back(synced, name):
 
 
 @pytest.mark.parametrize("name", TABLE_NAMES)
-def test_a_record_deleted_before_it_was_ever_seen_breaks_nothing(synced, name):
+def test_deletion_of_unknown_record_ignored(synced, name):
     key = synced.emulator.insert(name, {})
     synced.emulator.delete(name, key)
 
@@ -190,7 +199,7 @@ def test_a_record_deleted_before_it_was_ever_seen_breaks_nothing(synced, name):
     assert synced.removed(name) == {}
 
 
-def test_one_deleted_and_one_created_look_like_two_changes(synced):
+def test_equal_deletions_and_insertions_noticed(synced):
     synced.emulator.delete("vin_candidates", any_of(synced, "vin_candidates"))
     synced.emulator.insert("vin_candidates", {"vin_name": "new"}, modifiedon=OLD)
 
@@ -201,7 +210,7 @@ def test_one_deleted_and_one_created_look_like_two_changes(synced):
 
 
 @pytest.mark.parametrize("name", TABLE_NAMES)
-def test_nothing_is_removed_where_deletions_are_ignored(synced, name):
+def test_ignored_deletions_remove_nothing(synced, name):
     entities = [replace(entity, deletions="ignore") for entity in ENTITIES]
     key = any_of(synced, name)
     synced.emulator.delete(name, key)
@@ -214,7 +223,7 @@ def test_nothing_is_removed_where_deletions_are_ignored(synced, name):
     assert not {request.entity_set for request in compared} & set(TABLE_NAMES)
 
 
-def test_a_page_that_was_left_out_removes_nothing(synced):
+def test_record_missing_from_page_not_removed(synced):
     synced.emulator.control.fault(
         Fault("drop_last_record", match=r"select=vin_candidateid", times=1)
     )
@@ -226,7 +235,7 @@ def test_a_page_that_was_left_out_removes_nothing(synced):
     assert synced.is_mirror("vin_candidates")
 
 
-def test_a_comparison_that_breaks_off_removes_nothing(synced):
+def test_interrupted_comparison_removes_nothing(synced):
     synced.emulator.delete("vin_candidates", any_of(synced, "vin_candidates"))
     before = synced.copy("vin_candidates")
     synced.emulator.control.fault(
@@ -260,7 +269,7 @@ def large(make_world):
 
 
 @pytest.mark.parametrize("name", [*TABLE_NAMES, "accounts"])
-def test_the_guard_keeps_a_table_that_would_lose_more_than_half(large, name):
+def test_guard_refuses_removing_over_half(large, name):
     before = large.copy(name)
     for key in list(large.emulator.rows(name))[:61]:
         large.emulator.delete(name, key)
@@ -278,7 +287,7 @@ def test_the_guard_keeps_a_table_that_would_lose_more_than_half(large, name):
 
 
 @pytest.mark.parametrize("name", TABLE_NAMES)
-def test_exactly_half_of_a_table_goes_unasked(large, name):
+def test_guard_allows_removing_exactly_half(large, name):
     for key in list(large.emulator.rows(name))[:60]:
         large.emulator.delete(name, key)
 
@@ -288,7 +297,7 @@ def test_exactly_half_of_a_table_goes_unasked(large, name):
     assert counts(report, name).deleted == 60
 
 
-def test_the_guard_covers_what_is_no_longer_linked_to(large):
+def test_guard_counts_unlinked_records(large):
     for key in list(large.emulator.rows(LINK_SET))[:60]:
         large.emulator.delete(LINK_SET, key)
     linked = {row["accountid"] for row in large.emulator.rows(LINK_SET).values()}
@@ -301,7 +310,7 @@ def test_the_guard_covers_what_is_no_longer_linked_to(large):
     assert len(large.copy("accounts")) == 120
 
 
-def test_what_the_guard_stops_still_changes_and_adds(large):
+def test_guarded_table_still_updated_and_added(large):
     for key in list(large.emulator.rows("vin_candidates"))[:61]:
         large.emulator.delete("vin_candidates", key)
     new = large.emulator.insert("vin_candidates", {"vin_name": "new"})
@@ -318,7 +327,7 @@ def test_what_the_guard_stops_still_changes_and_adds(large):
 # Filtered tables
 
 
-def test_a_newly_linked_record_comes_whatever_its_age(synced):
+def test_newly_linked_old_record_read(synced):
     nobodys = key_of(synced, "accounts", "name", "Nobody's")
     key = any_of(synced, "vin_candidates")
     synced.emulator.update("vin_candidates", key, {"vin_developerid": nobodys})
@@ -339,7 +348,7 @@ def test_a_changed_linked_record_comes(synced, modifiedon):
     assert synced.copy("contacts")[key] == synced.source("contacts")[key]
 
 
-def test_a_deleted_linked_record_goes_with_what_only_it_linked_to(synced):
+def test_deletion_unlinks_records_behind_it(synced):
     litware = key_of(synced, "accounts", "name", "Litware")
     nancy = key_of(synced, "contacts", "fullname", "Nancy")
     before = synced.copy("accounts")[litware], synced.copy("contacts")[nancy]
@@ -353,7 +362,7 @@ def test_a_deleted_linked_record_goes_with_what_only_it_linked_to(synced):
     assert synced.copy("contacts") == {}
 
 
-def test_an_unlinked_record_goes_and_comes_back_when_linked_again(synced):
+def test_record_removed_unlinked_returns_linked_again(synced):
     fabrikam = key_of(synced, "accounts", "name", "Fabrikam")
     text = synced.copy("accounts")[fabrikam]
     link = any_of(synced, LINK_SET)
@@ -369,7 +378,7 @@ def test_an_unlinked_record_goes_and_comes_back_when_linked_again(synced):
     assert synced.copy("accounts")[fabrikam] == text
 
 
-def test_accounts_and_contacts_that_only_link_to_each_other_go(synced):
+def test_records_linking_only_each_other_removed(synced):
     litware = key_of(synced, "accounts", "name", "Litware")
     nancy = key_of(synced, "contacts", "fullname", "Nancy")
     synced.emulator.update("contacts", nancy, {"parentcustomerid": litware})
@@ -384,7 +393,7 @@ def test_accounts_and_contacts_that_only_link_to_each_other_go(synced):
     assert synced.removed("contacts")[nancy][0] == "unlinked"
 
 
-def test_a_filtered_table_whose_deletions_are_ignored_keeps_what_is_unlinked(synced):
+def test_ignored_deletions_keep_unlinked_records(synced):
     entities = [*ENTITIES[:3], replace(ENTITIES[3], deletions="ignore"), ENTITIES[4]]
     litware = key_of(synced, "accounts", "name", "Litware")
     synced.emulator.delete("accounts", litware)
@@ -397,7 +406,7 @@ def test_a_filtered_table_whose_deletions_are_ignored_keeps_what_is_unlinked(syn
     assert litware in synced.copy("accounts")
 
 
-def test_an_entity_whose_read_failed_still_counts_with_the_rows_it_has(synced):
+def test_failed_entity_still_links(synced):
     before = synced.copy("accounts")
     for key in synced.emulator.rows("vin_candidates"):
         synced.emulator.update("vin_candidates", key, {"vin_developerid": None})
@@ -409,7 +418,7 @@ def test_an_entity_whose_read_failed_still_counts_with_the_rows_it_has(synced):
     assert synced.copy("accounts") == before
 
 
-def test_a_filtered_entity_that_fails_keeps_its_rows_and_they_link(synced):
+def test_failed_filtered_entity_still_links(synced):
     before = synced.copy("accounts"), synced.copy("contacts")
     synced.emulator.control.fault(Fault("status", match=r"/accounts\?", times=9, status=403))
 
@@ -422,7 +431,7 @@ def test_a_filtered_entity_that_fails_keeps_its_rows_and_they_link(synced):
 # Only some, and all again
 
 
-def test_a_run_limited_to_one_entity_reads_no_other(synced):
+def test_partial_run_reads_no_other_entity(synced):
     synced.emulator.insert("vin_candidates", {"vin_name": "new"})
     synced.emulator.insert("vin_products", {"vin_name": "new"})
 
@@ -433,7 +442,7 @@ def test_a_run_limited_to_one_entity_reads_no_other(synced):
     assert {request.entity_set for request in synced.asked()} == {"vin_products"}
 
 
-def test_a_run_limited_to_some_entities_unlinks_nothing(synced):
+def test_run_of_some_entities_unlinks_nothing(synced):
     litware = key_of(synced, "accounts", "name", "Litware")
     nancy = key_of(synced, "contacts", "fullname", "Nancy")
     for key in synced.emulator.rows("vin_candidates"):
@@ -449,7 +458,7 @@ def test_a_run_limited_to_some_entities_unlinks_nothing(synced):
     assert synced.removed("accounts")[litware][0] == "unlinked"
 
 
-def test_a_linked_record_that_goes_between_its_version_and_its_fetch_is_gone(synced):
+def test_record_deleted_before_fetch_removed(synced):
     litware = next(iter(synced.copy("accounts")))
     synced.emulator.update("accounts", litware, {"name": "Changed"})
 
@@ -470,7 +479,7 @@ def test_a_linked_record_that_goes_between_its_version_and_its_fetch_is_gone(syn
     assert synced.removed("accounts")[litware][0] == "not_returned"
 
 
-def test_full_reads_everything_again_and_rewrites_only_what_differs(synced):
+def test_full_read_rewrites_only_differences(synced):
     synced.execute("UPDATE vin_candidates SET json_response = '{}' WHERE vin_number = 3")
     before = synced.rows()["vin_products"]
 
@@ -501,13 +510,13 @@ def test_full_removes_what_is_gone_too(synced):
 
 
 def break_after(world, name: str, pages: int) -> None:
-    """Refuse the page after so many of a table, once."""
+    """Refuse one page of a table, the one after this number of pages."""
     pattern = rf"/{name}\?(?!.*select=)"
     world.emulator.control.fault(Fault("status", match=pattern, skip=pages, status=403))
 
 
 @pytest.mark.parametrize("name", ["vin_candidates", "vin_products"])
-def test_a_first_read_goes_on_from_the_page_that_was_not_committed(make_world, name):
+def test_first_read_resumes_at_uncommitted_page(make_world, name):
     world = make_world()
     fill(world.emulator, candidates=23, products=23)
     break_after(world, name, pages=2)
@@ -527,7 +536,7 @@ def test_a_first_read_goes_on_from_the_page_that_was_not_committed(make_world, n
     assert world.state(name, "last_timestamp") == OLD
 
 
-def test_an_incremental_read_goes_on_and_keeps_the_bookmark_until_it_is_through(synced):
+def test_resumed_read_moves_bookmark_at_end(synced):
     for key in synced.emulator.rows("vin_candidates"):
         synced.emulator.update("vin_candidates", key, {"vin_name": "changed"})
     synced.wait()
@@ -547,7 +556,7 @@ def test_an_incremental_read_goes_on_and_keeps_the_bookmark_until_it_is_through(
 
 @pytest.mark.parametrize("name", TABLE_NAMES)
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
-def test_what_changed_while_a_read_lay_broken_off_is_there_after_it(make_world, name, first):
+def test_changes_before_resume_are_read(make_world, name, first):
     world = make_world()
     fill(world.emulator, candidates=23, products=23)
     links = [{"vin_candidateid": key} for key in world.emulator.rows("vin_candidates")]
@@ -572,7 +581,7 @@ def test_what_changed_while_a_read_lay_broken_off_is_there_after_it(make_world, 
     assert world.is_mirror(name)
 
 
-def test_a_full_read_that_broke_off_goes_on_only_if_full_was_asked_for_again(synced):
+def test_full_read_resumes_under_full(synced):
     break_after(synced, "vin_candidates", pages=1)
     synced.sync(full=True)
     state = json.loads(synced.state("vin_candidates", "checkpoint"))
@@ -583,7 +592,7 @@ def test_a_full_read_that_broke_off_goes_on_only_if_full_was_asked_for_again(syn
     assert counts(report, "vin_candidates") == Counts(fetched=7, unchanged=7)
 
 
-def test_full_does_not_go_on_from_a_read_that_was_not_full(make_world):
+def test_full_does_not_resume_other_read(make_world):
     world = make_world()
     fill(world.emulator)
     break_after(world, "vin_candidates", pages=1)
@@ -595,7 +604,7 @@ def test_full_does_not_go_on_from_a_read_that_was_not_full(make_world):
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_stored_link_that_is_refused_means_reading_from_the_start(make_world, status, caplog):
+def test_refused_stored_link_restarts_read(make_world, status, caplog):
     world = make_world()
     fill(world.emulator)
     break_after(world, "vin_candidates", pages=1)
@@ -613,7 +622,7 @@ def test_a_stored_link_that_is_refused_means_reading_from_the_start(make_world, 
     assert gone not in world.copy("vin_candidates")
 
 
-def test_a_stored_link_that_is_forbidden_fails_the_entity_and_is_kept(make_world):
+def test_forbidden_stored_link_fails_and_stays(make_world):
     world = make_world()
     fill(world.emulator)
     break_after(world, "vin_candidates", pages=1)
@@ -627,7 +636,7 @@ def test_a_stored_link_that_is_forbidden_fails_the_entity_and_is_kept(make_world
     assert world.state("vin_candidates", "checkpoint") == link
 
 
-def test_a_later_page_that_is_refused_does_not_start_the_read_again(make_world):
+def test_refused_later_page_keeps_read(make_world):
     world = make_world()
     fill(world.emulator, candidates=23)
     break_after(world, "vin_candidates", pages=1)
@@ -649,7 +658,7 @@ def delta_link(world) -> str:
     return world.state("vin_products", "delta_link")
 
 
-def test_a_tracked_table_is_asked_once_for_what_changed(synced):
+def test_tracked_table_read_with_one_request(synced):
     before = delta_link(synced)
 
     synced.sync()
@@ -660,7 +669,7 @@ def test_a_tracked_table_is_asked_once_for_what_changed(synced):
     assert delta_link(synced) != before
 
 
-def test_an_expired_token_means_comparing_all_keys_once(synced, caplog):
+def test_expired_token_compares_keys_once(synced, caplog):
     gone = any_of(synced, "vin_products")
     synced.emulator.delete("vin_products", gone)
     synced.emulator.control.expire_delta_tokens()
@@ -677,7 +686,7 @@ def test_an_expired_token_means_comparing_all_keys_once(synced, caplog):
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_a_delta_read_that_is_refused_means_comparing_all_keys(synced, status):
+def test_refused_delta_read_compares_keys(synced, status):
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
     synced.emulator.control.fault(Fault("status", match="deltatoken", status=status))
 
@@ -687,7 +696,7 @@ def test_a_delta_read_that_is_refused_means_comparing_all_keys(synced, status):
     assert synced.is_mirror("vin_products")
 
 
-def test_a_service_in_trouble_is_not_taken_for_an_expired_token(synced, monkeypatch):
+def test_service_error_keeps_delta_token(synced, monkeypatch):
     monkeypatch.setattr(
         "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
     )
@@ -700,7 +709,7 @@ def test_a_service_in_trouble_is_not_taken_for_an_expired_token(synced, monkeypa
     assert delta_link(synced) == before
 
 
-def test_the_whole_table_in_place_of_changes_removes_what_is_missing(make_world, caplog):
+def test_full_answer_to_delta_removes_missing(make_world, caplog):
     world = make_world(TABLES, full_read_on_expiry=True)
     fill(world.emulator)
     world.sync()
@@ -716,7 +725,7 @@ def test_the_whole_table_in_place_of_changes_removes_what_is_missing(make_world,
     assert world.is_mirror("vin_products")
 
 
-def test_where_tracked_reads_are_forbidden_keys_are_compared(synced):
+def test_forbidden_tracked_read_compares_keys(synced):
     synced.emulator.control.tracking_denied.add("vin_products")
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
 
@@ -729,7 +738,7 @@ def test_where_tracked_reads_are_forbidden_keys_are_compared(synced):
     assert delta_link(synced) is None
 
 
-def test_where_tracked_reads_were_never_allowed_the_first_sync_completes_too(make_world):
+def test_first_sync_completes_without_tracked_reads(make_world):
     world = make_world()
     fill(world.emulator)
     world.emulator.control.tracking_denied.add("vin_products")
@@ -743,7 +752,7 @@ def test_where_tracked_reads_were_never_allowed_the_first_sync_completes_too(mak
     assert world.is_mirror("vin_products")
 
 
-def test_many_deletions_and_changes_come_in_pages(make_world):
+def test_many_deletions_and_changes_paged(make_world):
     world = make_world([PRODUCTS])
     entities = [EntityConfig("vin_products")]
     insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(60)])
@@ -772,7 +781,7 @@ def test_many_deletions_and_changes_come_in_pages(make_world):
         (("createdon", "modifiedon"), None),
     ],
 )
-def test_where_an_order_is_refused_the_next_best_is_used(make_world, refused, expected):
+def test_refused_order_replaced_by_next(make_world, refused, expected):
     table = replace(CANDIDATES, orderable=False, not_orderable=refused)
     world = make_world([table])
     insert(
@@ -792,7 +801,7 @@ def test_where_an_order_is_refused_the_next_best_is_used(make_world, refused, ex
     assert {one.query.get("$orderby") for one in good} == {expected}
 
 
-def test_a_table_that_cannot_be_read_at_all_fails_with_the_services_words(make_world):
+def test_unreadable_table_fails_with_service_message(make_world):
     world = make_world([CANDIDATES, replace(LINKS, readable=False)])
 
     report = world.sync([*CANDIDATES_ONLY, EntityConfig(LINK_SET)])
@@ -801,7 +810,7 @@ def test_a_table_that_cannot_be_read_at_all_fails_with_the_services_words(make_w
     assert "RetrieveMultiple" in failed.error
 
 
-def test_a_table_without_versions_is_compared_by_modifiedon(make_world):
+def test_table_without_versions_compared_by_modifiedon(make_world):
     world = make_world([replace(CANDIDATES, versionnumber=False)])
     insert(world.emulator, "vin_candidates", [{"vin_name": str(n)} for n in range(7)])
     world.sync(CANDIDATES_ONLY)
@@ -817,7 +826,7 @@ def test_a_table_without_versions_is_compared_by_modifiedon(make_world):
     assert world.is_mirror("vin_candidates")
 
 
-def test_a_filtered_table_without_any_version_is_read_whole(make_world):
+def test_filtered_table_without_version_read_whole(make_world):
     tags = Table(
         "account",
         "accounts",
@@ -842,7 +851,7 @@ def test_a_filtered_table_without_any_version_is_read_whole(make_world):
 # The configuration changes
 
 
-def test_an_entity_added_to_the_configuration_comes_with_the_next_sync(make_world):
+def test_added_entity_read_by_next_sync(make_world):
     world = make_world()
     fill(world.emulator)
     world.sync(ENTITIES[:1])
@@ -857,7 +866,7 @@ def test_an_entity_added_to_the_configuration_comes_with_the_next_sync(make_worl
     assert "vin_products" in json.loads(world.schema_path.read_text())["entities"]
 
 
-def test_an_entity_taken_out_of_the_configuration_keeps_its_table(synced):
+def test_entity_removed_from_list_keeps_table(synced):
     before = synced.copy("vin_products")
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
 
@@ -871,7 +880,7 @@ def test_an_entity_taken_out_of_the_configuration_keeps_its_table(synced):
     ]
 
 
-def test_an_entity_that_comes_back_goes_on_where_it_was(synced):
+def test_entity_added_again_resumes(synced):
     synced.sync([ENTITIES[0], *ENTITIES[2:]])
     synced.emulator.delete("vin_products", any_of(synced, "vin_products"))
 

@@ -1,4 +1,4 @@
-"""One killed run, looked at by every command that reads the run's own tables."""
+"""A killed run looks the same in ``status``, the report and ``check``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dataverse_sync.store.sync_state import DIED
 
 @pytest.fixture
 def left(world: World) -> World:
-    """A synced world, and what a second run left when it was killed while it read accounts."""
+    """A synced world whose second run was killed while it read accounts."""
     world.sync()
     world.execute("UPDATE _sync_state SET state = 'in_progress' WHERE entity_name = 'accounts'")
     world.execute(
@@ -74,7 +74,7 @@ def test_killed_run_looks_the_same_everywhere(left: World) -> None:
     assert database.details["failed"] == database.details["unfinished"] == ["accounts"]
 
 
-def test_run_under_way_looks_the_same_everywhere(left: World) -> None:
+def test_running_sync_looks_same_everywhere(left: World) -> None:
     with unchanged_tables(left), hold(left.db_path, datetime.now(UTC)):
         accounts, lines = look_at_status(left)
         page = look_at_report(left)

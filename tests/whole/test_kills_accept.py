@@ -1,4 +1,4 @@
-"""``schema accept`` killed at any moment: a whole database, a lock that fits it, the same end.
+"""``schema accept`` killed at any moment: database intact, lock fits, next command completes.
 
 One real process is held at each of its moments while the folder is copied: a copy is what
 a kill leaves there, since nothing of SQLite waits in the process to be written. At some moments
@@ -7,8 +7,6 @@ it is killed indeed.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import ENTITIES, TABLES, World, insert
+from processes import KILLED
 from standstill import halted
 
 from dataverse_sync import EntityConfig
@@ -27,22 +26,20 @@ from dataverse_sync.schema.lock import dump_lock, load_lock
 from dataverse_sync.store.database import open_target
 from dataverse_sync.store.schema_lock import load_schema
 
-KILLED = 1 if os.name == "nt" else -9
-ENTITY_LIST = json.dumps(
-    {"entities": [{"name": one.name, "filtered": one.filtered} for one in ENTITIES]}
-)
+pytestmark = pytest.mark.slow
+
 VISITS = Table("vin_visit", "vin_visits", "vin_visitid", [Column("vin_name", "String")])
 
 
 class Drifted:
-    """A synced copy, and an environment whose columns have changed since; it stands still."""
+    """A synced copy of an environment whose columns have changed since."""
 
     def __init__(self, emulator: Emulator, folder: Path) -> None:
         self.emulator = emulator
         self.start = folder / "start"
         self.start.mkdir()
-        (self.start / "entities_config.json").write_text(ENTITY_LIST)
         world = self.world(self.start)
+        world.write_entity_list()
         contacts = insert(emulator, "contacts", [{"fullname": str(n)} for n in range(25)])
         accounts = insert(
             emulator, "accounts", [{"name": str(n), "primarycontactid": n} for n in contacts]
@@ -76,10 +73,9 @@ class Drifted:
         return self.world(target)
 
     def halted(self, world: World, pattern: str, number: int, *command: str) -> Any:
-        """``schema accept`` as a process that stands still at these moments."""
-        settings = dict(line.split("=", 1) for line in self.emulator.env_lines())
+        """Start ``schema accept`` as a process that pauses at these moments."""
         command = command or ("schema", "accept", "--drop")
-        return halted(pattern, number, *command, folder=world.folder, settings=settings)
+        return halted(pattern, number, *command, folder=world.folder, settings=world.settings())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,7 @@ def accept(world: World) -> None:
 
 
 def everything(world: World) -> dict[str, Any]:
-    """All that an accept changes or must leave alone, ``sync_time`` included."""
+    """Return all that an accept changes or must not change, ``sync_time`` included."""
     found: dict[str, Any] = dict(world.rows())
     found["sqlite_master"] = world.query("SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2")
     found["_schema_lock"] = world.query("SELECT schema FROM _schema_lock")
@@ -105,8 +101,8 @@ def everything(world: World) -> dict[str, Any]:
     return found
 
 
-def assert_it_is_mended(drifted: Drifted, left: World, by_sync: bool, moment: str) -> None:
-    """See that what a kill left is whole, and that the next command brings it to its end."""
+def assert_mended(drifted: Drifted, left: World, by_sync: bool, moment: str) -> None:
+    """Check that a kill left the database intact, and the next command completes the accept."""
     assert left.query("PRAGMA integrity_check") == [("ok",)], moment
     locked = load_schema(open_target(left.db_path), left.schema_path, must_fit=False)
     assert locked.misfits == (), moment
@@ -130,9 +126,7 @@ def assert_it_is_mended(drifted: Drifted, left: World, by_sync: bool, moment: st
 MOMENTS = r"^after (?!SELECT|PRAGMA|BEGIN)|^before (COMMIT|REPLACE)"
 
 
-def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_accept_killed_at_any_moment_mended(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "held")
     seen: list[str] = []
     spilt = 0
@@ -148,7 +142,7 @@ def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
         assert held.process.wait(30) == 0
     for number, moment in enumerate(seen):
         left = drifted.world(tmp_path / f"{number}")
-        assert_it_is_mended(drifted, left, number % 2 == 0, f"{number}: {moment}")
+        assert_mended(drifted, left, number % 2 == 0, f"{number}: {moment}")
         shutil.rmtree(left.folder)
 
     assert everything(world) == drifted.accepted
@@ -174,7 +168,7 @@ def test_killed_at_any_moment_an_accept_leaves_what_the_next_command_mends(
         ("^before REPLACE", 5),
     ],
 )
-def test_a_killed_accept_is_taken_up_by_the_next(
+def test_killed_accept_completed_by_next(
     drifted: Drifted, tmp_path: Path, place: str, number: int
 ) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
@@ -185,12 +179,10 @@ def test_a_killed_accept_is_taken_up_by_the_next(
 
     assert moment is not None
     assert held.process.returncode == KILLED
-    assert_it_is_mended(drifted, world, number % 2 == 0, moment)
+    assert_mended(drifted, world, number % 2 == 0, moment)
 
 
-def test_an_accept_killed_again_and_again_comes_to_its_end(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_accept_killed_repeatedly_completes(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
 
     for _ in range(5):
@@ -201,9 +193,7 @@ def test_an_accept_killed_again_and_again_comes_to_its_end(
     assert everything(world) == drifted.accepted
 
 
-def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_lock_survives_two_killed_accepts(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
     committed = "^after COMMIT of .*INSERT INTO _schema_lock"
 
@@ -216,20 +206,18 @@ def test_what_one_accept_left_unwritten_is_not_lost_when_another_dies_there_too(
     lock = load_schema(open_target(world.db_path), world.schema_path, must_fit=False).lock
     assert lock["vin_products"].has("vin_new")
     assert not lock["accounts"].has("name")
-    assert_it_is_mended(drifted, world, True, "after two")
+    assert_mended(drifted, world, True, "after two")
 
 
-def test_what_an_accept_left_unwritten_is_not_lost_when_a_sync_dies_there_too(
-    drifted: Drifted, tmp_path: Path
-) -> None:
+def test_lock_survives_killed_accept_and_sync(drifted: Drifted, tmp_path: Path) -> None:
     world = drifted.copy(drifted.start, tmp_path / "killed")
     committed = "^after COMMIT of .*INSERT INTO _schema_lock"
     accepting = ("schema", "accept", "--drop", "vin_products")
 
     with drifted.halted(world, committed, 1, *accepting) as held:
         held.kill()
-    more = {"entities": [*json.loads(ENTITY_LIST)["entities"], {"name": "vin_visits"}]}
-    (world.folder / "entities_config.json").write_text(json.dumps(more))
+    more = [*ENTITIES, EntityConfig("vin_visits")]
+    world.write_entity_list(more)
     with drifted.halted(world, committed, 1, "sync") as held:
         assert held.moment is not None
         held.kill()
@@ -237,6 +225,6 @@ def test_what_an_accept_left_unwritten_is_not_lost_when_a_sync_dies_there_too(
     lock = load_schema(open_target(world.db_path), world.schema_path, must_fit=False).lock
     assert lock["vin_products"].has("vin_new")
     assert "vin_visits" in lock
-    report = world.sync([*ENTITIES, EntityConfig("vin_visits")])
+    report = world.sync(more)
     assert report.ok
     assert load_lock(world.schema_path) == lock

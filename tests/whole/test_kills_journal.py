@@ -1,4 +1,4 @@
-"""Where write-ahead logging does not work (a network drive): a sync, and a sync that is killed."""
+"""A sync, completed or killed, where write-ahead logging does not work (a network drive)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from conftest import World, insert
 from standstill import halted, use_vfs
-from test_crash import ENTITY_LIST
 
 from dataverse_sync.commands.status import load_status
 from dataverse_sync.store import sqlite
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="SQLite's unix-none is for Unix alone")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="SQLite's unix-none is for Unix alone"),
+]
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def without_wal(monkeypatch: pytest.MonkeyPatch) -> None:
     use_vfs("unix-none")
 
 
-def test_a_sync_without_write_ahead_logging_says_so_and_makes_the_same_copy(
+def test_sync_without_wal_warns_and_copies(
     world: World, without_wal: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = world.sync(), world.sync()
@@ -35,15 +37,14 @@ def test_a_sync_without_write_ahead_logging_says_so_and_makes_the_same_copy(
 
 @pytest.mark.parametrize("place", ["^before COMMIT", "^after COMMIT"])
 @pytest.mark.parametrize("what", ["INSERT INTO _schema_lock", "INSERT INTO vin_candidates"])
-def test_a_killed_sync_without_write_ahead_logging_is_taken_up(
+def test_killed_sync_without_wal_resumed(
     make_world: Any, monkeypatch: pytest.MonkeyPatch, place: str, what: str
 ) -> None:
     world: World = make_world()
     insert(world.emulator, "vin_candidates", [{"vin_name": "x" * 3000} for _ in range(400)])
     insert(world.emulator, "vin_products", [{"vin_name": "x" * 3000} for _ in range(400)])
-    (world.folder / "entities_config.json").write_text(ENTITY_LIST)
-    settings = dict(line.split("=", 1) for line in world.emulator.env_lines())
-    settings["STANDSTILL_VFS"] = "unix-none"
+    world.write_entity_list()
+    settings = {**world.settings(), "STANDSTILL_VFS": "unix-none"}
 
     with halted(f"{place} of .*{what}", 1, "sync", folder=world.folder, settings=settings) as held:
         assert held.moment is not None

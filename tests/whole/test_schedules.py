@@ -1,4 +1,4 @@
-"""The mirror is true whatever happens meanwhile: schedules of changes, killed runs and faults.
+"""The copy stays correct under random schedules of changes, killed runs and faults.
 
 Each seed is one schedule: tables, changes between any two requests, runs that end
 well or not. After every run that ended well, each record must be stored as the
@@ -28,13 +28,15 @@ from model_server import API, Killed, ModelServer, Moods, Table, Version, make_i
 from dataverse_sync import Config, SyncReport, run_sync
 from dataverse_sync.model import Event, PageStored
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 200  # on each change; scripts/schedules.py plays as many as are wanted
 CHUNK = 10
 TWO_MINUTES = timedelta(minutes=2)
 
 
 def play(seed: int, folder: Path) -> None:
-    """Play one schedule; raises AssertionError where the copy is not what it must be."""
+    """Play one schedule; raises AssertionError if the copy is wrong."""
     rng = Random(seed)
     server = ModelServer(rng, make_tables(rng), page_size=rng.randint(1, 4))
     mirror = Mirror(server, rng, folder)
@@ -62,7 +64,7 @@ def play(seed: int, folder: Path) -> None:
 
 
 def make_tables(rng: Random) -> list[Table]:
-    """Tables of each kind that is kept up to date in its own way, some of them very small."""
+    """Make tables of each kind of incremental read, some of them very small."""
     linked = rng.random() < 0.75
 
     def table(name: str, lookups: Mapping[str, Sequence[str]], **about: Any) -> Table:
@@ -94,7 +96,7 @@ def make_tables(rng: Random) -> list[Table]:
 
 @dataclass
 class Mirror:
-    """The copy, and what must be true of it after each run."""
+    """The copy, with the checks that hold after each run."""
 
     server: ModelServer
     rng: Random
@@ -118,7 +120,7 @@ class Mirror:
         )
 
     def sync(self, partial: bool = False, full: bool = False) -> SyncReport | None:
-        """One run; whatever its end, what it left behind is looked at."""
+        """Run a sync; check the copy however the run ended."""
         server, rng = self.server, self.rng
         names = list(server.tables)
         partial = partial and len(names) > 1
@@ -160,7 +162,7 @@ class Mirror:
     # After every run
 
     def _check_went_on(self, report: SyncReport | None, full: bool) -> None:
-        """An unfinished read is taken up after the last page that was committed."""
+        """Check that an unfinished read resumes after its last committed page."""
         reports = () if report is None else report.entities
         completed = {entity.name for entity in reports if entity.state == "completed"}
         for table in self.server.tables.values():
@@ -178,7 +180,7 @@ class Mirror:
     def _look(
         self, connection: sqlite3.Connection, report: SyncReport | None, is_partial: bool
     ) -> None:
-        """Read the copy; its columns, bookmarks and removed rows must be right at any time."""
+        """Read the copy; check its columns, bookmarks and removed rows."""
         before, self.rows = self.rows, {}
         there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         for table in self.server.tables.values():
@@ -246,7 +248,7 @@ class Mirror:
         went_on: bool,
         before: Mapping[str, Mapping[str, str]],
     ) -> None:
-        """Each row is what the service had at some moment of the run, and no record is left out."""
+        """Check that each row was in the service at some moment of the run, and none is missing."""
         for table in (self.server.tables[name] for name in names):
             if went_on and not table.shows_change:
                 continue  # what changed behind a read that is taken up is found by the next
@@ -267,7 +269,7 @@ class Mirror:
                 )
 
     def _states(self, table: Table, record_id: str, position: int) -> list[Version | None]:
-        """All that a row may be after a run that began at this position."""
+        """Return the states allowed for a row after a run that began at this position."""
         states = self.server.seen_since(table.name, record_id, position)
         if len(states) > 1 and table.tracked:
             # The delta may have left it to the next one, with whatever was stored: because it is
@@ -276,7 +278,7 @@ class Mirror:
         return states
 
     def _check_reachable(self, position: int) -> None:
-        """All that was linked to throughout is there, and nothing that never was."""
+        """Check that records always linked to are present, and those never linked to absent."""
         server = self.server
         always: dict[tuple[str, str], list[Version]] = {}
         ever: dict[tuple[str, str], list[Version]] = {}
@@ -303,7 +305,7 @@ class Mirror:
     # After the last
 
     def check_equal(self, went_on: bool = False) -> None:
-        """The tables equal the service, and the filtered ones what can be reached on it."""
+        """Check that tables equal the service, and filtered ones its linked records."""
         server = self.server
         there = {
             (name, record_id): [version]
@@ -325,7 +327,7 @@ class Mirror:
             assert stored == expected, f"{table.name} is not what the service has"
 
     def check_no_work_twice(self, is_settled: bool) -> None:
-        """One more run finds everything as it was: it reads no record and writes no row."""
+        """Check that one more run reads no record and writes no row."""
         before = self._dump()
         report = self.sync()
         assert report is not None
@@ -346,7 +348,7 @@ class Mirror:
 
 
 def check_columns(table: Table, row: sqlite3.Row) -> None:
-    """The columns of a row say what its JSON says."""
+    """Check that the columns of a row equal its JSON."""
     record = json.loads(row["json_response"])
     special = {"json_response", "sync_time", "valid_from"}
     columns = {name: value for name, value in dict(row).items() if name not in special}
@@ -365,7 +367,7 @@ def allowed_reasons(table: Table, is_partial: bool) -> set[str]:
 def reach(
     server: ModelServer, records: Mapping[tuple[str, str], Sequence[Version]]
 ) -> set[tuple[str, str]]:
-    """The filtered records that the unfiltered ones link to, also by way of each other."""
+    """Return the filtered records that unfiltered ones link to, directly or through each other."""
     waiting = [place for place in records if not server.tables[place[0]].filtered]
     reached: set[tuple[str, str]] = set()
     while waiting:
@@ -380,7 +382,7 @@ def reach(
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """The runs warn of every fault that they were given."""
+    """Silence the runs' warnings about the faults of the schedule."""
     logger = logging.getLogger("dataverse_sync")
     logger.setLevel(logging.CRITICAL + 1)
     yield

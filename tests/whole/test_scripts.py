@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import ACCOUNTS, CANDIDATES, CONTACTS, LINKS, OLD, PRODUCTS, World, fill, insert
 
+from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Column, Fault, Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +66,7 @@ class Script:
         return status
 
     def cells(self, first: str) -> list[str]:
-        """The cells of the table's row that begins so."""
+        """Return the cells of the printed row that begins with this text."""
         (line,) = [one for one in self.out.splitlines() if one.split("  ")[0] == first]
         return re.split(r" {2,}", line.strip())
 
@@ -88,12 +89,14 @@ def load_script(capsys: pytest.CaptureFixture[str]) -> Callable[[str], Script]:
 
 
 def configure(world: World, names: Sequence[str], filtered: Sequence[str] = ()) -> None:
-    """The ``.env`` and the ``entities_config.json`` of the working folder."""
-    lines = "\n".join(world.emulator.env_lines())
-    (world.folder / ".env").write_text(lines, encoding="utf-8")
-    entities: list[dict[str, Any]] = [{"name": name} for name in names]
-    entities += [{"name": name, "filtered": True} for name in filtered]
-    (world.folder / "entities_config.json").write_text(json.dumps({"entities": entities}))
+    """Write the ``.env`` and the ``entities_config.json`` of the working folder."""
+    world.write_env_file()
+    world.write_entity_list(
+        [
+            *(EntityConfig(name) for name in names),
+            *(EntityConfig(name, filtered=True) for name in filtered),
+        ]
+    )
 
 
 def configure_all(world: World) -> None:
@@ -122,6 +125,7 @@ def test_each_script_has_help(
     assert all(option in out for option in ("--env-file", "--config", "--entity"))
 
 
+@pytest.mark.slow
 def test_script_runs_from_any_folder(world: World) -> None:
     configure_all(world)
 
@@ -615,7 +619,7 @@ def test_filtering_without_database_exits_2(
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where temporary folders are made."""
+    """Return the folder that temporary folders are made in."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

@@ -1,4 +1,4 @@
-"""A service that limits requests, at once and in a window: the sync completes all the same.
+"""A sync completes although the service limits requests at once and in a window.
 
 The waits are the service's own, of a second, over real sockets.
 """
@@ -18,6 +18,8 @@ from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.emulator import Column, Limits, LoggedRequest, Table
 from dataverse_sync.show.text import format_summary
 
+pytestmark = pytest.mark.slow
+
 SETS = 40
 TABLES = [
     Table(f"vin_t{n:02d}", f"vin_t{n:02d}s", f"vin_t{n:02d}id", [Column("vin_name", "String")])
@@ -35,7 +37,7 @@ SMALL_WINDOWS = {
 
 
 class Gate(Throttle):
-    """The run's gate, which notes when it let a request out and from when until when it was closed.
+    """The run's gate; records when a request passed, and when the gate was closed.
 
     The moments are those it decided by, read under its lock, so no load of this machine
     puts one of them into the wrong order.
@@ -71,7 +73,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 def sync_throttled(world: World) -> tuple[SyncReport, list[LoggedRequest]]:
-    """Sync forty sets of three pages each; the 429s that it met."""
+    """Sync 40 sets of 3 pages each; return the report and the requests refused with 429."""
     for table in TABLES:
         insert(world.emulator, table.entity_set, [{"vin_name": str(n)} for n in range(12)])
     report = run_sync(world.config(workers=50), ENTITIES)
@@ -81,7 +83,7 @@ def sync_throttled(world: World) -> tuple[SyncReport, list[LoggedRequest]]:
 
 
 def assert_gate_held(gate: Gate, world: World, refused: Sequence[LoggedRequest]) -> None:
-    """Every request went through the gate, every refusal closed it, and none passed it then."""
+    """Check that all requests passed the gate, each 429 closed it, none passed while closed."""
     sent = [one for one in world.emulator.log if one.kind not in ("challenge", "token")]
     assert len(gate.passed) == len(sent)
     asked_s = [float(request.retry_after or 0) for request in refused]
@@ -90,7 +92,7 @@ def assert_gate_held(gate: Gate, world: World, refused: Sequence[LoggedRequest])
 
 
 def closed_s(gate: Gate) -> float:
-    """For how long at least one refusal held."""
+    """Return the seconds in which the gate was closed."""
     total, end = 0.0, 0.0
     for start, until in sorted(gate.closed):
         total += max(0.0, until - max(start, end))

@@ -1,20 +1,18 @@
-"""A bug, wherever it strikes: its traceback is shown, and no secret with it.
+"""Unexpected errors in every part: the traceback is shown without a secret.
 
 The program runs as a process of its own, in which one function raises.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from conftest import World
-from test_crash import ENTITY_LIST
+from processes import run_python
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
 PLACES = {
     "worker": "dataverse_sync.dataverse.odata.parse_page",
     "storing thread": "dataverse_sync.sync.storing.write_records",
@@ -55,25 +53,18 @@ cli.entry_point()
 
 def run_with_a_bug(
     world: World, place: str, words: str, dumps: bool = False
-) -> tuple[subprocess.CompletedProcess[str], str]:
-    """A run in which this function raises: how it ended, and all that it wrote."""
-    (world.folder / "entities_config.json").write_text(ENTITY_LIST)
-    (world.folder / ".env").write_text("\n".join(world.emulator.env_lines()))
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", BUGGY, place, words, "1" if dumps else ""],
-        cwd=world.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+) -> tuple[CompletedProcess[str], str]:
+    """Run a sync in which this function raises; return the process and all that it wrote."""
+    world.write_entity_list()
+    world.write_env_file()
+    arguments = ("-X", "faulthandler", "-c", BUGGY, place, words, "1" if dumps else "")
+    done = run_python(world.folder, *arguments)
     log = (world.folder / "sync.log").read_text(encoding="utf-8")
     return done, done.stdout + done.stderr + log
 
 
 def secrets_in(world: World, text: str) -> list[str]:
-    """Pieces of the secret and of the token that show in a text."""
+    """Return the parts of the secret and of the token that a text contains."""
     assert world.emulator.client_secret in BUGGY
     tokens = world.folder / "tokens.txt"
     secrets = [world.emulator.client_secret, *([tokens.read_text()] if tokens.exists() else [])]

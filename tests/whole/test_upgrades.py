@@ -1,4 +1,4 @@
-"""A database of an earlier version is taken up: nothing is read again, no row rewritten.
+"""A database of an earlier version is resumed: nothing is read again, no row rewritten.
 
 The folders ``fixtures/version_*`` hold what that version left when it was killed, and what the
 service held. Here the present version goes on from it, as processes over real HTTP.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +17,12 @@ from typing import Any
 
 import pytest
 from loopback import LoopbackServer
+from processes import run_python
 from small_service import API, SmallService
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-PACKAGE = Path(__file__).parents[2]
 PLACEHOLDER = "http://127.0.0.1:1"  # in the stored links, instead of the service's origin
 JUNCTION = "vin_vin_candidate_accountset"  # without modifiedon: read in full by each run
 INTERRUPTED = ("vin_orders", "vin_notes", "vin_events")
@@ -39,7 +38,7 @@ Tables = dict[str, list[Row]]
 
 @dataclass(frozen=True)
 class Ran:
-    """What one process did: its end, the requests, and the records that it was sent whole."""
+    """The result of one process: status, requests, and the records that it received whole."""
 
     status: int
     output: str
@@ -50,7 +49,7 @@ class Ran:
 
 @dataclass(frozen=True)
 class Upgrade:
-    """The database as the earlier version left it, and what the present one made of it."""
+    """The database before the upgrade, and after runs of the present version."""
 
     source: dict[str, Any]
     keys: dict[str, str]  # entity set → its key
@@ -66,13 +65,13 @@ class Upgrade:
         return {row[self.keys[name]]: row["json_response"] for row in tables[name]}
 
     def held(self, name: str) -> dict[str, str]:
-        """What the service holds: key → record as it is sent."""
+        """Return the service's records: key → text."""
         records = self.source["records"][name]
         return {json.loads(text)[self.keys[name]]: text for text in records}
 
 
 def read_tables(db_path: Path, columns: Tables | None = None) -> Tables:
-    """Every table, SQLite's own list of them too; only columns known before if those are given."""
+    """Read every table, ``sqlite_master`` included; only the columns known before if given."""
     with closing(sqlite3.connect(db_path)) as connection:
         connection.row_factory = sqlite3.Row
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -86,7 +85,7 @@ def read_tables(db_path: Path, columns: Tables | None = None) -> Tables:
 
 
 def unpack(fixture: Path, folder: Path, origin: str) -> Path:
-    """The files of a fixture in this folder; links lead to the service that runs now."""
+    """Copy a fixture's files into this folder, with links to the running service."""
     db_path = folder / "dataverse.db"
     db_path.write_bytes(gzip.decompress((fixture / "dataverse.db.gz").read_bytes()))
     (folder / "schema").mkdir()
@@ -101,24 +100,15 @@ def unpack(fixture: Path, folder: Path, origin: str) -> Path:
 
 
 def run(command: str, folder: Path, server: LoopbackServer, source: Any, before: Tables) -> Ran:
-    """One command as a process, with a service of its own that has seen no other request."""
+    """Run one command as a process, with a new service."""
     server.script = service = SmallService(source)
     server.asked.clear()
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("DATAVERSE_")}
-    settings = {
-        "DATAVERSE_API_URL": server.origin + API,
-        "DATAVERSE_CLIENT_ID": "app",
-        "DATAVERSE_CLIENT_SECRET": "kept-for-nobody",
-        "PYTHONPATH": str(PACKAGE),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "dataverse_sync", command, "--db", "dataverse.db"],
-        cwd=folder,
-        env={**keep, **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    done = run_python(
+        folder,
+        *("-m", "dataverse_sync", command, "--db", "dataverse.db"),
+        DATAVERSE_API_URL=server.origin + API,
+        DATAVERSE_CLIENT_ID="app",
+        DATAVERSE_CLIENT_SECRET="kept-for-nobody",
     )
     sent: dict[str, set[str]] = {}
     for name, record_id in service.sent_whole:
@@ -148,7 +138,7 @@ def states(tables: Tables) -> dict[str, Row]:
 
 
 def links(state: Row) -> list[str]:
-    """The links that an interrupted read goes on from, without their origin."""
+    """Return the links that an interrupted read resumes from, without their origin."""
     checkpoint = json.loads(state["checkpoint"])
     ranges = [checkpoint, *checkpoint["segments"]]
     return [API + one["next_link"].partition(API)[2] for one in ranges if one["next_link"]]
@@ -166,7 +156,7 @@ def test_upgraded_run_completes_every_entity(upgrade):
         assert upgrade.texts(upgrade.sync.tables, name) == upgrade.held(name), name
 
 
-def test_interrupted_reads_go_on_from_their_links(upgrade):
+def test_interrupted_reads_resume_from_links(upgrade):
     before = states(upgrade.before)
 
     kept = {name: links(before[name]) for name in INTERRUPTED}
@@ -183,7 +173,7 @@ def test_stored_delta_link_is_followed(upgrade):
     assert API + link.partition(API)[2] in upgrade.sync.targets
 
 
-def test_only_missing_or_changed_records_are_read(upgrade):
+def test_only_missing_or_changed_read(upgrade):
     due = {}
     for name in SYNCED:
         stored = upgrade.texts(upgrade.before, name)
