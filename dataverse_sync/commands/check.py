@@ -20,8 +20,8 @@ from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
-from dataverse_sync.schema.drift import diff_entity
-from dataverse_sync.schema.inference import infer_entity
+from dataverse_sync.schema.discovery import infer_entity
+from dataverse_sync.schema.lock import diff_entity
 from dataverse_sync.show.text import format_size
 from dataverse_sync.store import database
 from dataverse_sync.store.history import History, load_history

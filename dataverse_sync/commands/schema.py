@@ -22,8 +22,7 @@ from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
-from dataverse_sync.schema.drift import accept_entity, diff_entity
-from dataverse_sync.schema.lock import SchemaLock
+from dataverse_sync.schema.lock import SchemaLock, accept_entity, diff_entity
 from dataverse_sync.store import database, labelled_views
 from dataverse_sync.store.migrate import bring_to
 from dataverse_sync.store.schema_lock import (

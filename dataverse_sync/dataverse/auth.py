@@ -13,14 +13,7 @@ from dataverse_sync.redaction import Redactor
 
 
 class Auth:
-    """The token of a run: got once, renewed by one thread while the others wait.
-
-    Args:
-        credential: Where tokens come from.
-        scope: What they are for.
-        redactor: Learns every token.
-        clock: Seconds that only go forward, so a wall clock that jumps does not matter.
-    """
+    """The token of a run: got once, renewed by one thread while the others wait."""
 
     def __init__(
         self,
@@ -49,12 +42,7 @@ class Auth:
         return self._token.api_date if self._token else None
 
     def get_token(self) -> str:
-        """A token that is good for a while; safe to call from any thread.
-
-        Raises:
-            AuthError: The sign-in was refused, or its host cannot be reached.
-            UnreachableError: The API did not answer, so there is no challenge.
-        """
+        """A token that is good for a while; safe to call from any thread."""
         with self._lock:
             if self._token is None or self._token.is_due(self._clock() - self._asked_at):
                 self._token = self._get_new_token()

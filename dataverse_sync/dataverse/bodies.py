@@ -40,11 +40,7 @@ class PageBudget:
         self._condition = threading.Condition()
 
     def acquire(self, size: int) -> None:
-        """Wait until a page of this size fits, and reserve its bytes.
-
-        Raises:
-            StoppedError: The run ended meanwhile.
-        """
+        """Wait until a page of this size fits, and reserve its bytes."""
         with self._condition:
             while self._pages > 1 and self._held + size > self._limit:
                 if self._stopped:
@@ -74,15 +70,7 @@ class PageBudget:
 
 
 def read_body(response: BaseHTTPResponse, expected: int) -> memoryview:
-    """A whole body, inflated.
-
-    Args:
-        response: Its headers have been read, its body not yet.
-        expected: How many bytes it will probably have.
-
-    Raises:
-        TooLargeError: It has more than ``LARGEST_PAGE`` bytes.
-    """
+    """A whole body, inflated, of about so many bytes."""
     body = _map(expected)
     size = 0
     while chunk := response.read(_CHUNK, decode_content=True):

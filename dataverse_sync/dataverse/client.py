@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,11 +23,10 @@ from dataverse_sync.config import Config
 from dataverse_sync.dataverse import bodies, definitions, odata
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.refusals import GOES_ON, build_refusal
-from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries, parse_date
 from dataverse_sync.dataverse.transport import (
     Answer,
     BrokenBodyError,
-    HttpRequest,
     Transport,
     describe,
     is_unreachable,
@@ -95,9 +93,6 @@ class DataverseClient:
     def get_page(self, request: PageRequest) -> Page:
         """Read one page of an entity; hand it back with ``release`` once it is stored.
 
-        Args:
-            request: What to read: a query, or a next link, sent back as it came.
-
         Returns:
             Up to 5,000 records in the server's order, each with the bytes it came
             as, and the link to the page after them.
@@ -128,12 +123,7 @@ class DataverseClient:
         self._budget.release(page.size)
 
     def get_sample(self, entity_set: str) -> dict[str, Any] | None:
-        """The first record of an entity set, decoded; None if it is empty.
-
-        Raises:
-            RequestError: The service refused.
-            PageError: The answer is not a page of records.
-        """
+        """The first record of an entity set, decoded; None if it is empty."""
         url = odata.build_url(self.api_url, entity_set, top=1)
         page = self.get_page(PageRequest(entity_set, url, top=True))
         self.release(page)
@@ -145,12 +135,7 @@ class DataverseClient:
         return record
 
     def get_definitions(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The EntityDefinitions of these entity sets; sets that it does not know are left out.
-
-        Raises:
-            RequestError: The service refused, or gave no answer.
-            PageError: The answer is not one of metadata.
-        """
+        """The EntityDefinitions of these entity sets; sets that it does not know are left out."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(names), _DEFINITIONS_AT_ONCE):
             found += self.get_metadata(
@@ -166,16 +151,7 @@ class DataverseClient:
     ) -> list[dict[str, Any]]:
         """The elements of one metadata answer, decoded; such answers are never paged.
 
-        Args:
-            path: Below the API root, such as ``EntityDefinitions`` or
-                ``EntityDefinitions(LogicalName='account')/Attributes/Microsoft.Dynamics.CRM...``.
-            select: Properties; all if empty.
-            filter: Equality of properties and enums; functions are refused.
-            expand: Attributes, relationships; with a cast, option sets.
-
-        Raises:
-            RequestError: The service refused, or gave no answer.
-            PageError: The answer is not one of metadata.
+        A filter may compare properties and enums for equality; functions are refused.
 
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
@@ -188,10 +164,6 @@ class DataverseClient:
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:
         """About how many records each table holds, by logical name; up to a day old.
 
-        Raises:
-            RequestError: The service refused.
-            PageError: The answer holds no counts.
-
         Source: learn.microsoft.com, "RetrieveTotalRecordCount function".
         """
         function = "RetrieveTotalRecordCount"
@@ -202,24 +174,12 @@ class DataverseClient:
         self.release(page)
         try:
             counts = json.loads(bytes(page.records[0]))["EntityRecordCountCollection"]
-            return {
-                name: int(count)
-                for name, count in zip(counts["Keys"], counts["Values"], strict=True)
-            }
+            return dict(zip(counts["Keys"], map(int, counts["Values"]), strict=True))
         except (KeyError, TypeError, ValueError) as error:
             raise PageError(f"{request}: the answer is not understood") from error
 
     def get_bytes(self, url: str, prefer: str = "") -> Answer:
-        """An answer of any status, as it came.
-
-        Args:
-            url: Absolute, or a path below the API root.
-            prefer: The header ``Prefer``, if there is to be one.
-
-        Raises:
-            RequestError: No answer came, after every retry.
-            PageError: Every answer broke off.
-        """
+        """An answer of any status, as it came, from a URL or a path below the API root."""
         path = url.removeprefix(self.api_url)
         url = url if url.startswith(("https://", "http://")) else self.api_url + url
         request = PageRequest(path.partition("?")[0][:100], url, number=0)
@@ -266,12 +226,7 @@ class DataverseClient:
     def _ask(
         self, request: PageRequest, prefer: str, read: Callable[[requests.Response, _Asked], T]
     ) -> T:
-        """Send a request through the gate; ``read`` takes an answer of any status.
-
-        Raises:
-            RequestError: No answer came, after every retry, or the service is known to be away.
-            PageError: Every answer broke off, or the URL leads to another origin.
-        """
+        """Send a request through the gate; ``read`` takes an answer of any status."""
         self._check(request)
         began, sent_before = self._clock(), self._transport.sent
         is_answered = False
@@ -303,9 +258,8 @@ class DataverseClient:
 
             headers = {**_HEADERS, "Authorization": f"Bearer {token}"}
             headers |= {"Prefer": prefer} if prefer else {}
-            request = HttpRequest("GET", asked.request.url, headers)
             try:
-                return self._transport.fetch(request, take, retries)
+                return self._transport.fetch(asked.request.url, headers, take, retries)
             except _TokenRefusedError as refused:
                 retries = refused.args[0]
                 token = self._auth.renew(token)
@@ -321,7 +275,7 @@ class DataverseClient:
         if odata.origin(request.url) != odata.origin(self.api_url):
             raise PageError(
                 f"{request}: the link leads to another origin; the token is not sent",
-                "Set DATAVERSE_API_URL to the address the service uses in its own links.",
+                odata.SET_API_URL,
             )
 
     def _explain(
@@ -349,17 +303,11 @@ class DataverseClient:
 
     def _find_asked_at(self, response: requests.Response, elapsed_s: float) -> datetime:
         """The moment of asking by the server's clock, erring to the early side."""
-        elapsed = timedelta(seconds=elapsed_s)
+        answered_at = parse_date(response.headers.get("Date")) or self._now()
         try:
-            answered_at = parsedate_to_datetime(response.headers["Date"])
-        except (KeyError, ValueError):
-            answered_at = self._now()
-        if answered_at.tzinfo is None:
-            answered_at = answered_at.replace(tzinfo=UTC)
-        try:
-            return answered_at.astimezone(UTC) - elapsed
+            return answered_at.astimezone(UTC) - timedelta(seconds=elapsed_s)
         except OverflowError:  # past the year 9999
-            return self._now() - elapsed
+            return self._now() - timedelta(seconds=elapsed_s)
 
 
 def _split(

@@ -1,29 +1,44 @@
 """Credentials of the app: each kind gives a token for a scope.
 
+The service names the sign-in host in its answer to a request without a token: a Bearer
+challenge with a host and a tenant. The secret goes to Microsoft's own sign-in hosts only, or
+to loopback if the API itself is there.
+
 https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow
+https://learn.microsoft.com/power-apps/developer/data-platform/authenticate-oauth
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
-from dataverse_sync.config import Config
-from dataverse_sync.dataverse.retries import NETWORK_ERRORS
-from dataverse_sync.dataverse.sign_in_host import SignInHost, find_sign_in_host
+from dataverse_sync.config import TENANT, Config, is_loopback
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, parse_date
 from dataverse_sync.dataverse.transport import Transport, describe
-from dataverse_sync.errors import AuthError
+from dataverse_sync.errors import AuthError, UnreachableError
 from dataverse_sync.redaction import Redactor
 
 log = logging.getLogger(__name__)
 
 RENEW_AT_AGE_S = 3000.0  # 50 minutes
 RENEW_BEFORE_END_S = 300.0
+SIGN_IN_HOSTS = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.partner.microsoftonline.cn",
+    "login.chinacloudapi.cn",
+    "login.windows.net",
+)
+_PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
+_SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?=\s+[A-Za-z_]+\s*=|\s*,|\s*$)")
 _HINTS = {
     "AADSTS7000215": "The secret is wrong: set DATAVERSE_CLIENT_SECRET to the secret's value, "
     "not its id.",
@@ -35,6 +50,15 @@ _HINTS = {
     "AADSTS500011": "The scope is not known in this tenant: check DATAVERSE_API_URL and "
     "DATAVERSE_SCOPE.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class SignInHost:
+    """The host that gives tokens for the API, and the tenant that the API belongs to."""
+
+    origin: str  # scheme, host and port: https://login.microsoftonline.com
+    tenant_id: str
+    api_date: datetime | None = None  # by the API's clock, when it named this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +83,11 @@ class Credential(Protocol):
     """Gives tokens; one thread asks at a time."""
 
     def get_token(self, scope: str) -> Token:
-        """A new token for this scope, such as ``https://ORG.crm.dynamics.com/.default``.
-
-        Raises:
-            AuthError: It was refused, or the host that gives it cannot be reached.
-            UnreachableError: The API did not answer.
-        """
+        """A new token for this scope, such as ``https://ORG.crm.dynamics.com/.default``."""
 
 
 class ClientSecret:
-    """The secret of an app registration, exchanged for tokens at the API's sign-in host.
-
-    Args:
-        config: The app registration and the API.
-        transport: What requests go through.
-        redactor: Learns the secret.
-    """
+    """The secret of an app registration, exchanged for tokens at the API's sign-in host."""
 
     def __init__(self, config: Config, transport: Transport, redactor: Redactor) -> None:
         self._config = config
@@ -85,7 +98,7 @@ class ClientSecret:
 
     def get_token(self, scope: str) -> Token:
         if self._host is None:
-            self._host = find_sign_in_host(self._config, self._transport, self._redactor)
+            self._host = self._get_sign_in_host()
         origin, tenant_id = self._host.origin, self._config.tenant_id or self._host.tenant_id
         form = {
             "grant_type": "client_credentials",
@@ -95,7 +108,7 @@ class ClientSecret:
         }
         url = f"{origin}/{tenant_id}/oauth2/v2.0/token"
         try:
-            answer = self._transport.get_answer("POST", url, form)
+            answer = self._transport.get_answer(url, form)
         except NETWORK_ERRORS as error:
             raise AuthError(
                 f"Sign-in: {origin} cannot be reached ({self._redactor.redact(describe(error))})",
@@ -112,6 +125,36 @@ class ClientSecret:
             ) from None
         log.debug("signed in, tenant %s", tenant_id)
         return replace(token, tenant_id=tenant_id, api_date=self._host.api_date)
+
+    def _get_sign_in_host(self) -> SignInHost:
+        """Ask the API without a token, and read the host out of its challenge."""
+        api = self._config.api_origin
+        try:
+            answer = self._transport.get_answer(self._config.api_url)
+        except NETWORK_ERRORS as error:
+            raise UnreachableError(
+                f"{api} cannot be reached ({self._redactor.redact(describe(error))})",
+                "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
+            ) from None
+        status = answer.status
+        if status >= 500 or status == 429:
+            raise UnreachableError(
+                f"{api} answered {status}, after every retry", "Run again later."
+            )
+        found = parse_challenge(answer.headers.getlist("WWW-Authenticate"))
+        if found is None:
+            raise AuthError(
+                f"Sign-in: {api} answered {status} and did not say where to sign in",
+                "Is DATAVERSE_API_URL the Web API of a Dataverse environment "
+                "(https://ORG.api.crm.dynamics.com/api/data/v9.2/)?",
+            )
+        if not is_allowed_host(found.origin, self._config.api_url):
+            raise AuthError(
+                f"Sign-in: the service names {found.origin}, which is not a sign-in host of "
+                "Microsoft; the secret was not sent",
+                "Check DATAVERSE_API_URL.",
+            )
+        return replace(found, api_date=parse_date(answer.headers.get("Date")))
 
     def _refused(self, status: int, body: bytes) -> AuthError:
         try:
@@ -139,11 +182,7 @@ class _Answer(msgspec.Struct):
 
 
 def parse_token(body: bytes) -> Token:
-    """The token in an answer of the sign-in host.
-
-    Raises:
-        ValueError: There is none in it.
-    """
+    """The token in an answer of the sign-in host; a ValueError if there is none in it."""
     try:
         answer = msgspec.json.decode(body, type=_Answer, strict=False)  # numbers may come as text
     except (msgspec.DecodeError, RecursionError) as error:
@@ -151,3 +190,41 @@ def parse_token(body: bytes) -> Token:
     if not re.fullmatch(r"[\x21-\x7e]+", answer.access_token) or not answer.expires_in >= 1:
         raise ValueError("no usable access_token in the answer")
     return Token(answer.access_token, answer.expires_in)
+
+
+def parse_challenge(headers: Sequence[str]) -> SignInHost | None:
+    """The sign-in host and tenant out of ``WWW-Authenticate`` headers; None without a Bearer one.
+
+    The header comes with values unquoted, any order and spacing, other schemes beside it.
+    """
+    for header in headers:
+        parameters = _bearer_parameters(header)
+        uri = parameters.get("authorization_uri") or parameters.get("authorization")
+        if uri is None:
+            continue
+        try:
+            parts = urlsplit(uri)
+            _ = parts.port
+        except ValueError:
+            continue
+        tenant = parts.path.lstrip("/").partition("/")[0]
+        if parts.hostname and not parts.username and TENANT.fullmatch(tenant):
+            return SignInHost(f"{parts.scheme.lower()}://{parts.netloc.lower()}", tenant)
+    return None
+
+
+def _bearer_parameters(header: str) -> Mapping[str, str]:
+    # The text before the first scheme, then each scheme and the text up to the next.
+    _, *parts = _SCHEME.split(header)
+    for scheme, text in zip(parts[::2], parts[1::2], strict=True):
+        if scheme.lower() == "bearer":
+            return {name.lower(): value.strip('"') for name, value in _PARAMETER.findall(text)}
+    return {}
+
+
+def is_allowed_host(host: str, api_url: str) -> bool:
+    """Whether the secret may be sent to this host."""
+    parts = urlsplit(host)
+    if is_loopback(host):
+        return is_loopback(api_url)
+    return parts.scheme == "https" and parts.hostname in SIGN_IN_HOSTS and parts.port in (None, 443)

@@ -10,23 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 
 import msgspec
 
-from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
+from dataverse_sync.model import IDENTIFIER, Column, Entity
 
-# AttributeType (or, for Virtual ones, AttributeTypeName) → the column's type.
-_TYPES: Mapping[str | None, ColumnType] = {
-    "Integer": "INTEGER",
-    "BigInt": "INTEGER",
-    "Boolean": "INTEGER",
-    "Picklist": "INTEGER",
-    "State": "INTEGER",
-    "Status": "INTEGER",
-    "Double": "REAL",
-    "Decimal": "REAL",
-    "Money": "REAL",
-}
+_INTEGERS = ("Integer", "BigInt", "Boolean", "Picklist", "State", "Status")
+_REALS = ("Double", "Decimal", "Money")
 _LOOKUPS = ("Lookup", "Owner", "Customer")
 _NAVIGATION_ONLY = ("PartyList", "CalendarRules")
 _IMAGE_COMPANIONS = ("_timestamp", "_url")
@@ -40,19 +31,18 @@ def definitions_filter(names: Iterable[str]) -> str:
     return " or ".join(f"EntitySetName eq '{name}'" for name in names)
 
 
-def describe_misfit(definition: object, error: Exception) -> tuple[str, str]:
-    """The entity whose definition does not fit, and what is wrong with it."""
-    names = ("EntitySetName", "LogicalName")
+def find_name(definition: object) -> str:
+    """The name of the entity whose definition does not fit."""
     known = definition if isinstance(definition, Mapping) else {}
-    whose = next((known[name] for name in names if isinstance(known.get(name), str)), "an entity")
-    return str(whose), str(error)
+    names = (known.get(name) for name in ("EntitySetName", "LogicalName"))
+    return next((name for name in names if isinstance(name, str)), "an entity")
 
 
 # An entity and its columns
 
 
-class _TypeName(msgspec.Struct):
-    value: str | None = msgspec.field(default=None, name="Value")
+class _TypeName(msgspec.Struct, rename="pascal"):
+    value: str | None = None
 
 
 class _Attribute(msgspec.Struct, rename="pascal"):
@@ -83,12 +73,9 @@ class _Definition(msgspec.Struct, rename="pascal"):
     many_to_one_relationships: list[_Relationship] | None = None
 
 
-DEFINITION_SELECT = (
-    "LogicalName",
-    "EntitySetName",
-    "PrimaryIdAttribute",
-    "IsIntersect",
-    "ChangeTrackingEnabled",
+_LISTS = ("Attributes", "ManyToOneRelationships")  # not selected but expanded
+DEFINITION_SELECT = tuple(
+    name for name in _Definition.__struct_encode_fields__ if name not in _LISTS
 )
 DEFINITION_EXPAND = (
     "Attributes($select=LogicalName,AttributeType,AttributeTypeName,AttributeOf,"
@@ -98,23 +85,19 @@ DEFINITION_EXPAND = (
 
 
 def parse_definition(definition: object) -> Entity:
-    """One element of an answer with ``DEFINITION_SELECT`` and ``DEFINITION_EXPAND``.
-
-    Raises:
-        msgspec.ValidationError: It is not shaped as documented.
-    """
+    """One element of an answer with ``DEFINITION_SELECT`` and ``DEFINITION_EXPAND``."""
     found = msgspec.convert(definition, _Definition)
     targets: dict[str, list[str]] = {}
     for relationship in found.many_to_one_relationships or ():
         referenced = relationship.referenced_entity
         names = _ABSTRACT_TARGETS.get(referenced, (referenced,))
         targets.setdefault(relationship.referencing_attribute, []).extend(names)
+    # The first of a name counts. No attribute of Dataverse is named otherwise than an identifier;
+    # what else comes stays in the JSON.
     columns: dict[str, Column] = {}
-    for attribute in found.attributes:
-        for column in _columns_of(attribute, targets):
-            # No attribute of Dataverse is named otherwise; what else comes stays in the JSON.
-            if IDENTIFIER.fullmatch(column.name):
-                columns.setdefault(column.name, column)
+    for column in chain.from_iterable(_columns_of(each, targets) for each in found.attributes):
+        if IDENTIFIER.fullmatch(column.name):
+            columns.setdefault(column.name, column)
     key = found.primary_id_attribute
     if not columns or not IDENTIFIER.fullmatch(key):
         raise msgspec.ValidationError("no usable PrimaryIdAttribute")
@@ -140,7 +123,7 @@ def _columns_of(attribute: _Attribute, targets: Mapping[str, Sequence[str]]) -> 
         return (Column(f"_{name}_value", "TEXT", pointed),)
     if attribute.type_name == "FileType":
         return (Column(name, "TEXT"), Column(f"{name}_name", "TEXT"))
-    return (Column(name, _TYPES.get(kind, "TEXT")),)
+    return (Column(name, "INTEGER" if kind in _INTEGERS else "REAL" if kind in _REALS else "TEXT"),)
 
 
 def _is_readable(attribute: _Attribute) -> bool:
@@ -160,7 +143,7 @@ CHOICES_EXPAND = "Attributes($select=LogicalName,AttributeType,AttributeTypeName
 
 
 class ChoicesDefinition(msgspec.Struct, rename="pascal"):
-    """The choice columns of an entity, and the column that names a record."""
+    """An element of an answer with ``CHOICES_SELECT`` and ``CHOICES_EXPAND``."""
 
     logical_name: str
     entity_set_name: str
@@ -177,15 +160,6 @@ class ChoicesDefinition(msgspec.Struct, rename="pascal"):
             for kind in (attribute.attribute_type, attribute.type_name.removesuffix("Type"))
             if kind in CHOICE_KINDS
         }
-
-
-def parse_choices_definition(definition: object) -> ChoicesDefinition:
-    """One element of an answer with ``CHOICES_SELECT`` and ``CHOICES_EXPAND``.
-
-    Raises:
-        msgspec.ValidationError: It is not shaped as documented.
-    """
-    return msgspec.convert(definition, ChoicesDefinition)
 
 
 class _Label(msgspec.Struct, rename="pascal"):
@@ -262,7 +236,7 @@ class TableDefinition(msgspec.Struct, rename="pascal"):
         return next(filter(None, titles), self.entity_set_name)
 
 
-TABLES_SELECT = tuple(field.encode_name for field in msgspec.structs.fields(TableDefinition))
+TABLES_SELECT = TableDefinition.__struct_encode_fields__
 
 
 def parse_table(definition: object) -> TableDefinition | None:

@@ -1,17 +1,18 @@
 """Speak OData: build the query for an entity, read a page out of an answer.
 
-Pure functions over strings and bytes: no network, no clock, no SQL. Names are
-the Web API's own: entity set, next link, delta link.
+Pure functions over strings and bytes: no network, no clock, no SQL.
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query/page-results
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+from uuid import uuid4
 
 import msgspec
 
@@ -21,7 +22,7 @@ from dataverse_sync.model import Entity, Page, PageRequest
 IDS_PER_REQUEST = 50  # keeps a URL far below the 32 KB and 500 conditions of the service
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SAFE = "(),:;=@/'$*"  # what a query may hold as it is (RFC 3986), kept readable in logs
-_UTF8_BOM = b"\xef\xbb\xbf"
+SET_API_URL = "Set DATAVERSE_API_URL to the address the service uses in its own links."
 
 
 # Queries
@@ -45,9 +46,7 @@ def build_url(
         "$top": "" if top is None else str(top),
         "$expand": expand,
     }
-    query = "&".join(
-        f"{name}={quote(value, safe=_SAFE)}" for name, value in options.items() if value
-    )
+    query = urlencode({k: v for k, v in options.items() if v}, safe=_SAFE, quote_via=quote)
     return api_url + path + (f"?{query}" if query else "")
 
 
@@ -61,10 +60,7 @@ def is_guid(value: object) -> bool:
 
 
 def any_of(key: str, ids: Iterable[str]) -> str:
-    """The filter for a batch of records by id, guids bare; only guids are ever let in.
-
-    Source: learn.microsoft.com, "Filter rows using OData".
-    """
+    """The filter for a batch of records by id, guids bare; only guids are ever let in."""
     return " or ".join(f"{key} eq {record_id}" for record_id in ids if is_guid(record_id))
 
 
@@ -95,6 +91,11 @@ class _Envelope(msgspec.Struct):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",  # half a pair, or another escape
+    re.DOTALL,
+)
 
 
 class NotJsonError(Exception):
@@ -102,33 +103,35 @@ class NotJsonError(Exception):
 
 
 def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
-    """Split an answer into its records, each with its own bytes; nothing is decoded.
-
-    Raises:
-        NotJsonError: The body is not JSON text; it may have been cut off.
-        PageError: It is JSON, but not a page of records.
-    """
-    if body[:3] == _UTF8_BOM:
-        body = body[len(_UTF8_BOM) :]
+    """Split an answer into its records, each with its own bytes; nothing is decoded."""
+    if body[:3] == codecs.BOM_UTF8:
+        body = body[3:]
     try:
-        envelope = _decode_envelope(body)
+        try:
+            envelope = _decode_envelope(body)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            envelope = _decode_masked(body)
     except msgspec.ValidationError as error:
         raise _not_a_page(request, body) from error
+    except msgspec.DecodeError as error:
+        raise NotJsonError(str(error)) from error
     except RecursionError as error:
         raise PageError(f"{request}: the answer is nested too deep to be a record") from error
-    except msgspec.DecodeError:
-        # msgspec refuses a lone surrogate (\ud800), which JSON allows.
-        envelope = _split_slowly(request, body)
     if bytes(envelope.error) not in (b"", b"null"):
         raise _not_a_page(request, body)
-    return Page(
-        request=request,
-        records=tuple(envelope.value),
-        next_link=envelope.next_link,
-        delta_link=envelope.delta_link,
-        context=envelope.context,
-        size=len(body),
-    )
+    links = envelope.next_link, envelope.delta_link
+    return Page(request, tuple(envelope.value), *links, envelope.context, size=len(body))
+
+
+def _decode_masked(body: bytes | memoryview) -> _Envelope:
+    """Mask lone surrogates, which JSON allows and msgspec refuses, while a body is split."""
+    mask = uuid4().hex.encode()
+    masked = _ESCAPE.sub(lambda found: mask + found[1] if found[1] else found[0], body)
+    envelope = _decode_envelope(masked)
+    envelope.value = [msgspec.Raw(bytes(raw).replace(mask, b"\\")) for raw in envelope.value]
+    return envelope
 
 
 def _not_a_page(request: PageRequest, body: bytes | memoryview) -> PageError:
@@ -145,66 +148,8 @@ def _not_a_page(request: PageRequest, body: bytes | memoryview) -> PageError:
     )
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-# Numbers are only passed over, and may be of any length.
-_SLOW = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_refuse)
-
-
-def _split_slowly(request: PageRequest, body: bytes | memoryview) -> _Envelope:
-    """Do with the standard library what msgspec would not: the same slices."""
-    try:
-        text = str(body, "utf-8")
-        answer = _SLOW.decode(text)
-    except ValueError as error:
-        raise NotJsonError(str(error)) from error
-    except RecursionError as error:
-        raise PageError(f"{request}: the answer is nested too deep to be a record") from error
-    if not isinstance(answer, dict) or answer.get("error") is not None:
-        raise _not_a_page(request, body)
-    links = answer.get("@odata.nextLink"), answer.get("@odata.deltaLink")
-    context = answer.get("@odata.context", "")
-    types = (list, str, str | None, str | None)
-    if not all(map(isinstance, (answer.get("value"), context, *links), types)):
-        raise _not_a_page(request, body)
-    records = [msgspec.Raw(text[a:b].encode()) for a, b in _spans(text)]
-    return _Envelope(records, *links, context)
-
-
-def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each element of the top-level ``value`` array begins and ends in valid JSON."""
-    scan = _SLOW.raw_decode
-    space = re.compile(r"[ \t\r\n]*")
-
-    def skip(at: int) -> int:
-        match = space.match(text, at)
-        return match.end() if match else at
-
-    at = skip(0) + 1  # past the opening brace
-    while True:
-        name, at = scan(text, skip(at))
-        at = skip(skip(at) + 1)  # past the colon
-        if name == "value" and text[at] == "[":
-            break
-        _, at = scan(text, at)
-        at = skip(at)
-        at += text[at] == ","
-    at = skip(at + 1)  # past the opening bracket
-    while text[at] != "]":
-        _, end = scan(text, at)
-        yield at, end
-        at = skip(end)
-        at = skip(at + (text[at] == ","))
-
-
 def parse_document(request: PageRequest, body: bytes | memoryview) -> Page:
-    """An answer that is one JSON document: a page with that as its only record.
-
-    Raises:
-        NotJsonError: The body is not JSON text; it may have been cut off.
-    """
+    """An answer that is one JSON document: a page with that as its only record."""
     try:
         msgspec.json.decode(body)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -237,29 +182,20 @@ def origin(url: str) -> tuple[str, str, int | None]:
 
 
 def follow(page: Page, link: str) -> str:
-    """Check that a link leads to the origin it came from, and was not just asked for.
-
-    Raises:
-        PageError: The link leads to another origin, or to the page itself.
-    """
+    """Check that a link leads to the origin it came from, and was not just asked for."""
     asked = page.request.url
     try:
         link = link if "://" in link else urljoin(asked, link)
         same = origin(link) == origin(asked)
     except ValueError:  # the port is not a number, or the host not a host
         same = False
-    if not same:
-        raise PageError(
-            f"{page.request}: the next link leads to another origin: "
-            f"{link.partition('?')[0][:100]}",
-            hint="The token is not sent there. Set DATAVERSE_API_URL to the address the service "
-            "uses in its own links.",
-            requests=page.requests,
-        )
-    if link == asked:
-        raise PageError(
-            f"{page.request}: the next link repeats the page itself",
-            hint="The service would be read in a circle. Run again later; if it stays, report it.",
-            requests=page.requests,
-        )
-    return link
+    if same and link != asked:
+        return link
+    if same:
+        message = f"{page.request}: the next link repeats the page itself"
+        hint = "The service would be read in a circle. Run again later; if it stays, report it."
+    else:
+        leads_to = link.partition("?")[0][:100]
+        message = f"{page.request}: the next link leads to another origin: {leads_to}"
+        hint = f"The token is not sent there. {SET_API_URL}"
+    raise PageError(message, hint, requests=page.requests)

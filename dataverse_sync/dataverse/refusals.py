@@ -33,24 +33,18 @@ def build_refusal(
     except NETWORK_ERRORS:
         body = b""
     code, message = odata.parse_error(body)
+    hint = _HINTS.get(status, f"Run again later; {GOES_ON}" if status >= 500 else "")
     if 300 <= status < 400:
         message = f"redirected to {headers.get('Location', 'nowhere')[:200]}"
+        hint = "Set DATAVERSE_API_URL to the address of the Web API itself."
     said = f"{status} {code}".rstrip() + (f": {message[:500].rstrip('.')}" if message else "")
     request_id = headers.get("x-ms-service-request-id", headers.get("REQ_ID", ""))
     named = f" (request {request_id[:64]})" if request_id else ""
     return RequestError(
         redactor.redact(f"{request}: the service answered {said}{named}"),
-        _hint(status),
+        hint,
         status=status,
         code=redactor.redact(code)[:64],
         requests=sent,
         request=request,
     )
-
-
-def _hint(status: int) -> str:
-    if status >= 500:
-        return f"Run again later; {GOES_ON}"
-    if 300 <= status < 400:
-        return "Set DATAVERSE_API_URL to the address of the Web API itself."
-    return _HINTS.get(status, "")

@@ -10,13 +10,10 @@ import email.utils
 import logging
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Self
 
 import urllib3
-from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import MaxRetryError, SSLError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import RequestHistory, Retry
@@ -33,36 +30,34 @@ NETWORK_ERRORS = (urllib3.exceptions.HTTPError, OSError)  # requests' own errors
 _DISCARDED = 65536  # bytes of a fault's body
 
 
-def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable."""
-    if text is None:
-        return None
-    text = text.strip()
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        return float(text)
+def parse_date(text: str | None) -> datetime | None:
+    """The moment that an HTTP date tells, aware; None if it is missing or unusable."""
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return max(0.0, (moment - now).total_seconds())
+        moment = email.utils.parsedate_to_datetime(text or "")
     except (ValueError, TypeError, OverflowError):
         return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What our schedule needs beyond urllib3's."""
-
-    throttle: Throttle
-    gated: bool  # whether the request holds a place in the throttle
-    throttled: int = THROTTLED_RETRIES  # 429s left that do not count as failures
+def parse_retry_after(text: str | None, now: datetime) -> float | None:
+    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable."""
+    text = (text or "").strip()
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        return float(text)
+    moment = parse_date(text)
+    return max(0.0, (moment - now).total_seconds()) if moment else None
 
 
 class Retries(Retry):
     """urllib3's schedule with our waits: 1, 2, 4, 8, 16 s, and 429s through the shared gate."""
 
-    def __init__(self, *args: Any, policy: Policy, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, throttle: Throttle, gated: bool, unfailing: int, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.policy = policy
+        self.throttle = throttle
+        self.gated = gated  # whether the request holds a place in the throttle
+        self.unfailing = unfailing  # 429s left that do not count as failures
 
     @classmethod
     def start(cls, throttle: Throttle, gated: bool = True) -> Self:
@@ -75,11 +70,14 @@ class Retries(Retry):
             raise_on_status=False,
             raise_on_redirect=False,
             remove_headers_on_redirect=["Authorization"],
-            policy=Policy(throttle, gated),
+            throttle=throttle,
+            gated=gated,
+            unfailing=THROTTLED_RETRIES,
         )
 
     def new(self, **kwargs: Any) -> Self:
-        return super().new(**{"policy": self.policy, **kwargs})
+        ours = {"throttle": self.throttle, "gated": self.gated, "unfailing": self.unfailing}
+        return super().new(**{**ours, **kwargs})
 
     def increment(
         self,
@@ -87,47 +85,38 @@ class Retries(Retry):
         url: str | None = None,
         response: BaseHTTPResponse | None = None,
         error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Self:
         if isinstance(error, SSLError) and "certificate" in str(error).lower():
-            assert _pool is not None  # noqa: S101  a TLS error comes out of a pool
-            raise MaxRetryError(_pool, url or "", error) from error
-        left = self.policy.throttled
-        if response is not None and response.status == 429 and left > 0:
+            raise MaxRetryError(kwargs["_pool"], url or "", error) from error
+        if response is not None and response.status == 429 and self.unfailing > 0:
             met = RequestHistory(method, url, None, 429, None)
-            policy = replace(self.policy, throttled=left - 1)
-            retries = self.new(policy=policy, history=(*self.history, met))
+            retries = self.new(unfailing=self.unfailing - 1, history=(*self.history, met))
         else:
-            retries = super().increment(method, url, response, error, _pool, _stacktrace)
+            retries = super().increment(method, url, response, error, *args, **kwargs)
         if response is not None:
-            _discard(response)
+            # A short body is read, to keep the connection; urllib3 would read an endless one too.
+            with suppress(*NETWORK_ERRORS):
+                response.read(_DISCARDED, decode_content=False)
+            response.close()
         return retries
 
     def get_backoff_time(self) -> float:
         return float(min(16, 2 ** max(0, len(self.history) - 1)))
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        asked_s = None
-        if response is not None:
-            asked_s = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
-        if asked_s is not None and asked_s > LONGEST_WAIT_S:
+        header = response.headers.get("Retry-After") if response is not None else None
+        asked_s = parse_retry_after(header, datetime.now(UTC)) or 0.0
+        if asked_s > LONGEST_WAIT_S:
             log.warning(
                 "the service asks to wait %.0f s; asked again after %.0f s", asked_s, LONGEST_WAIT_S
             )
             asked_s = LONGEST_WAIT_S
         wait_s = asked_s or self.get_backoff_time()  # "0" again and again would spend all retries
-        throttle = self.policy.throttle
-        if response is not None and response.status == 429 and self.policy.gated:
-            throttle.close(wait_s)
-            throttle.leave(answered=False)
-            throttle.enter()
+        if response is not None and response.status == 429 and self.gated:
+            self.throttle.close(wait_s)
+            self.throttle.leave(answered=False)
+            self.throttle.enter()
         else:
-            throttle.sleep(wait_s)
-
-
-def _discard(response: BaseHTTPResponse) -> None:
-    """Read a short body, to keep the connection; urllib3 would read an endless one too."""
-    with suppress(*NETWORK_ERRORS):
-        response.read(_DISCARDED, decode_content=False)
-    response.close()
+            self.throttle.sleep(wait_s)

@@ -29,23 +29,13 @@ class Session:
     auth: Auth
 
     def sign_in(self) -> None:
-        """Wait for the sign-in that ``open_session`` started.
-
-        Raises:
-            AuthError: The sign-in was refused, or its host cannot be reached.
-            UnreachableError: The API did not answer at all.
-        """
+        """Wait for the sign-in that ``open_session`` started, or raise why it failed."""
         wait_for(self.pool.submit(self.auth.get_token))
 
 
 @contextmanager
 def open_session(config: Config, redactor: Redactor) -> Iterator[Session]:
-    """Start the sign-in on a worker; at the end stop every worker, also in the middle of a read.
-
-    Args:
-        config: Where, and as whom.
-        redactor: Learns the secret and every token.
-    """
+    """Start the sign-in on a worker; at the end stop every worker, also in the middle of a read."""
     transport = Transport(Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s)
     credential = ClientSecret(config, transport, redactor)
     auth = Auth(credential, config.token_scope, redactor)

@@ -1,4 +1,4 @@
-"""The gate that all requests pass."""
+"""The gate that all requests pass: bounds how many are in flight, and closes on a 429."""
 
 from __future__ import annotations
 
@@ -6,33 +6,26 @@ import threading
 import time
 from collections.abc import Callable
 
-Clock = Callable[[], float]
-
 
 class StoppedError(Exception):
     """The run is ending, so no further request is sent."""
 
 
 class Throttle:
-    """The gate that all requests pass: bounds how many are in flight, and closes on a 429.
+    """The gate of a run.
 
     A 429 closes it for as long as the service says and halves the requests in
     flight; they come back one by one as answers arrive. The 429s to what was on its
     way already when the first of them came are of the same burst: they halve no more.
-
-    Args:
-        limit: Requests in flight at most.
-        clock: Seconds that only go forward.
-        wait: Waits on a condition for at most so many seconds.
     """
 
     def __init__(
         self,
         limit: int,
-        clock: Clock = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Condition, float | None], object] = threading.Condition.wait,
     ) -> None:
-        self.limit = limit
+        self.limit = limit  # of requests in flight
         self.waited_s = 0.0  # how long the gate was closed, all told
         self.allowed = limit  # how many may be in flight now
         self.in_flight = 0
@@ -46,11 +39,7 @@ class Throttle:
         self._condition = threading.Condition()
 
     def enter(self) -> None:
-        """Wait for the gate and for a place, and take it.
-
-        Raises:
-            StoppedError: The run ended meanwhile.
-        """
+        """Wait for the gate and for a place, and take it."""
         with self._condition:
             while True:
                 self._check()
@@ -71,8 +60,7 @@ class Throttle:
             if answered and self.allowed < self.limit:
                 self._streak += 1
                 if self._streak >= self.allowed:
-                    self._streak = 0
-                    self.allowed += 1
+                    self.allowed, self._streak = self.allowed + 1, 0
             self._condition.notify_all()
 
     def close(self, wait_s: float) -> None:
@@ -88,11 +76,7 @@ class Throttle:
             self._closed_until = until
 
     def sleep(self, seconds: float) -> None:
-        """Wait without giving the place back, and for the gate if it is closed then.
-
-        Raises:
-            StoppedError: The run ended meanwhile.
-        """
+        """Wait without giving the place back, and for the gate if it is closed then."""
         with self._condition:
             until = self._clock() + seconds
             while (left := max(until, self._closed_until) - self._clock()) > 0:

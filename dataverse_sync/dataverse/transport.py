@@ -12,7 +12,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
@@ -43,16 +43,6 @@ _ANSWER_LIMIT = 65536  # bytes of an answer of the sign-in
 _HEADERS = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"}
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A request to send."""
-
-    method: str
-    url: str  # absolute; goes out byte for byte
-    headers: Mapping[str, str] = field(repr=False)  # beside those of every request
-    form: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +122,7 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: bool | str, cert: Any) -> None:
         if verify is True:
-            # The context already holds what is trusted; loading it again for each
-            # connection costs 20 ms.
+            # The context already holds what is trusted; loading it again costs 20 ms each time.
             conn.cert_reqs = "CERT_REQUIRED"
         else:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
@@ -148,17 +137,11 @@ class _Adapter(HTTPAdapter):
 
 
 class Transport:
-    """Sends requests from any thread; one for a run.
-
-    Args:
-        throttle: The gate that they all pass.
-        connect_timeout_s: For a connection.
-        read_timeout_s: Between two arrivals of data.
-    """
+    """Sends requests from any thread; one for a run."""
 
     def __init__(self, throttle: Throttle, connect_timeout_s: float, read_timeout_s: float) -> None:
         self.throttle = throttle
-        self._timeout = (connect_timeout_s, read_timeout_s)
+        self._timeout = (connect_timeout_s, read_timeout_s)  # the second between two arrivals
         self._local = threading.local()
         self._known_settings: dict[str, Mapping[str, Any]] = {}  # by origin
         self._sessions: list[requests.Session] = []
@@ -171,62 +154,67 @@ class Transport:
         return _this_thread.sent
 
     def fetch(
-        self, request: HttpRequest, read: Callable[[requests.Response], T], retries: Retries
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        read: Callable[[requests.Response], T],
+        retries: Retries,
+        form: Mapping[str, str] | None = None,
     ) -> T:
-        """Send a request, and again while its schedule lasts, until its answer was read whole.
+        """Send a GET, or a form, again while its schedule lasts, until the answer was read whole.
 
-        Call it with a place taken in the throttle, unless its retries are not gated. Redirects
-        are not followed, and no cookie is kept.
+        Call it with a place taken in the throttle, unless its retries are not gated. The URL goes
+        out byte for byte; redirects are not followed, and no cookie is kept.
 
         Args:
-            request: What to send.
             read: Takes an answer whose body is still to be read. If it raises a network error
                 or BrokenBodyError, the request is sent again.
             retries: What is left of the schedule.
 
         Raises:
-            requests.RequestException: No answer came, after every retry.
-            BrokenBodyError, NETWORK_ERRORS: Every answer broke off, as ``read`` found.
+            BrokenBodyError, NETWORK_ERRORS: No answer came whole, after every retry.
             StoppedError: The run is ending.
         """
         while True:
-            with self._send(request, retries) as response:
+            with self._send(url, headers, retries, form) as response:
                 try:
                     return read(response)
                 except (BrokenBodyError, *NETWORK_ERRORS) as error:
                     log.debug("the answer broke off (%s)", type(error).__name__)
                     spent: Any = response.raw.retries
+                    broken = ProtocolError("the body broke off")
                     try:
-                        broken = ProtocolError("the body broke off")
-                        retries = spent.increment(request.method, request.url, error=broken)
+                        retries = spent.increment(response.request.method, url, error=broken)
                     except MaxRetryError:
                         raise error from None
             retries.sleep()
 
-    def get_answer(self, method: str, url: str, form: Mapping[str, str] | None = None) -> Answer:
+    def get_answer(self, url: str, form: Mapping[str, str] | None = None) -> Answer:
         """A short answer of any status, for the sign-in; it does not pass the gate.
 
         The threads that hold the places may be waiting for this very token.
-
-        Raises:
-            NETWORK_ERRORS: No answer came whole, after every retry.
-            StoppedError: The run is ending.
         """
-        request = HttpRequest(method, url, {"Accept": "application/json"}, form=form)
         read = partial(read_answer, limit=_ANSWER_LIMIT)
-        return self.fetch(request, read, Retries.start(self.throttle, gated=False))
+        retries = Retries.start(self.throttle, gated=False)
+        return self.fetch(url, {"Accept": "application/json"}, read, retries, form)
 
-    def _send(self, request: HttpRequest, retries: Retries) -> requests.Response:
-        session = self._session(request.url)
+    def _send(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        retries: Retries,
+        form: Mapping[str, str] | None,
+    ) -> requests.Response:
+        session = self._session(url)
         # Step by step: as a whole it would quote the URL again, look for a password in it, and
         # the session would look for cookies and through a .netrc file each time.
         prepared = requests.PreparedRequest()
-        prepared.method, prepared.url = request.method, request.url
-        prepared.prepare_headers({**_HEADERS, **request.headers})
+        prepared.method, prepared.url = "POST" if form else "GET", url
+        prepared.prepare_headers({**_HEADERS, **headers})
         prepared.prepare_cookies({})
-        prepared.prepare_body(request.form, None)
-        session.get_adapter(request.url).max_retries = retries  # type: ignore[attr-defined]
-        settings = self._settings(request.url)
+        prepared.prepare_body(form, None)
+        session.get_adapter(url).max_retries = retries  # type: ignore[attr-defined]
+        settings = self._settings(url)
         try:
             return session.send(prepared, timeout=self._timeout, allow_redirects=False, **settings)
         except requests.RequestException:

@@ -1,21 +1,24 @@
-"""Find the columns that entities have now: by metadata, or else by a sample record."""
+"""Find the columns that entities have now: by metadata, or else guessed from a sample record."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.definitions import describe_misfit, parse_definition
-from dataverse_sync.errors import EntityError
-from dataverse_sync.model import Entity
-from dataverse_sync.schema.inference import infer_entity
+from dataverse_sync.dataverse.definitions import find_name, parse_definition
+from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
 log = logging.getLogger(__name__)
+
+# Junction tables: custom ones end in "set", older ones of the system in "collection".
+_PLURALS = (("s", ""), ("ies", "y"), ("es", ""), ("set", ""), ("collection", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
         except msgspec.ValidationError as error:
             log.warning(
                 "%s: its EntityDefinitions entry cannot be used (%s); it goes by its first record",
-                *describe_misfit(definition, error),
+                find_name(definition),
+                error,
             )
             continue
         if entity.name in names:
@@ -66,7 +70,37 @@ def read_samples(
     return Discovery(
         entities={name: result for name, result in found.items() if isinstance(result, Entity)},
         empty=tuple(name for name, result in found.items() if result is None),
-        failures={
-            name: result for name, result in found.items() if isinstance(result, EntityError)
-        },
+        failures={name: error for name, error in found.items() if isinstance(error, EntityError)},
     )
+
+
+def infer_entity(name: str, record: Mapping[str, Any]) -> Entity:
+    """Guess an entity from one record; columns that are null in it become TEXT."""
+    columns = {column: value for column, value in record.items() if IDENTIFIER.fullmatch(column)}
+    if not columns:
+        raise PageError(f"{name}: the first record holds no column")
+    key, key_found = detect_key(name, list(columns))
+    typed = tuple(Column(column, infer_type(value)) for column, value in columns.items())
+    return Entity(name, key, typed, "sample", key_found=key_found)
+
+
+def detect_key(entity_set: str, columns: Sequence[str]) -> tuple[str, str]:
+    """The likeliest key column, and how it was found, in words for the log."""
+    singulars = [
+        entity_set.removesuffix(suffix) + ending
+        for suffix, ending in _PLURALS
+        if entity_set.endswith(suffix)
+    ]
+    for singular in (entity_set, *singulars):
+        if f"{singular}id" in columns:
+            how = "named as the set" if singular == entity_set else f"'{singular}' + 'id'"
+            return f"{singular}id", how
+    ids = [column for column in columns if column.endswith("id") and not column.startswith("_")]
+    if ids:
+        return min(ids, key=len), "the shortest column that ends in 'id'"
+    return columns[0], "the first column"
+
+
+def infer_type(value: object) -> ColumnType:
+    # A bool is an int too.
+    return "INTEGER" if isinstance(value, int) else "REAL" if isinstance(value, float) else "TEXT"

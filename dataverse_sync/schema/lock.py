@@ -1,16 +1,17 @@
-"""The schema lock: which columns each table has, as the file ``schema.json`` says it."""
+"""The schema lock: which columns each table has, as ``schema.json`` says it; drift from it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.files import write_whole
-from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity, Source
+from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Drift, Entity, Source
 
 LOCK_VERSION = 1
 SchemaLock = dict[str, Entity]  # entity set → what is locked
@@ -18,7 +19,7 @@ SchemaLock = dict[str, Entity]  # entity set → what is locked
 _FIELDS = ("logical_name", "key", "key_found", "source", "is_intersect", "change_tracking")
 
 
-class _Column(msgspec.Struct):
+class _Column(msgspec.Struct, omit_defaults=True):
     type: ColumnType
     targets: tuple[str, ...] = ()
     gone: bool = False
@@ -44,41 +45,24 @@ class _Entities(msgspec.Struct):
 
 def dump_lock(lock: SchemaLock) -> str:
     """The lock as JSON: sorted, one column a line, so that a diff reads well."""
-    entities = []
-    for name, entity in sorted(lock.items()):
-        fields = [
-            f"      {json.dumps(field)}: {json.dumps(getattr(entity, field))}," for field in _FIELDS
-        ]
-        columns = [
-            f"        {json.dumps(column.name)}: {json.dumps(_dump_column(column))}"
-            for column in sorted(entity.columns, key=lambda column: column.name)
-        ]
-        entities.append(
-            f"    {json.dumps(name)}: {{\n"
-            + "\n".join(fields)
-            + '\n      "columns": {\n'
-            + ",\n".join(columns)
-            + "\n      }\n    }"
-        )
-    body = ",\n".join(entities)
-    return f'{{\n  "version": {LOCK_VERSION},\n  "entities": {{\n{body}\n  }}\n}}\n'
+    entities = ",\n".join(_dump_entity(entity) for _, entity in sorted(lock.items()))
+    return f'{{\n  "version": {LOCK_VERSION},\n  "entities": {{\n{entities}\n  }}\n}}\n'
 
 
-def _dump_column(column: Column) -> dict[str, Any]:
-    about: dict[str, Any] = {"type": column.type}
-    if column.targets:
-        about["targets"] = list(column.targets)
-    if column.gone:
-        about["gone"] = True
-    return about
+def _dump_entity(entity: Entity) -> str:
+    fields = [f"      {json.dumps(name)}: {json.dumps(getattr(entity, name))}," for name in _FIELDS]
+    columns = []
+    for column in sorted(entity.columns, key=attrgetter("name")):
+        about = msgspec.to_builtins(_Column(column.type, column.targets, column.gone))
+        columns.append(f"        {json.dumps(column.name)}: {json.dumps(about)}")
+    head, body = "\n".join(fields), ",\n".join(columns)
+    return (
+        f'    {json.dumps(entity.name)}: {{\n{head}\n      "columns": {{\n{body}\n      }}\n    }}'
+    )
 
 
 def parse_lock(text: str, where: str) -> SchemaLock:
-    """The lock out of its text.
-
-    Raises:
-        ConfigError: It is damaged or newer: what is wrong, and in which entity.
-    """
+    """The lock out of its text; a ConfigError says what is wrong, and in which entity."""
     try:
         version = msgspec.json.decode(text, type=_Version).version
         if version > LOCK_VERSION:
@@ -109,27 +93,15 @@ def _parse_entity(name: str, text: msgspec.Raw) -> Entity:
             raise ValueError(f"entity {name}: {column!r} is not a column name")
     if filed.key not in filed.columns:
         raise ValueError(f"entity {name}: the key {filed.key!r} is not among the columns")
-    return Entity(
-        name=name,
-        key=filed.key,
-        columns=tuple(
-            Column(column, about.type, about.targets, about.gone)
-            for column, about in filed.columns.items()
-        ),
-        source=filed.source,
-        logical_name=filed.logical_name,
-        is_intersect=filed.is_intersect,
-        change_tracking=filed.change_tracking,
-        key_found=filed.key_found,
+    columns = tuple(
+        Column(column, about.type, about.targets, about.gone)
+        for column, about in filed.columns.items()
     )
+    return Entity(name, columns=columns, **{field: getattr(filed, field) for field in _FIELDS})
 
 
 def load_lock(path: Path) -> SchemaLock | None:
-    """The lock file, or None if there is none.
-
-    Raises:
-        ConfigError: It cannot be read, is damaged or newer.
-    """
+    """The lock file, or None if there is none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -143,10 +115,41 @@ def load_lock(path: Path) -> SchemaLock | None:
 
 
 def save_lock(path: Path, lock: SchemaLock) -> None:
-    """Write the lock file whole or not at all.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write the lock file whole or not at all; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, dump_lock(lock))
+
+
+def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
+    """The differences in columns, their types and the key."""
+    was = {column.name: column.type for column in locked.columns if not column.gone}
+    now = {column.name: column.type for column in live.columns}
+    added = [
+        Drift(locked.name, "column_added", name, None, now[name]) for name in now if name not in was
+    ]
+    removed = [
+        Drift(locked.name, "column_removed", name, was[name], None)
+        for name in was
+        if name not in now
+    ]
+    # A sample shows null as TEXT: what it says of types proves nothing.
+    guessed = "sample" in (locked.source, live.source)
+    retyped = [
+        Drift(locked.name, "type_changed", name, was[name], now[name])
+        for name in was
+        if name in now and was[name] != now[name] and not guessed
+    ]
+    found = [*added, *removed, *retyped]
+    # A key that was guessed wrong merges records: nothing else shows it.
+    if locked.key != live.key and live.source == "metadata":
+        found.append(Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT"))
+    return found
+
+
+def accept_entity(locked: Entity, live: Entity, drop: bool) -> Entity:
+    """The live schema; columns that Dataverse no longer has are kept unless ``drop``."""
+    if drop:
+        return live
+    have = {column.name for column in live.columns}
+    gone = [replace(column, gone=True) for column in locked.columns if column.name not in have]
+    return replace(live, columns=(*live.columns, *gone))

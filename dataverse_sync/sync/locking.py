@@ -15,10 +15,8 @@ from dataverse_sync.dataverse.session import Session, wait_for
 from dataverse_sync.errors import RunError, SyncError
 from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.schema import discovery
-from dataverse_sync.schema.discovery import Discovery
-from dataverse_sync.schema.drift import diff_entity
-from dataverse_sync.schema.inference import infer_entity
-from dataverse_sync.schema.lock import SchemaLock
+from dataverse_sync.schema.discovery import Discovery, infer_entity
+from dataverse_sync.schema.lock import SchemaLock, diff_entity
 from dataverse_sync.store import sync_state, tables
 from dataverse_sync.store.database import transaction
 from dataverse_sync.store.schema_lock import (

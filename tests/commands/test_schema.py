@@ -19,8 +19,7 @@ from dataverse_sync.emulator import Table
 from dataverse_sync.errors import ConfigError, LockedError
 from dataverse_sync.model import Column, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.schema.drift import accept_entity, diff_entity
-from dataverse_sync.schema.lock import dump_lock, load_lock
+from dataverse_sync.schema.lock import accept_entity, diff_entity, dump_lock, load_lock
 from dataverse_sync.store.run_lock import hold
 
 

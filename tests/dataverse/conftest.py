@@ -14,7 +14,7 @@ from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.credentials import ClientSecret
 from dataverse_sync.dataverse.retries import Retries
 from dataverse_sync.dataverse.throttle import Throttle
-from dataverse_sync.dataverse.transport import HttpRequest, Transport, read_answer
+from dataverse_sync.dataverse.transport import Transport, read_answer
 from dataverse_sync.redaction import Redactor
 
 CLIENT_ID = "b2a7e4f0-58d3-4f19-8c6e-07d1a93b5e64"
@@ -94,7 +94,8 @@ def fetch(transport: Transport, url: str, token: str = "") -> tuple[int, bytes]:
     transport.throttle.enter()
     try:
         answer = transport.fetch(
-            HttpRequest("GET", url, headers),
+            url,
+            headers,
             lambda response: read_answer(response, 2**20),
             Retries.start(transport.throttle),
         )

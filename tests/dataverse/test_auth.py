@@ -34,12 +34,13 @@ from loopback import (
 from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
 from dataverse_sync.dataverse.auth import Auth
-from dataverse_sync.dataverse.credentials import Token, parse_token
-from dataverse_sync.dataverse.sign_in_host import (
+from dataverse_sync.dataverse.credentials import (
     SIGN_IN_HOSTS,
     SignInHost,
+    Token,
     is_allowed_host,
     parse_challenge,
+    parse_token,
 )
 from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.dataverse.transport import Transport

@@ -19,9 +19,9 @@ from sqlalchemy.schema import CreateTable
 
 from dataverse_sync.dataverse.definitions import (
     TABLES_SELECT,
+    ChoicesDefinition,
     definitions_filter,
     iter_options,
-    parse_choices_definition,
     parse_definition,
     parse_table,
 )
@@ -250,7 +250,7 @@ def test_definitions_filtered_by_entity_set():
 
 
 def test_choice_columns_are_known_by_their_kind():
-    found = parse_choices_definition(
+    found = msgspec.convert(
         {
             "LogicalName": "account",
             "EntitySetName": "accounts",
@@ -264,7 +264,8 @@ def test_choice_columns_are_known_by_their_kind():
                 ),
                 attribute("bare", "State", AttributeTypeName=None),
             ],
-        }
+        },
+        ChoicesDefinition,
     )
 
     assert (found.entity_set_name, found.logical_name) == ("accounts", "account")
@@ -280,7 +281,7 @@ def test_choice_columns_are_known_by_their_kind():
 @pytest.mark.parametrize("odd", ["what?", {"EntitySetName": "accounts"}, {"Attributes": None}])
 def test_odd_choices_definition_is_refused(odd):
     with pytest.raises(msgspec.ValidationError):
-        parse_choices_definition(odd)
+        msgspec.convert(odd, ChoicesDefinition)
 
 
 def option(value: object, *labels: tuple[str, int], user: int | None = None) -> dict[str, Any]:

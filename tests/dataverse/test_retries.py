@@ -313,7 +313,7 @@ def test_sign_in_request_leaves_gate_alone(
 ) -> None:
     server = serve(http(429, b"", ("Retry-After", "5")), OK)
 
-    answer = transport.get_answer("GET", server.origin + "/")
+    answer = transport.get_answer(server.origin + "/")
 
     assert answer.status == 200
     assert fake.waits == [5]

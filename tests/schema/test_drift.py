@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataverse_sync.model import Column, Entity
-from dataverse_sync.schema.drift import accept_entity, diff_entity
+from dataverse_sync.schema.lock import accept_entity, diff_entity
 
 
 def entity(columns: Mapping[str, Any], source: Any = "metadata", name: str = "accounts") -> Entity:

@@ -6,7 +6,7 @@ import pytest
 
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Entity
-from dataverse_sync.schema.inference import detect_key, infer_entity, infer_type
+from dataverse_sync.schema.discovery import detect_key, infer_entity, infer_type
 
 
 def test_entity_guessed_from_sample():

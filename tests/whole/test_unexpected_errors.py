@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 PLACES = {
     "worker": "dataverse_sync.dataverse.odata.parse_page",
     "storing thread": "dataverse_sync.sync.storing.write_records",
-    "sign-in": "dataverse_sync.dataverse.sign_in_host.parse_challenge",
+    "sign-in": "dataverse_sync.dataverse.credentials.parse_challenge",
     "at the end": "dataverse_sync.show.text.format_summary",
 }
 BUGGY = """

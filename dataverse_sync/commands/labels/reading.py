@@ -71,11 +71,12 @@ def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described
                 expand=definitions.CHOICES_EXPAND,
             ):
                 try:
-                    parsed = definitions.parse_choices_definition(definition)
+                    parsed = msgspec.convert(definition, ChoicesDefinition)
                 except msgspec.ValidationError as error:
                     log.warning(
                         "%s: its EntityDefinitions entry cannot be used (%s); it gets no labels",
-                        *definitions.describe_misfit(definition, error),
+                        definitions.find_name(definition),
+                        error,
                     )
                 else:
                     described[parsed.entity_set_name] = parsed
