@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts, State
 from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.store.database import Target, open_target
+from dataverse_sync.store.database import Target, dialect_of, open_target
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import COUNTED, DIED, LOG, STATE, EntityState, load_states
