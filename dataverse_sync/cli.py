@@ -106,13 +106,7 @@ def build_parser(complete: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
 
 
 def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False) -> int:
-    """Run a command, and turn an error into a message and an exit status.
-
-    Args:
-        work: The command; returns its exit status.
-        redactor: Takes the secrets out of what is said.
-        as_json: Whether whoever called reads a document from standard output, and gets one.
-    """
+    """Run a command, and turn an error into a message, a JSON document too, and an exit status."""
     try:
         return work()
     except (Exception, KeyboardInterrupt) as error:

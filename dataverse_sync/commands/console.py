@@ -30,15 +30,9 @@ Tell = Callable[[str], None]
 
 
 def load(options: Options, redactor: Redactor, **changes: Any) -> tuple[Config, list[EntityConfig]]:
-    """Set up the log; load the settings and the entities.
+    """Set up the log; load the settings and the entities, or raise the mistakes of both files.
 
-    Args:
-        options: Where the files are, and what is logged.
-        redactor: Learns the secret.
-        changes: Other fields of ``Config``, such as ``workers``.
-
-    Raises:
-        ConfigError: With the mistakes of both files.
+    ``changes`` are other fields of ``Config``, such as ``workers``.
     """
     open_log(options, redactor)
     mistakes: list[ConfigError] = []
@@ -75,13 +69,9 @@ def choose_tell(options: Options) -> Tell:
 def show(
     options: Options, document: dict[str, Any], lines: Callable[[], Sequence[str]], *, ok: bool
 ) -> None:
-    """Print a result.
+    """Print a result: a document for a program, or lines for a person.
 
-    Args:
-        options: ``--json`` and ``-q`` choose what is printed.
-        document: For a program.
-        lines: Makes the lines for a person; the last is enough if all is well.
-        ok: Whether all is well.
+    With ``-q`` the last line is enough if all is well (``ok``).
     """
     if options.json:
         print(json.dumps(document, indent=2))

@@ -69,14 +69,7 @@ def run(options: Options, redactor: Redactor) -> int:
 
 
 def run_demo(config_path: Path, workers: int, run_sync: RunSync, write: Tell) -> bool:
-    """Make a new database in ``demo/``; returns whether both syncs completed.
-
-    Args:
-        config_path: The entity configuration; where it is missing, the emulator's own tables.
-        workers: Requests in flight at most.
-        run_sync: Runs one sync and shows it.
-        write: Takes lines for the console.
-    """
+    """Make a new database in ``demo/``; returns whether both syncs completed."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(exist_ok=True)
     entities = find_entities(config_path)

@@ -82,15 +82,7 @@ def run_and_show(
     redactor: Redactor,
     **arguments: Any,
 ) -> SyncReport:
-    """Run a sync and show it on the console.
-
-    Args:
-        config: The environment and its copy.
-        entities: What is configured.
-        options: How the run is shown.
-        redactor: Learns the run's secrets.
-        arguments: Other arguments of ``run_sync``.
-    """
+    """Run a sync and show it on the console; ``arguments`` are others of ``run_sync``."""
     display = choose_display(options)
     log_line = display.log_line if sys.stderr.isatty() else None
     try:

@@ -128,7 +128,7 @@ def propose(
     Args:
         names: The entity sets that were picked.
         targets: The tables that they link to and that can be read.
-        intersects: The junction tables of the session, with their columns.
+        intersects: The junction tables of the environment, with their columns.
         tables: All tables.
     """
     whole = tuple(names)
