@@ -42,6 +42,7 @@ HOMES = {
 PRINTS = {"cli", "commands"}
 # What upper wings hand on without a look inside.
 SQL_TYPES = {"sqlalchemy.Connection", "sqlalchemy.Select"}
+SQLITES = {"store.sqlite", "store.sqlite_sql", "store.sqlite_compare"}
 SQLITES_OWN = re.compile(
     r"\b(pragma|rowid|json_each|json_valid|group_concat|begin immediate|nocase|or (ignore|replace)"
     r"|integrity_check|legacy_alter_table|user_version|sqlite_(master|schema|with_rowid))\b",
@@ -166,7 +167,7 @@ def words_of(tree: ast.Module) -> Iterator[str]:
             yield node.arg
 
 
-def test_sqlite_dialect_in_two_modules():
+def test_sqlite_dialect_in_its_modules():
     speaking = {
         name
         for name in own_modules()
@@ -174,15 +175,13 @@ def test_sqlite_dialect_in_two_modules():
         or any(full.startswith("sqlalchemy.dialects") for full in imported(name))
     }
 
-    assert speaking == {"store.sqlite", "store.sqlite_sql"}
+    assert speaking == SQLITES
 
 
 def test_only_database_knows_sqlite():
-    sqlites = {"store.sqlite", "store.sqlite_sql"}
+    knowing = {name for name in own_modules() if imported_modules(name) & SQLITES}
 
-    knowing = {name for name in own_modules() if imported_modules(name) & sqlites}
-
-    assert knowing - sqlites == {"store.database"}
+    assert knowing - SQLITES == {"store.database"}
 
 
 def test_only_config_reads_the_environment():

@@ -10,15 +10,15 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Counts
+from dataverse_sync.store import sqlite_compare
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
+from dataverse_sync.store.sqlite_compare import choose_row_number, for_table, quote
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
@@ -28,15 +28,6 @@ CLUSTERED: Mapping[str, Any] = {"sqlite_with_rowid": False}
 
 _BY_KEYS = """
     SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
-"""
-_BYTES_BY_KEYS = """
-    SELECT {key}, CAST(json_response AS BLOB) FROM {table}
-    WHERE {key} IN (SELECT value FROM json_each(?)) AND typeof(json_response) = 'text'
-"""
-_BYTES_FROM_KEY_ON = """
-    SELECT {key}, CAST(json_response AS BLOB) FROM {table}
-    WHERE {row} >= (SELECT {row} FROM {table} WHERE {key} = ?)
-    AND typeof(json_response) = 'text' ORDER BY {row}
 """
 _COMMENT = re.compile(r"/\* (.*?) \*/")
 
@@ -54,7 +45,9 @@ def upsert_rows(
         inserted = connection.exec_driver_sql(insert, list(latest.values())).rowcount
         if inserted == len(rows):
             return Counts(fetched=inserted, added=inserted)
-    found = connection.exec_driver_sql(_format(_BY_KEYS, table.table), (json.dumps(list(latest)),))
+    found = connection.exec_driver_sql(
+        for_table(_BY_KEYS, table.table), (json.dumps(list(latest)),)
+    )
     stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
     if changed:
@@ -70,41 +63,6 @@ def rewrite_rows(connection: sa.Connection, table: EntityTable, rows: Sequence[S
     connection.exec_driver_sql(_compile_insert(table.table, update=True), list(rows))
 
 
-def find_unchanged(
-    connection: sa.Connection,
-    table: EntityTable,
-    keys: Sequence[str],
-    records: Sequence[msgspec.Raw],
-) -> set[str]:
-    """Records that came together before lie together.
-
-    So first the rows that follow the first key's row in the file are read: 3 us a row of
-    1.2 kB, against 8 us by the index of random keys, which is used for what is left.
-    """
-    came = dict(zip(keys, map(bytes, records), strict=True))
-    near = _format(_BYTES_FROM_KEY_ON, table.table)
-    with connection.exec_driver_sql(near, (keys[0],)) as result:
-        cursor: Any = result.cursor  # the driver's own: its rows are plain tuples
-        unchanged = {key for key, text in islice(cursor, len(keys)) if came.get(key) == text}
-    if others := [key for key in keys if key not in unchanged]:
-        by_keys = _format(_BYTES_BY_KEYS, table.table)
-        found = connection.exec_driver_sql(by_keys, (json.dumps(others),))
-        unchanged.update(key for key, text in found if came.get(key) == text)
-    return unchanged
-
-
-@cache
-def _format(query: str, table: sa.Table) -> str:
-    key = next(iter(table.primary_key)).name
-    return query.format(table=_quote(table.name), key=_quote(key), row=_choose_row_number(table))
-
-
-def _choose_row_number(table: sa.Table) -> str:
-    """SQLite's number of a row; a column of such a name hides it, and takes a scan."""
-    taken = {column.name.lower() for column in table.c}
-    return next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
-
-
 @cache
 def _compile_insert(table: sa.Table, *, update: bool) -> str:
     """An insert that changes or ignores stored rows, its values in the order of the columns."""
@@ -116,8 +74,7 @@ def _compile_insert(table: sa.Table, *, update: bool) -> str:
     return str(values.compile(dialect=sqlite.dialect(paramstyle="qmark")))
 
 
-def _quote(name: str) -> str:
-    return sqlite.dialect().identifier_preparer.quote(name)
+find_unchanged = sqlite_compare.find_unchanged
 
 
 def insert_or_ignore(table: sa.Table) -> sa.Insert:
@@ -169,16 +126,16 @@ def move_aside(connection: sa.Connection, table: sa.Table, name: str) -> None:
     # Else a view of the table would follow the rename, and go with the old table.
     connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     for index in table.indexes:
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_quote(str(index.name))}")
-    connection.exec_driver_sql(f"ALTER TABLE {_quote(table.name)} RENAME TO {_quote(name)}")
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {quote(str(index.name))}")
+    connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} RENAME TO {quote(name)}")
 
 
 def iter_rows(
     connection: sa.Connection, table: sa.Table, name: str, columns: Sequence[str], size: int
 ) -> Iterator[Sequence[Sequence[Any]]]:
-    row, last = _choose_row_number(table), 0
+    row, last = choose_row_number(table), 0
     query = (
-        f"SELECT {', '.join(map(_quote, columns))}, {row} FROM {_quote(name)} "  # noqa: S608  quoted
+        f"SELECT {', '.join(map(quote, columns))}, {row} FROM {quote(name)} "  # noqa: S608  quoted
         f"WHERE {row} > ? ORDER BY {row} LIMIT {size:d}"
     )
     while batch := connection.exec_driver_sql(query, (last,)).all():
@@ -187,7 +144,7 @@ def iter_rows(
 
 
 def create_view(connection: sa.Connection, name: str, query: str, comment: str) -> None:
-    connection.exec_driver_sql(f"CREATE VIEW {_quote(name)} AS /* {comment} */ {query}")
+    connection.exec_driver_sql(f"CREATE VIEW {quote(name)} AS /* {comment} */ {query}")
 
 
 def read_view_comments(connection: sa.Connection) -> Mapping[str, str]:

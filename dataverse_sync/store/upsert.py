@@ -72,6 +72,8 @@ def _leave_unchanged(
     same: set[str] = set()
     for part in _parts(len(keys)):
         same |= dialect_of(connection).find_unchanged(connection, table, keys[part], records[part])
+    if len(same) == len(keys):
+        return heads, []
     others = [record for key, record in zip(keys, records, strict=True) if key not in same]
     return [head for head in heads if head[0] in same], others
 
