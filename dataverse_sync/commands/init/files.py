@@ -14,16 +14,7 @@ from dataverse_sync.model import EntityConfig
 
 
 def check_files(env_file: Path, config: Path, *, force: bool) -> None:
-    """Check that both files can be made, before anything is asked.
-
-    Args:
-        env_file: Where the credentials go.
-        config: Where the entity configuration goes.
-        force: Whether files that exist may be overwritten.
-
-    Raises:
-        ConfigError: A file exists already, or its folder does not.
-    """
+    """Raise a ``ConfigError`` if one of both files cannot be made, before anything is asked."""
     if env_file.absolute() == config.absolute():
         raise ConfigError(
             f"{config}: cannot be both files", "Name two files with --env-file and --config."

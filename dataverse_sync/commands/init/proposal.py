@@ -125,11 +125,7 @@ def propose(
 ) -> Proposal:
     """Picked tables are copied whole; standard tables that they link to, filtered.
 
-    Args:
-        names: The entity sets that were picked.
-        targets: The tables that they link to and that can be read.
-        intersects: The junction tables of the environment, with their columns.
-        tables: All tables.
+    ``targets`` are what the picked ones link to, as far as that can be read.
     """
     whole = tuple(names)
     more = [table for table in targets if table.name not in whole]

@@ -96,17 +96,8 @@ def run_labels(
 ) -> LabelsReport:
     """Fetch the labels of choice columns, and make the views ``<table>_labelled``.
 
-    Args:
-        only: The entities to do; all if empty. Of others nothing changes.
-        language: The language of the views, such as 1033; None: the app user's own.
-
-    Raises:
-        ConfigError: There is no database, nothing is synced yet, or no label is in
-            that language: nothing was written.
-        AuthError: The sign-in was refused.
-        LockedError: Another run holds the database.
-        RequestError: Neither ``stringmaps`` nor the metadata could be read.
-        StorageError: The database cannot be written.
+    ``only`` these entities; of others nothing changes. ``language`` is that of the views, such
+    as 1033; None: the app user's own.
     """
     selected = select_entities(entities, only)
     target = database.open_target(config.db_path)
