@@ -72,10 +72,8 @@ class _JsonLines(logging.Formatter):
 def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor) -> None:
     """Send warnings to standard error, more with ``-v``, and everything to the log file.
 
-    Args:
-        verbosity: -1 errors alone, 0 warnings, 1 what is done and why, 2 every request.
-        log_file: Where JSON lines go, rotated at 10 MB, five kept.
-        redactor: Masks secrets in every line.
+    ``verbosity``: -1 errors alone, 0 warnings, 1 what is done and why, 2 every request. The log
+    file holds JSON lines, is rotated at 10 MB, and five are kept.
     """
     levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
     console: logging.Handler = _ConsoleHandler()

@@ -84,13 +84,7 @@ _SHORT = {"--verbose": "-v", "--quiet": "-q"}
 
 
 def add_shared(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
-    """Add shared options.
-
-    Args:
-        parser: The parser of a command.
-        names: The long names of the options, in the order of ``--help``.
-        changes: What differs from the other commands, such as ``default``.
-    """
+    """Add shared options by their long names; ``changes`` differ from the other commands."""
     for name in names:
         short = [_SHORT[name]] if name in _SHORT else []
         parser.add_argument(*short, name, **{**_SHARED[name], **changes})

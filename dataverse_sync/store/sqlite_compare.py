@@ -8,7 +8,7 @@ by the index of random keys.
     keys    k1,k2,k3 ...      = group_concat(key)             of the rows that follow k1's
     records {...},{...} ...   = group_concat(json_response)
 
-If one differs, the same rows are compared one after another, and what is left by its key.
+If they differ, the same rows are compared one after another, and what is left by its key.
 """
 
 from __future__ import annotations
