@@ -134,6 +134,9 @@ def entry_point() -> None:
     options = parse_arguments(sys.argv[1:])
     gc.freeze()
     gc.enable()
+    # Rows are tuples, and never garbage: looking for some after every 700 of them takes 8 % of the
+    # CPU of a first sync.
+    gc.set_threshold(10_000, 10, 10)
     status = run_command(options)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -31,7 +31,7 @@ class RunError(SyncError):
 
 
 class ConfigError(RunError):
-    """A setting, a file or an option is wrong; nothing was requested or written."""
+    """A setting, a file or an option is wrong."""
 
 
 class AuthError(RunError):

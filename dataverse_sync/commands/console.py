@@ -87,4 +87,4 @@ def describe_end(error: BaseException, redactor: Redactor) -> str:
         return redactor.redact(str(error))
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return f"unexpected error ({type(error).__name__}); its log says where"
+    return f"unexpected error ({type(error).__name__}); the log of the run says where"

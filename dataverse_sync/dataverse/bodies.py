@@ -17,7 +17,7 @@ from urllib3.response import BaseHTTPResponse
 
 from dataverse_sync.dataverse.throttle import StoppedError
 
-PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and its commit
+PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and the writing of its rows
 LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more cannot be a page of 5,000 records
 _CHUNK = 2**18
 

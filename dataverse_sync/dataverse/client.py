@@ -1,8 +1,8 @@
 """Read from Dataverse: a page, an answer of metadata, counts, from any thread.
 
-Adds to ``transport`` what is the service's own: the token, the headers, that no request is sent
-after it could not be reached, how many bytes of pages are held at once, and at which moment, by
-the server's clock, a page was asked for.
+Adds to ``transport`` what is the service's own: the token and the headers; an outage, after which
+no further request is sent; how many bytes of pages are held at once; and the moment, by the
+server's clock, at which a page was asked for.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class DataverseClient:
 
         Raises:
             RequestError: The service refused, or five retries did not help. A read
-                waits 150 s for data; a 429, as long as ``Retry-After`` says.
+                waits 150 s for data; a 429, as ``Retry-After`` says, 300 s at most.
             PageError: The answer is not a page of records.
 
         Source: learn.microsoft.com, "Page results using OData".

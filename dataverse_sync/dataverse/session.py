@@ -35,7 +35,7 @@ class Session:
 
 @contextmanager
 def open_session(config: Config, redactor: Redactor) -> Iterator[Session]:
-    """Start the sign-in on a worker; at the end stop every worker, also in the middle of a read."""
+    """Start the sign-in on a worker; at the end wait for the workers, after an error leave them."""
     transport = Transport(Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s)
     credential = ClientSecret(config, transport, redactor)
     auth = Auth(credential, config.token_scope, redactor)

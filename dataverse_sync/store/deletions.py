@@ -92,19 +92,19 @@ def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page)
 
 
 def find_differing(
-    connection: sa.Connection, table: EntityTable, settled: str | None = None
+    connection: sa.Connection, table: EntityTable, bookmark: str | None = None
 ) -> Sequence[str]:
     """Ids in the comparison whose row is missing or of another version: they must be fetched.
 
-    If ``modifiedon`` alone tells versions apart, rows that are newer than ``settled`` may have
+    If ``modifiedon`` alone tells versions apart, rows that are newer than ``bookmark`` may have
     changed again within their second, and count as of another version.
     """
     same = table.key == _COMPARED.c.record_id
     if (name := table.entity.version_column) is not None:
         version = table.table.c[name]
         same &= sa.cast(version, sa.Text).is_not_distinct_from(_COMPARED.c.version)
-        if settled is not None and name == "modifiedon":
-            same &= version <= settled
+        if bookmark is not None and name == "modifiedon":
+            same &= version <= bookmark
     query = sa.select(_COMPARED.c.record_id).where(
         _COMPARED.c.entity_name == table.name,
         sa.or_(sa.and_(_COMPARED.c.deleted == 0, ~sa.exists().where(same)), _COMPARED.c.twice == 1),
@@ -214,7 +214,9 @@ def unmark_all(connection: sa.Connection, table: EntityTable) -> None:
 
 def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bool) -> None:
     """Raise GuardError if more than half of a table of more than 100 rows is marked."""
-    query = sa.select(_MARKED.c.reason, sa.func.count()).where(_MARKED.c.entity_name == table.name)
+    query = sa.select(_MARKED.c.reason, sa.func.count()).where(
+        _MARKED.c.entity_name == table.name, _MARKED.c.record_id.in_(sa.select(table.key))
+    )
     query = query.group_by(_MARKED.c.reason).order_by(sa.func.count().desc())
     reasons = connection.execute(query).all()
     marked = sum(number for _, number in reasons)

@@ -174,14 +174,15 @@ def open_engine(path: Path) -> Engine:
 
 def _open_to_read(path: Path, lasting: bool) -> sqlite3.Connection:
     uri = path.absolute().as_uri()
-    journal = path.with_name(path.name + "-journal")
+    real = path.resolve()  # SQLite keeps its other files beside the file that a link leads to
+    journal = real.with_name(real.name + "-journal")
     if journal.exists():
         # Left by a writer that was killed where write-ahead logging does not work. The first
         # to come takes back what is half-written, and has to be allowed to write.
         with closing(_connect(uri + "?mode=rw")) as mending:
             mending.execute("SELECT count(*) FROM sqlite_master").fetchone()
     uri += "?mode=ro"
-    written = journal.exists() or path.with_name(path.name + "-wal").exists()
+    written = journal.exists() or real.with_name(real.name + "-wal").exists()
     if not lasting and not written:
         # Nobody writes. Any other way of reading a file in WAL mode leaves files beside it.
         uri += "&immutable=1"

@@ -1,4 +1,4 @@
-"""Write records as rows, and count exactly what was done: the one way that rows are written."""
+"""Write rows: records of a page, counted exactly, or rows whatever is stored under their keys."""
 
 from __future__ import annotations
 

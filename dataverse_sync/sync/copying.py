@@ -58,11 +58,7 @@ class Copying:
         )
 
     def run(self) -> None:
-        """Copy every entity that can be read.
-
-        Raises:
-            RunError: What ends the run; the log and the states say so, too.
-        """
+        """Copy every entity that can be read; what ends the run is written down, and raised."""
         self._finish_unreadable()
         try:
             with transaction(self.connection):
@@ -117,8 +113,8 @@ class Copying:
             sync.ranges = choose_count(counts.get(sync.name), most)
             rows = counts.get(sync.name) or sync.state.records_count
             self.setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
-        # What changed since comes at once, and then what is gone is asked for: nothing of
-        # it should wait behind pages. Of the full reads the longest takes the others along.
+        # Incremental reads first: they are short, and the search for deleted records that follows
+        # them should not wait behind full reads. Of the full reads the longest begins first.
         syncs.sort(key=lambda sync: (expected[sync.name] > 0, -expected[sync.name]))
         jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
         self._loop.run(jobs, self._finish)
@@ -251,7 +247,7 @@ class Copying:
             counts = sync_state.load_counts(self.connection, [*self._log_ids.values()])
             for name in self.syncs:
                 if name not in self.reports:
-                    self._write_end(name, ended, counts[self._log_ids[name]])
+                    self._write_end(name, ended, counts.get(self._log_ids[name], Counts()))
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -126,8 +126,8 @@ class EntitySync:
         kept = _build_kept_requests(self.name, checkpoint)
         read: Read
         if checkpoint.ranges:
-            now, most = self.storing.now(), max(1, self.ranges)
-            read = RangesRead(self.reader, progress, checkpoint.ranges, most, now)
+            now = self.storing.now()
+            read = RangesRead(self.reader, progress, checkpoint.ranges, self.ranges, now)
         else:
             read = ChainRead(self.reader, progress, kept=kept[0])
         try:
@@ -140,12 +140,12 @@ class EntitySync:
                     self.name,
                 )
             elif checkpoint.ranges and error.status in REFUSED_QUERY:
-                self._note_refused_ranges()
+                self._log_refused_ranges()
             else:
                 raise
             return False
         except DisorderError:
-            self._note_disorder()
+            self._log_disorder()
             return False
         return True
 
@@ -162,10 +162,10 @@ class EntitySync:
         except RequestError as error:
             if error.status not in REFUSED_QUERY:
                 raise
-            self._note_refused_ranges()
+            self._log_refused_ranges()
             return False
         except DisorderError:
-            self._note_disorder()
+            self._log_disorder()
             return False
         return True
 
@@ -173,11 +173,11 @@ class EntitySync:
         compares = checkpoint.since is None and not checkpoint.fresh and not self.is_tracked
         return Progress(self.storing, checkpoint, self._returned if compares else None)
 
-    def _note_refused_ranges(self) -> None:
+    def _log_refused_ranges(self) -> None:
         self.ranges = 1
         log.info("%s: ranges are refused; read as one chain of pages", self.name)
 
-    def _note_disorder(self) -> None:
+    def _log_disorder(self) -> None:
         self.ranges = 1
         log.warning(
             "%s: the service does not keep to the order of createdon; read as one chain", self.name
@@ -223,7 +223,7 @@ class EntitySync:
         try:
             yield token
         except RequestError as error:
-            self._note_untracked(error)
+            self._log_untracked(error)
         yield from self._compare_all()
         self._save_token(token.delta_link)
 
@@ -232,11 +232,11 @@ class EntitySync:
         try:
             yield token
         except RequestError as error:
-            self._note_untracked(error)
+            self._log_untracked(error)
         else:
             self._save_token(token.delta_link)
 
-    def _note_untracked(self, error: RequestError) -> None:
+    def _log_untracked(self, error: RequestError) -> None:
         """Note that change tracking cannot be used; re-raise errors that mean something else."""
         if error.status not in _NOT_TRACKED:
             raise error
@@ -310,8 +310,8 @@ class EntitySync:
             thin = self.reader.by_id(known, self.reader.keys_and_versions)
             read = fetch([*self.reader.by_id(new), *thin])
             yield read
-            settled = self.state.bookmark or ""
-            differing = deletions.find_differing(self._connection, self.table, settled)
+            bookmark = self.state.bookmark or ""
+            differing = deletions.find_differing(self._connection, self.table, bookmark)
             again = fetch(self.reader.by_id(differing))
             yield again
             # What differs may be gone by now.

@@ -95,9 +95,7 @@ class PageLoop:
         """Work until every job has returned or failed.
 
         ``on_end`` is called in the transaction that ends a job, and returns what to tell of it.
-
-        Raises:
-            RunError: What ends the run, from a worker or from the database.
+        What ends the run, from a worker or from the database, is raised.
         """
         self._running = {name: _Running(name, job) for name, job in jobs.items()}
         self._arrived = queue.SimpleQueue()
@@ -134,10 +132,10 @@ class PageLoop:
                     raise answer
             except EntityError as error:
                 self._give_up(running, error)
-        if isinstance(answer, Page):
-            self._client.release(answer)
         if not running.under_way:
             self._begin_next_read(running, on_end)
+        if isinstance(answer, Page):
+            self._client.release(answer)  # not before: this frame holds it while a read begins
         self._submit()
 
     def _follow_and_store(self, running: _Running, read: Read, page: Page) -> None:
@@ -158,7 +156,7 @@ class PageLoop:
 
     def _give_up(self, running: _Running, error: EntityError) -> None:
         """End a read: what is in flight is waited for, so that no later read is handed it."""
-        running.failure = error
+        running.failure = _without_frames(error)
         kept = [(name, request) for name, request in self._waiting if name != running.name]
         running.under_way -= len(self._waiting) - len(kept)
         self._waiting = deque(kept)
@@ -236,6 +234,12 @@ def _fetch(
     try:
         arrived.put(Arrival(name, client.get_page(request)))
     except EntityError as error:
-        arrived.put(Arrival(name, error))
+        arrived.put(Arrival(name, _without_frames(error)))
     except BaseException as error:  # raised again on the main thread
         arrived.put(error)
+
+
+def _without_frames(error: EntityError) -> EntityError:
+    """The error without tracebacks, whose frames would keep a page or its body in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

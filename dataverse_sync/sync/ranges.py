@@ -205,9 +205,10 @@ class NewestRead:
 class RangesRead:
     """Reads ranges side by side, oldest records first in each.
 
-    As many as the service is slower than the storing, and no fewer than were begun. If one has
-    ended and another has much left, the later half of that is read too. A range whose end was
-    moved forward stops at the first record beyond.
+    As many at once as it takes for pages to come as fast as they can be stored, ``most`` at
+    most; a resumed read starts with as many as were begun. If one has ended and another has
+    much left, the later half of that is read too. A range whose end was moved forward stops
+    at the first record beyond.
     """
 
     def __init__(

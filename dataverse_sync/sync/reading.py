@@ -21,7 +21,7 @@ from dataverse_sync.model import Entity, Page, PageRequest
 
 log = logging.getLogger(__name__)
 
-EMPTY_PAGES = 1000  # in a row; more is no table but a circle
+EMPTY_PAGES = 1000  # in a row, each with a next link: such links never end
 REFUSED_QUERY = (400, 501)
 
 
@@ -84,8 +84,8 @@ class EntityReader:
     def count(self, answer: Page | EntityError) -> None:
         """Count the HTTP requests of an answer, also of one that nobody needs any more."""
         self.requests += answer.requests
-        if isinstance(answer, Page) and self.first_request_at is None:
-            self.first_request_at = answer.asked_at
+        if isinstance(answer, Page) and answer.asked_at is not None:
+            self.first_request_at = min(self.first_request_at or answer.asked_at, answer.asked_at)
 
     def start(self, queries: Sequence[Query]) -> dict[PageRequest, Query]:
         """The first page of each query, in the best order that was not refused so far."""
@@ -172,14 +172,14 @@ class LinkCheck:
 
     def check(self, page: Page) -> None:
         """Raise a ``PageError`` if a link leads in a circle, or empty pages do not end."""
+        if page.next_link is None:
+            return
         self._empty_pages = 0 if page.records else self._empty_pages + 1
         if self._empty_pages > EMPTY_PAGES:
             raise PageError(
                 f"{page.request}: {EMPTY_PAGES} pages in a row held no record",
                 "The service sends next links without end; run again later, or report it.",
             )
-        if page.next_link is None:
-            return
         if hash(page.next_link) in self._followed:
             raise PageError(
                 f"{page.request}: the next link leads back to a page already read",

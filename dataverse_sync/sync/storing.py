@@ -23,10 +23,7 @@ from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
 
 
 class Storing:
-    """Writes the records of one entity in one run, and counts what that did.
-
-    ``log_id`` is the entity's row in ``_sync_log``, where the counts are kept with each page.
-    """
+    """Writes the records of one entity in one run, and counts that in its row of ``_sync_log``."""
 
     def __init__(
         self,

@@ -170,7 +170,7 @@ class _Comparison:
             for name in names:
                 one = self.compared[name]
                 if one.findings.error is None and (repair or not uncertain):
-                    one.note_unlinked(list_keys(connection, references.unlinked(name)))
+                    one.add_unlinked(list_keys(connection, references.unlinked(name)))
                 one.findings.dangling = count_dangling(connection, self.tables, self.filtered, name)
 
     def _end(self, name: str, error: EntityError | None) -> None:
@@ -222,7 +222,7 @@ class _EntityComparison:
             [key for key in self._list_missing() if key.lower() in asked]
         )
 
-    def note_unlinked(self, keys: Sequence[str]) -> None:
+    def add_unlinked(self, keys: Sequence[str]) -> None:
         """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
         if self.keeps:
             return
@@ -299,4 +299,5 @@ class _EntityComparison:
         """Whether a record changed since the comparison began."""
         changed, began = self.table.value(row, "modifiedon"), self.reader.first_request_at
         moment = parse_timestamp(changed)
-        return moment is not None and began is not None and moment >= began
+        # modifiedon is cut to the second.
+        return moment is not None and began is not None and moment >= began.replace(microsecond=0)

@@ -13,6 +13,7 @@ from dataverse_sync.emulator import Clock, Emulator, change_demo, demo_tables, f
 from dataverse_sync.emulator.demo.demo_data import COUNTS, LATEST, DemoWriter
 from dataverse_sync.emulator.demo.demo_tables import LINKS
 
+pytestmark = pytest.mark.slow
 CONFIGURED = Path(__file__).parents[2] / "entities_config.json"
 SCALE = 0.5
 BUSINESS = [name for name in COUNTS if name.startswith("vin_")]

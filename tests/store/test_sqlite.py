@@ -287,6 +287,21 @@ def test_reader_rolls_back_killed_writer(db_path, lasting):
     assert found == ["old"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a symbolic link needs a privilege on Windows")
+def test_reader_follows_link_to_written_file(db_path, tmp_path):
+    """SQLite keeps the write-ahead log beside the file, not beside a link to it."""
+    link = tmp_path / "link.db"
+    link.symlink_to(db_path)
+    with closing(sqlite3.connect(db_path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL")
+        writer.execute("CREATE TABLE t (a)")
+
+        with open_target(link).open_reader() as reader:
+            found = reader.exec_driver_sql("SELECT count(*) FROM t").scalar()
+
+    assert found == 0
+
+
 # Integrity
 
 

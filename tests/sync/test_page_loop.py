@@ -518,3 +518,27 @@ def test_unwritable_database_ends_run(start, chain, connection):
 
     with pytest.raises(StorageError):
         run(a=chain("a", 1))
+
+
+def test_failed_read_keeps_no_page(start):
+    failed: list[EntityError] = []
+
+    def job() -> Reads:
+        try:
+            yield FakeRead("a1", store=fail)
+        except EntityError as error:
+            failed.append(error)
+
+    def fail(_page: Page) -> None:
+        raise EntityError("cannot be stored") from ValueError("inner")
+
+    run = start(Client())
+    run(a=job())
+
+    kept = []
+    traceback = failed[0].__traceback__
+    while traceback is not None:
+        kept += [value for value in traceback.tb_frame.f_locals.values() if isinstance(value, Page)]
+        traceback = traceback.tb_next
+    assert failed[0].__cause__ is None
+    assert not kept

@@ -13,7 +13,7 @@ _PORTALS = ("make.powerapps.com", "make.preview.powerapps.com", "admin.powerplat
 
 
 def parse_address(text: str) -> str:
-    """Find the address of the Web API in any address of the session.
+    """Find the address of the Web API in any address of the environment.
 
     ``org.crm.dynamics.com``, ``https://org.crm.dynamics.com/main.aspx?appid=...`` and the
     Web API's own address give ``https://org.crm.dynamics.com/api/data/v9.2/``.
