@@ -11,9 +11,11 @@ from typing import Any
 
 from conftest import CANDIDATES, insert
 
+import dataverse_sync
 from dataverse_sync import EntityConfig
 
 ROOT = Path(__file__).parents[2]
+INSTALLED = Path(dataverse_sync.__file__).parents[1]  # the checkout, or where tox installs
 STEP = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)\)")
 
 
@@ -27,9 +29,9 @@ def test_page_takes_the_documented_way(make_world: Any) -> None:
 
     def watch(frame: FrameType, event: str, _argument: object) -> None:
         path, here = Path(frame.f_code.co_filename), threading.get_ident()
-        if event not in ("call", "return") or not path.is_relative_to(ROOT):
+        if event not in ("call", "return") or not path.is_relative_to(INSTALLED):
             return
-        found = (path.relative_to(ROOT).as_posix(), frame.f_code.co_qualname)
+        found = (path.relative_to(INSTALLED).as_posix(), frame.f_code.co_qualname)
         if found[1] in ("PageLoop.run", "_fetch"):
             (inside.add if event == "call" else inside.discard)(here)
         # The first step is the one that begins: the way to it is not a page's.
