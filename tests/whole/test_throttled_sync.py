@@ -1,6 +1,6 @@
 """A sync completes although the service limits requests at once and in a window.
 
-The waits are the service's own, of a second, over real sockets.
+The waits are the service's own, of seconds, over real sockets.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ ENTITIES = [EntityConfig(table.entity_set) for table in TABLES]
 
 
 # Dataverse allows 52 requests at once, and in five minutes 6,000 of them and 1,200 s of execution.
+# The requests are so few that a busy machine sends more of them in the window too.
 SMALL_WINDOWS = {
     "at once": Limits(in_flight=10, window_s=1.0),
-    "requests": Limits(requests=60, window_s=1.0),
+    "requests": Limits(requests=90, window_s=3.0),
     "all of them": Limits(in_flight=10, requests=60, execution_s=1.5, window_s=1.0),
 }
 
