@@ -331,7 +331,7 @@ def test_force_overwrites_files(given_all: InitOptions) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no modes")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits to check")
 def test_secret_file_readable_by_owner(given_all: InitOptions) -> None:
     given_all.env_file.write_text("x", encoding="utf-8")
     given_all.env_file.chmod(0o644)

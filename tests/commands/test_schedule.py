@@ -297,7 +297,7 @@ def test_cron_refuses_uneven_intervals(schedule):
         cron_line(JOB, schedule)
 
 
-@pytest.mark.skipif(shutil.which("sh") is None, reason="there is no shell")
+@pytest.mark.skipif(shutil.which("sh") is None, reason="sh is not installed")
 def test_shell_reads_cron_line_back(tmp_path):
     folder = tmp_path / "it's 100% $HOME & co"
     folder.mkdir()
@@ -353,7 +353,9 @@ def test_systemd_words_are_quoted():
     assert "\nWorkingDirectory=/srv/100%%\n" in service
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
 @pytest.mark.parametrize("schedule", [time(2), timedelta(minutes=90)], ids=["daily", "every"])
 def test_systemd_accepts_units(tmp_path, schedule):
     arguments = ("-m", "dataverse_sync", "--log-file", '/var/log/50% "x" $HOME.log')

@@ -24,7 +24,9 @@ PAGE = Page(REQUEST, ())
 ID = "5b7c2f1e-0000-4000-8000-c0ffee000001"
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the recorded answers are not here")
+needs_samples = pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason="a tenant's recorded answers are not published"
+)
 quickly = settings(max_examples=100, deadline=None)
 
 
