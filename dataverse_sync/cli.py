@@ -129,8 +129,7 @@ def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False)
 
 
 def entry_point() -> None:
-    """The console script: run the command of ``sys.argv``, and end the process with its status."""
-    gc.disable()  # An import makes no garbage. Not to look for any saves 20 % of the start of sync.
+    """Run the command of ``sys.argv``, and end the process with its status."""
     options = parse_arguments(sys.argv[1:])
     gc.freeze()
     gc.enable()

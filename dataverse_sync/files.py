@@ -8,15 +8,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write UTF-8 text, in place of an older file once it is on the disk.
+    """Write UTF-8 text as it is, in place of an older file once it is on the disk.
 
-    Args:
-        path: The file, in a folder that exists.
-        text: Written with its line ends as they are.
-        mode: Who may read and write the file, where there are modes, less the umask.
-
-    Raises:
-        OSError: The file cannot be written; an older one is as it was.
+    ``mode`` says who may read and write it, where there are modes, less the umask. If it cannot
+    be written, that is an OSError, and an older file is as it was.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

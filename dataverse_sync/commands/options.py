@@ -35,11 +35,7 @@ class Options(argparse.Namespace):
 
 
 def positive(text: str) -> int:
-    """Parse a whole number of 1 or more.
-
-    Raises:
-        argparse.ArgumentTypeError: It is not one.
-    """
+    """Parse a whole number of 1 or more; or ``argparse.ArgumentTypeError``."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)

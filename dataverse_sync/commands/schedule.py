@@ -127,11 +127,7 @@ class Units:
 
 
 def parse_every(text: str) -> timedelta:
-    """Parse an interval such as ``15m``, ``1h`` or ``1d``, from a minute to 31 days.
-
-    Raises:
-        ValueError: It is not one.
-    """
+    """Parse an interval such as ``15m`` or ``1h``, from a minute to 31 days; or ValueError."""
     match = re.fullmatch(r"(\d{1,5})([mhd])", text, re.ASCII)
     every = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
     if not timedelta(minutes=1) <= every <= LONGEST_EVERY:
@@ -140,11 +136,7 @@ def parse_every(text: str) -> timedelta:
 
 
 def parse_daily(text: str) -> time:
-    """Parse a time of day such as ``02:00``, by the clock of the machine that runs the job.
-
-    Raises:
-        ValueError: It is not one.
-    """
+    """Parse a time of day such as ``02:00``, by the clock of the job's machine; or ValueError."""
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text, re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a time of day such as 02:00")
@@ -243,10 +235,8 @@ def cron_line(job: Job, schedule: timedelta | time) -> str:
     """A line for ``crontab -e``.
 
     The line that a good run prints is dropped, since cron mails all output; errors are
-    mailed. Cron neither stops a run nor retries it.
-
-    Raises:
-        ValueError: cron cannot express this interval.
+    mailed. Cron neither stops a run nor retries it. An interval that it cannot express is a
+    ValueError.
     """
     command = f"cd {shlex.quote(job.folder)} && {shlex.join(job.command)} >/dev/null"
     # To cron, an unescaped percent sign ends the command, quoted or not.

@@ -80,6 +80,7 @@ class DataverseClient:
         self._clock = clock
         self._now = now  # used only if the service sends no Date
         self._budget = bodies.PageBudget()
+        self._maps = bodies.BodyMaps()
         self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
         self._answered_at = clock()
@@ -206,7 +207,7 @@ class DataverseClient:
             self._budget.acquire(held)
             admitted = self._clock()
             try:
-                page = _split(response, request, parse, held, sent)
+                page = self._split(response, request, parse, held, sent)
             except BaseException:
                 self._budget.release(held)
                 raise
@@ -301,6 +302,28 @@ class DataverseClient:
             request=request,
         )
 
+    def _split(
+        self,
+        response: requests.Response,
+        request: PageRequest,
+        parse: Callable[[PageRequest, memoryview], Page],
+        expected: int,
+        sent: int,
+    ) -> Page:
+        try:
+            return parse(request, bodies.read_body(response.raw, self._maps, expected))
+        except odata.NotJsonError as error:
+            raise BrokenBodyError(str(error)) from error
+        except bodies.TooLargeError as error:
+            raise PageError(
+                f"{request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
+                "No page of 5,000 records should be: read fewer at once (page_size of "
+                "Config, from Python), and report it.",
+                requests=sent,
+            ) from error
+        except PageError as error:
+            raise PageError(error.message, error.hint, requests=sent) from error
+
     def _find_asked_at(self, response: requests.Response, elapsed_s: float) -> datetime:
         """The moment of asking by the server's clock, erring to the early side."""
         answered_at = parse_date(response.headers.get("Date")) or self._now()
@@ -308,28 +331,6 @@ class DataverseClient:
             return answered_at.astimezone(UTC) - timedelta(seconds=elapsed_s)
         except OverflowError:  # past the year 9999
             return self._now() - timedelta(seconds=elapsed_s)
-
-
-def _split(
-    response: requests.Response,
-    request: PageRequest,
-    parse: Callable[[PageRequest, memoryview], Page],
-    expected: int,
-    sent: int,
-) -> Page:
-    try:
-        return parse(request, bodies.read_body(response.raw, expected))
-    except odata.NotJsonError as error:
-        raise BrokenBodyError(str(error)) from error
-    except bodies.TooLargeError as error:
-        raise PageError(
-            f"{request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
-            "No page of 5,000 records should be: read fewer at once (page_size of "
-            "Config, from Python), and report it.",
-            requests=sent,
-        ) from error
-    except PageError as error:
-        raise PageError(error.message, error.hint, requests=sent) from error
 
 
 def _announced(response: requests.Response) -> int | None:

@@ -158,9 +158,7 @@ def load_history(db_path: Path, runs: int = 0) -> History:
 
     The newest ``runs`` are read with all schema changes and removals. With 0 only the entities
     are read, which takes milliseconds whatever the database holds.
-
-    Raises:
-        ConfigError: The file is not a database, or not one of this program.
+    A file that is not a database, or not one of this program, is a ConfigError.
     """
     target = open_target(db_path)
     was_held = target.is_held()

@@ -17,9 +17,7 @@ def parse_address(text: str) -> str:
 
     ``org.crm.dynamics.com``, ``https://org.crm.dynamics.com/main.aspx?appid=...`` and the
     Web API's own address give ``https://org.crm.dynamics.com/api/data/v9.2/``.
-
-    Raises:
-        ConfigError: It is not an address that a secret may be used for.
+    An address that a secret may not be used for is a ConfigError.
     """
     typed = text.strip()
     hint = "Give the environment's address, such as https://ORG.crm.dynamics.com."

@@ -37,11 +37,7 @@ def check_files(env_file: Path, config: Path, *, force: bool) -> None:
 
 
 def write_file(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write one of the files, whole or not at all.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
+    """Write one of the files, whole or not at all; or StorageError."""
     try:
         write_whole(path, text, mode)
     except OSError as error:
@@ -53,10 +49,8 @@ def write_file(path: Path, text: str, mode: int = 0o666) -> None:
 def format_env(settings: Mapping[str, str]) -> str:
     """The text of a ``.env`` that python-dotenv reads back as it was typed.
 
-    The last value may end in a backslash, since no quote follows it.
-
-    Raises:
-        ConfigError: A value holds a control character or a lone surrogate.
+    The last value may end in a backslash, since no quote follows it. A control character or a
+    lone surrogate is a ConfigError.
     """
     lines = ["# Written by python -m dataverse_sync init. Keep it to yourself."]
     for name, value in settings.items():

@@ -49,11 +49,7 @@ class TableInfo:
 
 
 def list_tables(session: Session, tell: Tell) -> list[TableInfo]:
-    """Every table that can be synced, with about how many records it has.
-
-    Raises:
-        RequestError: The metadata cannot be read.
-    """
+    """Every table that can be synced, with about how many records it has; or RequestError."""
     try:
         found = session.client.get_metadata("EntityDefinitions", select=definitions.TABLES_SELECT)
     except RequestError as error:

@@ -73,8 +73,7 @@ class StoredTable:
     ) -> list[SqlValue]:
         """One SQL value for every member; what ``record`` does not name stays as in ``onto``.
 
-        Raises:
-            KeyError: A name that the table does not have, as member or as lookup column.
+        A name that is neither a member nor a lookup column of the table is a KeyError.
         """
         values: list[SqlValue] = list(onto) or [None] * len(self._place)
         for name, value in record.items():
