@@ -17,6 +17,7 @@ class Control:
 
     max_page_size: int = 5000
     metadata_readable: bool = True
+    unknown_properties: tuple[str, ...] = ()  # of EntityMetadata: TableType on older services
     latency_s: float = 0.0
     limits: Limits | None = None
     faults: list[Fault] = field(default_factory=list)  # the first that matches strikes

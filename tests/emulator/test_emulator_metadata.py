@@ -47,6 +47,21 @@ def test_definitions_answer_sync_in_one_request(caller):
     assert link["ManyToOneRelationships"] == []
 
 
+def test_table_type_and_data_provider_told():
+    provider = "c9a7f5b6-2e3d-4a1b-9f80-7d6e5c4b3a21"
+    rates = Table("rate", "rates", "rateid", (), table_type="Virtual", data_provider=provider)
+    with running(ACCOUNTS, rates) as (emulator, caller):
+        path = "EntityDefinitions?$select=EntitySetName,TableType,DataProviderId"
+        told = {each["EntitySetName"]: each for each in caller.value(path)}
+        emulator.control.unknown_properties = ("TableType",)
+        refused = caller.get(path)
+
+    assert (told["accounts"]["TableType"], told["accounts"]["DataProviderId"]) == ("Standard", None)
+    assert (told["rates"]["TableType"], told["rates"]["DataProviderId"]) == ("Virtual", provider)
+    assert refused.status_code == 400
+    assert "Could not find a property named 'TableType'" in refused.json()["error"]["message"]
+
+
 def test_attributes_include_companions(caller):
     attributes = {
         a["LogicalName"]: a

@@ -32,7 +32,7 @@ def answer_metadata(backend: Backend, path: str, query: Query, base: str) -> Ans
     check_options(query, ("$select", "$filter", "$expand"))
     tables = [table for table in backend.store.specs if table.in_metadata]
     if path == "EntityDefinitions":
-        value = _entities(tables, query)
+        value = _entities(tables, query, backend.control.unknown_properties)
     else:
         match = _CAST.fullmatch(path)
         if match is None:
@@ -42,8 +42,11 @@ def answer_metadata(backend: Backend, path: str, query: Query, base: str) -> Ans
     return answers.json_answer({"@odata.context": context, "value": value})
 
 
-def _entities(tables: Sequence[Table], query: Query) -> list[Definition]:
+def _entities(tables: Sequence[Table], query: Query, unknown: Sequence[str]) -> list[Definition]:
     found = {table.logical_name: (table, describe_entity(table)) for table in tables}
+    for _, definition in found.values():
+        for name in unknown:
+            definition.pop(name)
     kept = _filtered((definition for _, definition in found.values()), query)
     return [
         _selected(each, query, _ENTITY) | _expanded(found[each["LogicalName"]][0], query)

@@ -33,6 +33,8 @@ class Table:
     not_orderable: tuple[str, ...] = ()  # further members that $orderby refuses
     in_metadata: bool = True  # False: EntityDefinitions does not know it
     primary_name: str | None = None
+    table_type: str = "Standard"  # or Virtual, Elastic
+    data_provider: str | None = None  # the id of the provider of a virtual or elastic table
 
     @cached_property
     def all_columns(self) -> tuple[Column, ...]:
