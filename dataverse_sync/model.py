@@ -18,6 +18,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 ColumnType = Literal["TEXT", "INTEGER", "REAL"]
 Source = Literal["metadata", "sample"]
+Kind = Literal["standard", "elastic", "virtual"]
 State = Literal["pending", "in_progress", "completed", "failed"]
 Reason = Literal["deleted", "not_returned", "unlinked"]
 
@@ -54,6 +55,7 @@ class Entity:
     is_intersect: bool = False  # the junction table of an N:N relationship
     change_tracking: bool = False
     key_found: str = "metadata"  # how the key was found, as the log says it
+    kind: Kind = "standard"  # where its records are kept; not part of drift
 
     def has(self, name: str) -> bool:
         """Whether Dataverse has the column, not only our table."""

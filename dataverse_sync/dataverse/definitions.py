@@ -8,13 +8,13 @@ https://learn.microsoft.com/power-apps/developer/data-platform/webapi/query-meta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
 import msgspec
 
-from dataverse_sync.model import IDENTIFIER, Column, Entity
+from dataverse_sync.model import IDENTIFIER, Column, Entity, Kind
 
 _INTEGERS = ("Integer", "BigInt", "Boolean", "Picklist", "State", "Status")
 _REALS = ("Double", "Decimal", "Money")
@@ -23,6 +23,10 @@ _NAVIGATION_ONLY = ("PartyList", "CalendarRules")
 _IMAGE_COMPANIONS = ("_timestamp", "_url")
 # The relationship of an owner column names the abstract table that both kinds of owner share.
 _ABSTRACT_TARGETS = {"owner": ("systemuser", "team"), "principal": ("systemuser", "team")}
+# Signs of the kind of a table, where TableType does not tell.
+_NO_PROVIDER = "00000000-0000-0000-0000-000000000000"
+_ELASTIC_PROVIDER = "1d9bde74-9ebd-4da9-8ff5-aa74945b9f74"  # the same in every environment
+_ELASTIC_COLUMNS = {"partitionid", "ttlinseconds"}
 CHOICE_KINDS = ("Picklist", "State", "Status", "MultiSelectPicklist", "Boolean")
 
 
@@ -70,6 +74,8 @@ class _Definition(msgspec.Struct, rename="pascal"):
     attributes: list[_Attribute]
     is_intersect: bool | None = None
     change_tracking_enabled: bool | None = None
+    table_type: object = None
+    data_provider_id: object = None
     many_to_one_relationships: list[_Relationship] | None = None
 
 
@@ -77,6 +83,8 @@ _LISTS = ("Attributes", "ManyToOneRelationships")  # not selected but expanded
 DEFINITION_SELECT = tuple(
     name for name in _Definition.__struct_encode_fields__ if name not in _LISTS
 )
+# Services of 2022 and before, on-premises ones too, refuse a $select that names TableType.
+OLDER_DEFINITION_SELECT = tuple(name for name in DEFINITION_SELECT if name != "TableType")
 DEFINITION_EXPAND = (
     "Attributes($select=LogicalName,AttributeType,AttributeTypeName,AttributeOf,"
     "IsValidForRead,IsValidODataAttribute),"
@@ -110,7 +118,25 @@ def parse_definition(definition: object) -> Entity:
         logical_name=found.logical_name,
         is_intersect=bool(found.is_intersect),
         change_tracking=bool(found.change_tracking_enabled),
+        kind=find_kind(found.table_type, found.data_provider_id, columns),
     )
+
+
+def find_kind(table_type: object, provider: object, columns: Collection[str]) -> Kind:
+    """The kind of a table, by ``TableType``, ``DataProviderId`` and its columns.
+
+    An elastic table has a data provider too: always the same.
+    """
+    told = table_type.strip().lower() if isinstance(table_type, str) else ""
+    provider = provider.strip(" {}").lower() if isinstance(provider, str) else ""
+    # Activities and what else may come are told apart by the other signs.
+    is_known = told in ("standard", "elastic", "virtual")
+    if told == "elastic" or provider == _ELASTIC_PROVIDER:
+        return "elastic"
+    if not is_known and set(columns) >= _ELASTIC_COLUMNS:
+        return "elastic"
+    has_provider = provider not in ("", _NO_PROVIDER)
+    return "virtual" if told == "virtual" or has_provider else "standard"
 
 
 def _columns_of(attribute: _Attribute, targets: Mapping[str, Sequence[str]]) -> Iterable[Column]:

@@ -11,7 +11,7 @@ import msgspec
 
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.files import write_whole
-from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Drift, Entity, Source
+from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Drift, Entity, Kind, Source
 
 LOCK_VERSION = 1
 SchemaLock = dict[str, Entity]  # entity set → what is locked
@@ -33,6 +33,7 @@ class _Entity(msgspec.Struct):
     is_intersect: bool
     change_tracking: bool
     columns: dict[str, _Column]
+    kind: Kind = "standard"
 
 
 class _Version(msgspec.Struct):
@@ -50,7 +51,9 @@ def dump_lock(lock: SchemaLock) -> str:
 
 
 def _dump_entity(entity: Entity) -> str:
-    fields = [f"      {json.dumps(name)}: {json.dumps(getattr(entity, name))}," for name in _FIELDS]
+    # A standard table is filed as it was before there were kinds.
+    names = _FIELDS if entity.kind == "standard" else (*_FIELDS, "kind")
+    fields = [f"      {json.dumps(name)}: {json.dumps(getattr(entity, name))}," for name in names]
     columns = []
     for column in sorted(entity.columns, key=attrgetter("name")):
         about = msgspec.to_builtins(_Column(column.type, column.targets, column.gone))
@@ -97,7 +100,8 @@ def _parse_entity(name: str, text: msgspec.Raw) -> Entity:
         Column(column, about.type, about.targets, about.gone)
         for column, about in filed.columns.items()
     )
-    return Entity(name, columns=columns, **{field: getattr(filed, field) for field in _FIELDS})
+    told = {field: getattr(filed, field) for field in (*_FIELDS, "kind")}
+    return Entity(name, columns=columns, **told)
 
 
 def load_lock(path: Path) -> SchemaLock | None:

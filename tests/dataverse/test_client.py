@@ -153,7 +153,7 @@ def test_definitions_are_not_paged(client: DataverseClient, service: Service) ->
     assert definitions == [{"LogicalName": "account"}]
     assert service.data[0].target == (
         "/api/data/v9.2/EntityDefinitions?$select=LogicalName,EntitySetName,PrimaryIdAttribute,"
-        "IsIntersect,ChangeTrackingEnabled&$filter=EntitySetName%20eq%20'accounts'%20or%20"
+        "IsIntersect,ChangeTrackingEnabled,TableType,DataProviderId&$filter=EntitySetName%20eq%20'accounts'%20or%20"
         "EntitySetName%20eq%20'contacts'&$expand=Attributes($select=LogicalName,AttributeType,"
         "AttributeTypeName,AttributeOf,IsValidForRead,IsValidODataAttribute),"
         "ManyToOneRelationships($select=ReferencingAttribute,ReferencedEntity)"
@@ -167,6 +167,80 @@ def test_definitions_come_by_the_hundred(client: DataverseClient, service: Servi
     definitions = client.get_definitions([f"vin_set{n}" for n in range(250)])
 
     assert definitions == [{"n": 100}, {"n": 100}, {"n": 50}]
+
+
+NO_TABLE_TYPE = json_reply(
+    {"error": {"code": "0x0", "message": "Could not find a property named 'TableType'"}}, status=400
+)
+
+
+def test_table_type_refused_once_by_older_service(
+    client: DataverseClient, service: Service
+) -> None:
+    def answer(asked: Asked) -> Reply:
+        return NO_TABLE_TYPE if "TableType" in asked.target else json_reply({"value": [{}]})
+
+    service.script = answer
+
+    first = client.get_definitions([f"vin_set{n}" for n in range(150)])
+    second = client.get_definitions(["accounts"])
+
+    assert (first, second) == ([{}, {}], [{}])
+    assert ["TableType" in asked.target for asked in service.data] == [True, False, False, False]
+    assert all("DataProviderId" in asked.target for asked in service.data)
+
+
+@pytest.mark.parametrize(("status", "requests"), [(400, 2), (401, 2), (403, 1), (404, 1), (501, 1)])
+def test_refused_definitions_are_an_error(
+    client: DataverseClient, service: Service, status: int, requests: int
+) -> None:
+    service.script = lambda _: http(status)
+
+    with pytest.raises(RequestError) as caught:
+        client.get_definitions(["accounts"])
+
+    assert caught.value.status == status
+    assert len(service.data) == requests
+
+
+@pytest.mark.parametrize(
+    ("reply", "requests", "waits"),
+    [
+        (http(500), 2, [1]),
+        (http(503), 2, [1]),
+        (RESET, 2, [1]),
+        (CLOSE, 2, [1]),
+        (http(200, b"<html>"), 2, [1]),
+        (http(429), 4, [1, 2, 4]),
+    ],
+)
+def test_fewer_retries_end_sooner(
+    client: DataverseClient,
+    service: Service,
+    fake: FakeTime,
+    reply: Reply,
+    requests: int,
+    waits: list[int],
+) -> None:
+    service.script = lambda _: reply
+
+    with pytest.raises((RequestError, PageError)):
+        client.get_definitions(["accounts"], retries=1)
+
+    assert len(service.data) == requests
+    assert fake.waits == waits
+
+
+def test_fewer_retries_declare_no_outage(
+    client: DataverseClient, service: Service, fake: FakeTime
+) -> None:
+    client.get_definitions(["accounts"])
+    service.server.__exit__(None, None, None)
+    fake.now += 60
+
+    for retries, said in ((1, "no answer"), (5, "no answer"), (1, "not asked for")):
+        with pytest.raises(RequestError, match=said):
+            client.get_definitions(["accounts"], retries=retries)
 
 
 def test_unreadable_definition_is_an_error(client: DataverseClient, service: Service) -> None:

@@ -20,6 +20,7 @@ from dataverse_sync.dataverse.definitions import (
     TABLES_SELECT,
     ChoicesDefinition,
     definitions_filter,
+    find_kind,
     iter_options,
     parse_definition,
     parse_table,
@@ -139,6 +140,64 @@ def test_type_name_may_be_missing():
     assert columns(attribute("number", "Integer", AttributeTypeName=None)) == [
         Column("number", "INTEGER")
     ]
+
+
+EMPTY_ID = "00000000-0000-0000-0000-000000000000"
+PROVIDER = "c9a7f5b6-2e3d-4a1b-9f80-7d6e5c4b3a21"
+ELASTIC_PROVIDER = "1d9bde74-9ebd-4da9-8ff5-aa74945b9f74"
+PARTITIONED = ["sensorid", "partitionid", "ttlinseconds"]
+
+
+@pytest.mark.parametrize(
+    ("table_type", "provider", "names", "kind"),
+    [
+        ("Standard", None, [], "standard"),
+        ("Standard", EMPTY_ID, [], "standard"),
+        ("Standard", None, PARTITIONED, "standard"),
+        ("Standard", PROVIDER, [], "virtual"),
+        ("Standard", ELASTIC_PROVIDER, [], "elastic"),
+        ("Elastic", None, [], "elastic"),
+        ("elastic", None, [], "elastic"),
+        ("Elastic", ELASTIC_PROVIDER, PARTITIONED, "elastic"),
+        ("Elastic", PROVIDER, PARTITIONED, "elastic"),
+        ("Virtual", None, [], "virtual"),
+        ("Virtual", EMPTY_ID, [], "virtual"),
+        ("Virtual", PROVIDER, [], "virtual"),
+        ("Virtual", PROVIDER, PARTITIONED, "virtual"),
+        (None, None, [], "standard"),
+        (None, EMPTY_ID, ["partitionid"], "standard"),
+        (None, None, ["ttlinseconds"], "standard"),
+        (None, None, PARTITIONED, "elastic"),
+        (None, EMPTY_ID, PARTITIONED, "elastic"),
+        (None, ELASTIC_PROVIDER, [], "elastic"),
+        (None, ELASTIC_PROVIDER.upper(), [], "elastic"),
+        (None, f"{{{ELASTIC_PROVIDER}}}", [], "elastic"),
+        (None, PROVIDER, [], "virtual"),
+        (None, PROVIDER.upper(), ["partitionid"], "virtual"),
+        (None, "", [], "standard"),
+        ("", PROVIDER, [], "virtual"),
+        ("Activity", None, [], "standard"),
+        ("Activity", PROVIDER, [], "virtual"),
+        ("Activity", None, PARTITIONED, "elastic"),
+        (3, {"Value": 1}, [], "standard"),
+        (["Elastic"], [], [], "standard"),
+    ],
+)
+def test_kind_told_by_three_signs(table_type, provider, names, kind):
+    assert find_kind(table_type, provider, names) == kind
+
+    entity = parse_definition(
+        definition(
+            *(attribute(name, "String") for name in names),
+            TableType=table_type,
+            DataProviderId=provider,
+        )
+    )
+    assert entity.kind == kind
+
+
+def test_definition_without_table_type_is_standard():
+    assert parse_definition(definition()).kind == "standard"
 
 
 @pytest.mark.parametrize("kind", ["PartyList", "CalendarRules"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,32 @@ LOCK: SchemaLock = {
     ),
     "accounts": ACCOUNT,
 }
+
+
+@pytest.mark.parametrize("kind", ["elastic", "virtual"])
+def test_kind_filed_if_not_standard(kind):
+    text = dump_lock({"accounts": replace(ACCOUNT, kind=kind), "contacts": LOCK["contacts"]})
+
+    assert text.count('"kind"') == 1
+    assert f'      "kind": "{kind}",' in text.splitlines()
+    assert parse_lock(text, "schema.json")["accounts"].kind == kind
+    assert dump_lock(parse_lock(text, "schema.json")) == text
+
+
+def test_lock_without_kind_is_standard():
+    text = dump_lock(LOCK)
+
+    assert "kind" not in text
+    assert {entity.kind for entity in parse_lock(text, "schema.json").values()} == {"standard"}
+    assert dump_lock(parse_lock(text, "schema.json")) == text
+
+
+@pytest.mark.parametrize("kind", ['"Elastic"', "null", "3", '""'])
+def test_unknown_kind_is_damage(kind):
+    text = dump_lock({"accounts": replace(ACCOUNT, kind="elastic")}).replace('"elastic"', kind)
+
+    with pytest.raises(ConfigError, match=r"schema\.json: damaged, entity accounts: "):
+        parse_lock(text, "schema.json")
 
 
 def test_lock_has_one_column_a_line():
