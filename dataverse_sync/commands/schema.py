@@ -23,7 +23,7 @@ from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.lock import SchemaLock, accept_entity, diff_entity
-from dataverse_sync.store import database, labelled_views
+from dataverse_sync.store import database, labelled_views, sync_state
 from dataverse_sync.store.migrate import bring_to
 from dataverse_sync.store.schema_lock import (
     load_schema,
@@ -115,9 +115,13 @@ def _compare(
         if name in known:
             drift += diff_entity(lock[name], known[name]) if name in lock else []
             drift += [] if name in lock else [Drift(name, "entity_added")]
-        elif live.metadata_error is not None and name not in failures and name not in sampled.empty:
+        elif name in live.failures:
+            failures[name] = f"{name}: cannot be compared, {live.failures[name]}"
+        elif name in failures or name in sampled.empty:
+            continue
+        elif name in live.refused:
             failures[name] = f"{name}: cannot be compared, {live.metadata_error}"
-        elif name in lock and name not in failures and lock[name].source == "metadata":
+        elif name in lock and lock[name].source == "metadata":
             drift.append(Drift(name, "entity_removed"))
     return LiveSchema(known, tuple(drift), failures)
 
@@ -154,11 +158,21 @@ def accept(
         for entity in selected:
             if entity.name not in live.entities or entity.name not in lock:
                 continue
-            wanted = accept_entity(lock[entity.name], live.entities[entity.name], drop)
+            before = lock[entity.name]
+            wanted = accept_entity(before, live.entities[entity.name], drop)
             lock[entity.name] = wanted
             with database.transaction(connection):
                 database.prepare_own_tables(connection)
                 bring_to(connection, build_table(wanted), tell)
+                if wanted.key != before.key:
+                    # Records that the other key merged were never stored: read all again.
+                    sync_state.set_state(
+                        connection,
+                        entity.name,
+                        last_timestamp=None,
+                        checkpoint=None,
+                        delta_link=None,
+                    )
                 dropped = labelled_views.drop_broken(connection)
                 save_lock_copy(connection, lock, datetime.now(UTC))
             for view in dropped:

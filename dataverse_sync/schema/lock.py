@@ -136,17 +136,18 @@ def diff_entity(locked: Entity, live: Entity) -> list[Drift]:
         for name in was
         if name not in now
     ]
-    # A sample shows null as TEXT: what it says of types proves nothing.
-    guessed = "sample" in (locked.source, live.source)
+    # A sample shows null as TEXT: what it says of types proves nothing. What was guessed from
+    # one is wrong where metadata says otherwise.
+    is_proven = live.source == "metadata"
     retyped = [
         Drift(locked.name, "type_changed", name, was[name], now[name])
         for name in was
-        if name in now and was[name] != now[name] and not guessed
+        if name in now and was[name] != now[name] and is_proven
     ]
     found = [*added, *removed, *retyped]
     # A key that was guessed wrong merges records: nothing else shows it.
-    if locked.key != live.key and live.source == "metadata":
-        found.append(Drift(locked.name, "type_changed", live.key, was.get(live.key), "TEXT"))
+    if locked.key != live.key and is_proven:
+        found.append(Drift(locked.name, "type_changed", live.key, "TEXT", "TEXT"))
     return found
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,14 +56,48 @@ def test_equal_columns_have_no_drift(was, now, same):
 
 
 @settings(max_examples=60, deadline=None)
-@given(was=_COLUMNS, now=_COLUMNS, sources=st.sampled_from(["ms", "sm", "ss"]))
-def test_sample_proves_no_type_change(was, now, sources):
-    kinds = {"m": "metadata", "s": "sample"}
-
-    found = diff_entity(entity(was, kinds[sources[0]]), entity(now, kinds[sources[1]]))
+@given(was=_COLUMNS, now=_COLUMNS, source=st.sampled_from(["metadata", "sample"]))
+def test_sample_proves_no_type_change(was, now, source):
+    found = diff_entity(entity(was, source), entity(now, "sample"))
 
     assert {drift.column for drift in found} == was.keys() ^ now.keys()
     assert {drift.change for drift in found} <= {"column_added", "column_removed"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(was=_COLUMNS, now=_COLUMNS)
+def test_metadata_proves_guessed_types_wrong(was, now):
+    found = diff_entity(entity(was, "sample"), entity(now))
+
+    assert found == diff_entity(entity(was), entity(now))
+
+
+@pytest.mark.parametrize("guessed_type", ["TEXT", "INTEGER", None])
+@pytest.mark.parametrize("source", ["sample", "metadata"])
+def test_wrong_key_is_told_by_name(guessed_type, source):
+    columns = {"ownid": "TEXT"} | ({"accountid": guessed_type} if guessed_type else {})
+    locked = replace(entity(columns, source), key="ownid")
+    live = entity({"accountid": "TEXT", "ownid": "TEXT"})
+
+    found = [str(drift) for drift in diff_entity(locked, live)]
+
+    said = "accounts.accountid: is the key, not what the locked schema takes for it"
+    others = {
+        "TEXT": [],
+        "INTEGER": ["accounts.accountid: type changed from INTEGER to TEXT"],
+        None: ["accounts.accountid: new column (TEXT), kept in json_response"],
+    }
+    assert found == [*others[guessed_type], said]
+    assert diff_entity(accept_entity(locked, live, drop=False), live) == []
+
+
+@pytest.mark.parametrize("was", ["standard", "elastic", "virtual"])
+@pytest.mark.parametrize("now", ["standard", "elastic", "virtual"])
+def test_kind_is_not_drift(was, now):
+    locked, live = (replace(entity({"accountid": "TEXT"}), kind=kind) for kind in (was, now))
+
+    assert diff_entity(locked, live) == []
+    assert accept_entity(locked, live, drop=False).kind == now
 
 
 def test_removed_column_is_told_once():
