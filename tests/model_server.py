@@ -341,7 +341,9 @@ class ModelServer:
     def get_sample(self, entity_set: str) -> dict[str, Any] | None:
         raise AssertionError(f"{entity_set}: a sample is asked for, though the metadata knows it")
 
-    def get_definitions(self, names: Sequence[str]) -> list[dict[str, Any]]:
+    def get_definitions(
+        self, names: Sequence[str], *, retries: int | None = None
+    ) -> list[dict[str, Any]]:
         return [self._definition(self.tables[name]) for name in names]
 
     def get_counts(self, logical_names: Sequence[str]) -> dict[str, int]:

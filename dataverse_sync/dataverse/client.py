@@ -23,7 +23,7 @@ from dataverse_sync.config import Config
 from dataverse_sync.dataverse import bodies, definitions, odata
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.refusals import GOES_ON, build_refusal
-from dataverse_sync.dataverse.retries import NETWORK_ERRORS, RETRIES, Retries, parse_date
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries, parse_date
 from dataverse_sync.dataverse.transport import (
     Answer,
     BrokenBodyError,
@@ -137,7 +137,7 @@ class DataverseClient:
         return record
 
     def get_definitions(
-        self, names: Sequence[str], *, retries: int = RETRIES
+        self, names: Sequence[str], *, retries: int | None = None
     ) -> list[dict[str, Any]]:
         """The EntityDefinitions of these entity sets; sets that it does not know are left out."""
         found: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ class DataverseClient:
             found += self._get_definitions(filter, retries)
         return found
 
-    def _get_definitions(self, filter: str, retries: int) -> list[dict[str, Any]]:
+    def _get_definitions(self, filter: str, retries: int | None) -> list[dict[str, Any]]:
         def get(select: Sequence[str]) -> list[dict[str, Any]]:
             path, expand = "EntityDefinitions", definitions.DEFINITION_EXPAND
             return self.get_metadata(
@@ -170,12 +170,13 @@ class DataverseClient:
         select: Sequence[str] = (),
         filter: str = "",
         expand: str = "",
-        retries: int = RETRIES,
+        retries: int | None = None,
     ) -> list[dict[str, Any]]:
         """The elements of one metadata answer, decoded; such answers are never paged.
 
         A filter may compare properties and enums for equality; functions are refused. With
-        fewer ``retries`` a failure is found sooner, and says nothing of an outage.
+        fewer ``retries`` than the schedule has, a failure is found sooner, and is not taken for
+        an outage of the service.
 
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
@@ -220,7 +221,7 @@ class DataverseClient:
         parse: Callable[[PageRequest, memoryview], Page],
         prefer: str = "",
         expected: int | None = None,
-        retries: int = RETRIES,
+        retries: int | None = None,
     ) -> Page:
         def read(response: requests.Response, asked: _Asked) -> Page:
             """Take a body and split it, within the budget of pages held."""
@@ -253,7 +254,7 @@ class DataverseClient:
         request: PageRequest,
         prefer: str,
         read: Callable[[requests.Response, _Asked], T],
-        retries: int = RETRIES,
+        retries: int | None = None,
     ) -> T:
         """Send a request through the gate; ``read`` takes an answer of any status."""
         self._check(request)
@@ -276,7 +277,7 @@ class DataverseClient:
         asked: _Asked,
         prefer: str,
         read: Callable[[requests.Response, _Asked], T],
-        total: int,
+        total: int | None,
     ) -> T:
         """Send a request with the run's token, and once more with a new one if it is refused."""
         retries = Retries.start(self._throttle, total=total)
@@ -312,7 +313,7 @@ class DataverseClient:
             )
 
     def _explain(
-        self, error: Exception, request: PageRequest, began: float, sent: int, retries: int
+        self, error: Exception, request: PageRequest, began: float, sent: int, retries: int | None
     ) -> EntityError:
         """The error for a request that got no whole answer, after every retry."""
         reason = self._redactor.redact(describe(error))
@@ -325,7 +326,7 @@ class DataverseClient:
             )
         # No connection, and nobody was answered meanwhile: it is away. A connection that
         # breaks says nothing of other requests.
-        if is_unreachable(error) and self._answered_at <= began and retries == RETRIES:
+        if is_unreachable(error) and self._answered_at <= began and retries is None:
             self._outage = f"since the service does not answer ({reason})"
         return RequestError(
             f"{request}: no answer from the service ({reason})",

@@ -60,10 +60,10 @@ class Retries(Retry):
         self.unfailing = unfailing  # 429s left that do not count as failures
 
     @classmethod
-    def start(cls, throttle: Throttle, gated: bool = True, total: int = RETRIES) -> Self:
-        """The schedule; not gated, for a request that holds no place in the throttle."""
+    def start(cls, throttle: Throttle, gated: bool = True, total: int | None = None) -> Self:
+        """The schedule, or so many retries of it; not gated, for a request without a place."""
         return cls(
-            total=total,
+            total=RETRIES if total is None else total,
             redirect=0,
             allowed_methods=None,
             status_forcelist=RETRIED_STATUSES,
@@ -72,7 +72,7 @@ class Retries(Retry):
             remove_headers_on_redirect=["Authorization"],
             throttle=throttle,
             gated=gated,
-            unfailing=min(THROTTLED_RETRIES, 2 * total),
+            unfailing=THROTTLED_RETRIES if total is None else 2 * total,
         )
 
     def new(self, **kwargs: Any) -> Self:

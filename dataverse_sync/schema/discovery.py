@@ -1,8 +1,14 @@
-"""Find the columns that entities have now: by metadata, or else guessed from a sample record."""
+"""Find the columns that entities have now: by metadata, or else guessed from a sample record.
+
+A guess is made only where metadata is refused or does not know the set. Where it cannot be had
+for another reason it is asked for in smaller batches, since one definition can be what the
+service fails at; what cannot be had even so is a failure of that entity.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,12 +16,19 @@ from typing import Any
 
 import msgspec
 
-from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.client import DEFINITIONS_AT_ONCE, DataverseClient
 from dataverse_sync.dataverse.definitions import find_name, parse_definition
-from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
 log = logging.getLogger(__name__)
+
+_REFUSALS = (400, 401, 403, 404, 501)  # statuses that will be the same in the next run
+_SMALLER_BATCH = 10  # entity sets, after which they are asked for one by one
+# Failures in a row after which no further batch is tried: if nothing was answered at all, and
+# else. The second is a batch and all of its sets, and one more.
+_FAILURES_AT_FIRST = 5
+_FAILURES_IN_A_ROW = _SMALLER_BATCH + 2
 
 # Junction tables: custom ones end in "set", older ones of the system in "collection".
 _PLURALS = (("s", ""), ("ies", "y"), ("es", ""), ("set", ""), ("collection", ""))
@@ -26,20 +39,18 @@ class Discovery:
     """What was found about some entity sets."""
 
     entities: dict[str, Entity] = field(default_factory=dict)
-    unknown: tuple[str, ...] = ()  # not in the metadata
+    unknown: tuple[str, ...] = ()  # not in the metadata, or refused: to be guessed
+    refused: tuple[str, ...] = ()  # of the unknown, those whose metadata was refused
     empty: tuple[str, ...] = ()  # no metadata, and no record to learn from
-    failures: dict[str, EntityError] = field(default_factory=dict)
-    metadata_error: EntityError | None = None  # why no metadata could be read
+    failures: dict[str, EntityError] = field(default_factory=dict)  # nothing can be said now
+    metadata_error: EntityError | None = None  # the first refusal or failure of metadata
 
 
 def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
-    """Find these entity sets in the metadata, in one request."""
-    try:
-        found = client.get_definitions(names)
-    except EntityError as error:
-        return Discovery(unknown=tuple(names), metadata_error=error)
+    """Find these entity sets in the metadata: one request for a hundred, if it is answered."""
+    answers = _get_definitions(client, names)
     entities = {}
-    for definition in found:
+    for definition in answers.definitions:
         try:
             entity = parse_definition(definition)
         except msgspec.ValidationError as error:
@@ -51,7 +62,56 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
             continue
         if entity.name in names:
             entities[entity.name] = entity
-    return Discovery(entities, unknown=tuple(name for name in names if name not in entities))
+    unread = {**answers.refused, **answers.failures}
+    return Discovery(
+        entities,
+        unknown=tuple(n for n in names if n not in entities and n not in answers.failures),
+        refused=tuple(answers.refused),
+        failures=answers.failures,
+        metadata_error=next((unread[name] for name in names if name in unread), None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What became of the requests for definitions."""
+
+    definitions: list[dict[str, Any]] = field(default_factory=list)
+    refused: dict[str, EntityError] = field(default_factory=dict)
+    failures: dict[str, EntityError] = field(default_factory=dict)
+
+
+def _get_definitions(client: DataverseClient, names: Sequence[str]) -> _Answers:
+    """Ask in batches, and after a failure in smaller ones that wait for one retry only."""
+    answers = _Answers()
+    batches = deque(_split(names, DEFINITIONS_AT_ONCE))
+    retries: int | None = None  # the whole schedule
+    failed, limit = 0, _FAILURES_AT_FIRST  # in a row
+    while batches:
+        batch = batches.popleft()
+        try:
+            answers.definitions.extend(client.get_definitions(batch, retries=retries))
+            failed, limit = 0, _FAILURES_IN_A_ROW
+        except EntityError as error:
+            if isinstance(error, RequestError) and error.status in _REFUSALS:
+                answers.refused.update(dict.fromkeys(batch, error))
+                failed, limit = 0, _FAILURES_IN_A_ROW
+                continue
+            log.info("definitions of %d entity sets cannot be had: %s", len(batch), error.message)
+            failed, retries = failed + 1, 1
+            if len(batch) > 1:
+                size = _SMALLER_BATCH if len(batch) > _SMALLER_BATCH else 1
+                batches.extendleft(reversed(_split(batch, size)))
+            else:
+                answers.failures[batch[0]] = error
+            if failed >= limit:  # the service, not a definition
+                answers.failures.update((name, error) for left in batches for name in left)
+                break
+    return answers
+
+
+def _split(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
 
 
 def read_samples(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.session import Session, wait_for
-from dataverse_sync.errors import RunError, SyncError
+from dataverse_sync.errors import EntityError, RunError, SyncError
 from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.discovery import Discovery, infer_entity
@@ -90,10 +90,10 @@ def lock_schema(
 def _find_entities(names: Sequence[str], live: Future[Discovery], session: Session) -> Discovery:
     """Entities by their metadata, else by their first record."""
     known = wait_for(live)
-    if known.metadata_error is not None:
+    if any(name in known.refused for name in names):
         problem = known.metadata_error
         log.warning("metadata cannot be read, so new tables go by their first record: %s", problem)
-    unknown = [name for name in names if name not in known.entities]
+    unknown = [name for name in names if name in known.unknown]
     sampled = discovery.read_samples(session.client, session.pool, unknown)
     for entity in sampled.entities.values():
         log.warning(
@@ -103,7 +103,20 @@ def _find_entities(names: Sequence[str], live: Future[Discovery], session: Sessi
             entity.key_found,
         )
     described = {name: known.entities[name] for name in names if name in known.entities}
-    return replace(sampled, entities={**described, **sampled.entities})
+    failures = {
+        name: EntityError(
+            f"{name}: its definition cannot be read, so its table is not made "
+            f"({known.failures[name].message})",
+            "Run again later: it is asked for in each run until it is answered.",
+        )
+        for name in names
+        if name in known.failures
+    }
+    return replace(
+        sampled,
+        entities={**described, **sampled.entities},
+        failures={**sampled.failures, **failures},
+    )
 
 
 def _tell_left_out(made: Iterable[EntityTable]) -> None:
@@ -131,22 +144,35 @@ def _find_taken_out(setup: Setup, lock: SchemaLock) -> list[Drift]:
 
 def compare_metadata(setup: Setup, prepared: Prepared, connection: Connection) -> list[Drift]:
     """Record where live metadata differs from the lock that this run works by."""
-    try:
-        live = wait_for(prepared.live)
-        problem: SyncError | None = live.metadata_error
-    except RunError as error:  # of the sign-in: the records came all the same
-        live, problem = Discovery(), error
-    if problem is not None and prepared.compared:
+    live, problem = _wait_for_live(prepared)
+    unread = [n for n in prepared.compared if n not in live.entities and n not in live.unknown]
+    unread += [name for name in prepared.compared if name in live.refused]
+    if unread and len(unread) == len(prepared.compared):
         log.warning("metadata cannot be read, so the schema was not compared: %s", problem)
+    elif unread:
+        log.warning(
+            "metadata of %s cannot be read, so their schema was not compared: %s",
+            ", ".join(unread),
+            problem,
+        )
     drift: list[Drift] = []
     for name in prepared.compared:
         if name in live.entities:
             drift += diff_entity(prepared.lock[name], live.entities[name])
-        elif problem is None and prepared.lock[name].source == "metadata":
+        elif name not in unread and prepared.lock[name].source == "metadata":
             drift.append(Drift(name, "entity_removed"))
     compared = [name for name in prepared.compared if name in live.entities]
     _record_drift(setup, connection, drift, compared)
     return drift
+
+
+def _wait_for_live(prepared: Prepared) -> tuple[Discovery, SyncError | None]:
+    """The live metadata, and why it is not whole, if it is not."""
+    try:
+        live = wait_for(prepared.live)
+    except RunError as error:  # of the sign-in: the records came all the same
+        return Discovery(), error
+    return live, live.metadata_error
 
 
 def compare_samples(
@@ -157,8 +183,11 @@ def compare_samples(
     No record is read for this alone, so a table in which nothing changed shows no drift.
     """
     found: dict[str, list[Drift]] = {}
+    live, _ = _wait_for_live(prepared)
     for name, sync in syncs.items():
         sample, locked = sync.storing.sample, prepared.lock[name]
+        if name in live.entities:  # compared with that, which proves more
+            continue
         if sample is not None and locked.source == "sample":
             with suppress(ValueError):  # a number of 5,000 digits
                 found[name] = diff_entity(locked, infer_entity(name, json.loads(bytes(sample))))

@@ -254,6 +254,23 @@ def test_unreadable_metadata_is_warned_of(world: World) -> None:
     assert found["vin_candidates"].details["source"] == "sample"
 
 
+@pytest.mark.parametrize("fault", ["status", "reset", "truncate"])
+def test_check_survives_failing_metadata(
+    world: World, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    name = "dataverse_sync.dataverse.transport.Retries.get_backoff_time"
+    monkeypatch.setattr(name, lambda _: 0.0)
+    options = {"status": 503} if fault == "status" else {}
+    faults = Fault(fault, match="EntityDefinitions", times=999, **options)
+    world.emulator.control.fault(faults)
+
+    found = check(world)
+
+    assert found["metadata"].result == "warning"
+    assert "cannot be read: EntityDefinitions: " in found["metadata"].text
+    assert found["vin_candidates"].result == "ok"
+
+
 def test_wrong_clock_is_warned_of(world: World) -> None:
     world.emulator.clock.advance(600)
 

@@ -238,7 +238,7 @@ def test_fewer_retries_declare_no_outage(
     service.server.__exit__(None, None, None)
     fake.now += 60
 
-    for retries, said in ((1, "no answer"), (5, "no answer"), (1, "not asked for")):
+    for retries, said in ((1, "no answer"), (None, "no answer"), (1, "not asked for")):
         with pytest.raises(RequestError, match=said):
             client.get_definitions(["accounts"], retries=retries)
 
