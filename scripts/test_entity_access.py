@@ -112,12 +112,13 @@ def _look(config: Config, names: Sequence[str], redactor: Redactor) -> int:
             print(f"The metadata cannot be read: {redactor.redact(str(described.metadata_error))}")
         sampled = discovery.read_samples(session.client, session.pool, described.unknown)
         known = {**described.entities, **sampled.entities}
+        failures = {**described.failures, **sampled.failures}
 
         def look(name: str) -> Access:
             if name in known:
                 return _reach(session.client, known[name])
-            if name in sampled.failures:
-                return _unreadable(Access(name, "no"), sampled.failures[name])
+            if name in failures:
+                return _unreadable(Access(name, "no"), failures[name])
             return Access(name, "yes", rows="0", reason="empty, and not in the metadata")
 
         found = list(session.pool.map(look, names))

@@ -144,7 +144,7 @@ def _compare(
 def _find_entity(session: Session, name: str) -> Entity:
     """Its key above all; out of the metadata, or guessed from a sample."""
     found = discovery.read_metadata(session.client, [name])
-    if not found.entities:
+    if found.unknown:
         found = discovery.read_samples(session.client, session.pool, [name])
     if name in found.failures:
         raise found.failures[name]

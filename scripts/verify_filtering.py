@@ -141,7 +141,7 @@ def _verify(config: Config, name: str, count: int, db: Path | None, redactor: Re
 def _find_entity(session: Session, name: str) -> Entity:
     """Its key above all; out of the metadata, or guessed from a sample."""
     found = discovery.read_metadata(session.client, [name])
-    if not found.entities:
+    if found.unknown:
         found = discovery.read_samples(session.client, session.pool, [name])
     if name in found.failures:
         raise found.failures[name]

@@ -171,6 +171,34 @@ def test_locked_entities_not_compared_on_failure(
     assert "metadata cannot be read, so the schema was not compared" in caplog.text
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 501])
+def test_locked_entities_not_compared_on_refusal(
+    world: World, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+    world.emulator.add_column("vin_candidates", Column("vin_new", "Integer"))
+    fail(world, Fault("status", METADATA, MANY, status=status))
+
+    report = world.sync()
+
+    assert report.ok
+    assert report.drift == ()
+    assert "metadata cannot be read, so the schema was not compared" in caplog.text
+    assert world.query("SELECT count(*) FROM _schema_changes") == [(0,)]
+
+
+def test_entity_missing_in_metadata_is_drift(world: World) -> None:
+    world.sync()
+    hidden = replace(PRODUCTS, in_metadata=False)
+    world.emulator.tables["vin_products"].spec = hidden
+
+    report = world.sync()
+
+    assert [(item.entity, item.change) for item in report.drift] == [
+        ("vin_products", "entity_removed")
+    ]
+
+
 def test_other_entities_compared_if_one_fails(
     world: World, passing: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -286,16 +314,26 @@ def test_guess_of_fewer_columns_is_drift(guessed: World) -> None:
     assert sorted(str(item) for item in report.drift) == sorted([*WRONG, new])
 
 
-def test_accept_mends_wrong_guess(guessed: World) -> None:
-    keys = list(guessed.emulator.rows("vin_odds"))
+@pytest.mark.parametrize("deletions", ["sync", "ignore"])
+def test_accept_mends_wrong_guess(guessed: World, deletions: Any) -> None:
+    odd = [EntityConfig("vin_odds", deletions=deletions)]
+    records = guessed.emulator.rows("vin_odds")
+    keys = sorted(records, key=lambda key: records[key]["vin_groupid"])
     # By the wrong key: one record is stored twice, and another replaces the row of a third.
     guessed.emulator.update("vin_odds", keys[0], {"vin_groupid": group(99), "vin_count": 5})
     guessed.emulator.update("vin_odds", keys[1], {"vin_groupid": group(2), "vin_weight": 1.5})
-    guessed.sync(ODD_ONLY)
-    assert not guessed.is_mirror("vin_odds")
+    guessed.sync(odd)
+    guessed.wait()
+    guessed.emulator.insert("vin_odds", {"vin_groupid": group(50)})
+    guessed.sync(odd)
+    guessed.wait()
+    guessed.emulator.insert("vin_odds", {"vin_groupid": group(51)})
+    guessed.sync(odd)  # from a bookmark past the records that were merged
+    stored = guessed.query("SELECT count(DISTINCT vin_rowidentifier) FROM vin_odds")
+    assert stored == [(8,)]  # of nine
 
-    failures = accept(guessed, ODD_ONLY)
-    report = guessed.sync(ODD_ONLY)
+    failures = accept(guessed, odd)
+    report = guessed.sync(odd)
 
     assert failures == []
     assert report.ok
@@ -306,7 +344,17 @@ def test_accept_mends_wrong_guess(guessed: World) -> None:
     assert info["vin_rowidentifier"] == ("TEXT", 1)
     assert info["vin_groupid"] == ("TEXT", 0)
     assert info["vin_count"] == ("INTEGER", 0)
-    assert diff(guessed, ODD_ONLY).drift == ()
+    assert diff(guessed, odd).drift == ()
+
+
+def test_accept_of_key_forgets_progress(guessed: World) -> None:
+    guessed.execute("UPDATE _sync_state SET checkpoint = '{}', delta_link = 'there'")
+    progress = "SELECT last_timestamp, checkpoint, delta_link FROM _sync_state"
+    assert None not in guessed.query(progress)[0]
+
+    accept(guessed, ODD_ONLY)
+
+    assert guessed.query(progress) == [(None, None, None)]
 
 
 def test_accept_of_types_reads_nothing_again(make_world: Any) -> None:
