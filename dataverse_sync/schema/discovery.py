@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from dataverse_sync.dataverse.client import DEFINITIONS_AT_ONCE, DataverseClient
-from dataverse_sync.dataverse.definitions import find_name, parse_definition
+from dataverse_sync.dataverse.definitions import find_kind, find_name, parse_definition
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
@@ -141,7 +141,8 @@ def infer_entity(name: str, record: Mapping[str, Any]) -> Entity:
         raise PageError(f"{name}: the first record holds no column")
     key, key_found = detect_key(name, list(columns))
     typed = tuple(Column(column, infer_type(value)) for column, value in columns.items())
-    return Entity(name, key, typed, "sample", key_found=key_found)
+    kind = find_kind(None, None, columns)
+    return Entity(name, key, typed, "sample", key_found=key_found, kind=kind)
 
 
 def detect_key(entity_set: str, columns: Sequence[str]) -> tuple[str, str]:

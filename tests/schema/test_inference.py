@@ -89,3 +89,18 @@ def test_likeliest_key_is_found(entity_set, names, key, how):
 )
 def test_type_guessed_from_value(value, expected):
     assert infer_type(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ([], "standard"),
+        (["partitionid"], "standard"),
+        (["ttlinseconds"], "standard"),
+        (["partitionid", "ttlinseconds"], "elastic"),
+    ],
+)
+def test_elastic_table_told_by_its_record(more: list[str], kind: str) -> None:
+    record = {"vin_sensorid": "a"} | dict.fromkeys(more)
+
+    assert infer_entity("vin_sensors", record).kind == kind
