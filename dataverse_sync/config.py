@@ -23,6 +23,7 @@ from dataverse_sync.model import IDENTIFIER, EntityConfig
 DEFAULT_DB = "dataverse.db"
 DEFAULT_SCHEMA = "schema/schema.json"
 DEFAULT_WORKERS = 50
+MAX_PAGE_SIZE = 5000  # records, as the service allows at most
 TENANT = re.compile(r"[A-Za-z0-9.-]{1,255}")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 _ENTRY_KEYS = ("name", "filtered", "description", "deletions")
@@ -52,7 +53,7 @@ class Config:
     schema_path: str | Path = DEFAULT_SCHEMA
     workers: int = DEFAULT_WORKERS  # requests in flight at most
     segments: int | None = None  # ranges of one large table read at once, at most; None: chosen
-    page_size: int = 5000  # rows, as the service allows at most
+    page_size: int = MAX_PAGE_SIZE
     connect_timeout_s: float = 20.0
     read_timeout_s: float = 150.0  # the service gives up on a query after 120 s
 
@@ -62,8 +63,8 @@ class Config:
             problems.append(f"workers is {self.workers}: it must be 1 or more")
         if self.segments is not None and self.segments < 1:
             problems.append(f"segments is {self.segments}: it must be 1 or more")
-        if not 1 <= self.page_size <= 5000:
-            problems.append(f"page_size is {self.page_size}: it must be from 1 to 5000")
+        if not 1 <= self.page_size <= MAX_PAGE_SIZE:
+            problems.append(f"page_size is {self.page_size}: it must be from 1 to {MAX_PAGE_SIZE}")
         if self.tenant_id is not None and not TENANT.fullmatch(self.tenant_id):
             problems.append(f"DATAVERSE_TENANT_ID is not a tenant: {self.tenant_id[:100]!r}")
         _refuse("The configuration", problems)

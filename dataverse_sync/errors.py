@@ -70,11 +70,13 @@ class RequestError(EntityError):
         code: str = "",
         requests: int = 0,
         request: PageRequest | None = None,
+        is_outage: bool = False,
     ) -> None:
         super().__init__(message, hint, requests=requests)
         self.status = status  # of HTTP; None if no answer came
         self.code = code  # the service's own, such as 0x80040220; may be empty
         self.request = request
+        self.is_outage = is_outage  # no connection could be made: no other request would help
 
 
 class PageError(EntityError):

@@ -77,6 +77,8 @@ class PageRequest:
     top: bool = False  # carries $top: sent without the page-size preference, which would drop it
     track_changes: bool = False
     keys_only: bool = False  # for keys and versions, not for whole records
+    size: int | None = None  # records at most; None: as many as the run asks for
+    is_trial: bool = False  # another way of asking: retried once alone
 
     def __str__(self) -> str:
         return f"{self.entity}, page {self.number}" if self.number else self.entity
@@ -127,8 +129,14 @@ class Page:
     def next_request(self) -> PageRequest | None:
         if self.next_link is None:
             return None
-        number, keys_only = self.request.number + 1, self.request.keys_only
-        return PageRequest(self.request.entity, self.next_link, number, keys_only=keys_only)
+        asked = self.request
+        return PageRequest(
+            asked.entity,
+            self.next_link,
+            asked.number + 1,
+            keys_only=asked.keys_only,
+            size=asked.size,
+        )
 
 
 @dataclass(frozen=True, slots=True)

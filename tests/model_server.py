@@ -342,7 +342,7 @@ class ModelServer:
         raise AssertionError(f"{entity_set}: a sample is asked for, though the metadata knows it")
 
     def get_definitions(
-        self, names: Sequence[str], *, retries: int | None = None
+        self, names: Sequence[str], *, is_trial: bool = False
     ) -> list[dict[str, Any]]:
         return [self._definition(self.tables[name]) for name in names]
 

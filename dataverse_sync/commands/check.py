@@ -262,7 +262,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         drift = [str(item) for item in subject.find_drift(page)]
     except EntityError as error:
         return _describe_failure(entity.name, error)
-    plan = plan_read(saved, known.has("modifiedon"), False, api_url)
+    plan = plan_read(saved, known, False, api_url)
     how = plan.why if plan.kind == "since" else f"all of it ({plan.why})"
     cells = [
         _count_rows(entity, saved.records_count, expected),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dataverse_sync.config import DEFAULT_DB, DEFAULT_SCHEMA, DEFAULT_WORKERS
+from dataverse_sync.config import DEFAULT_DB, DEFAULT_SCHEMA, DEFAULT_WORKERS, MAX_PAGE_SIZE
 from dataverse_sync.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ class Options(argparse.Namespace):
     verbose: int = 0
     quiet: bool = False
     json: bool = False
+
+
+def page_size(text: str) -> int:
+    """Parse a number of records a page; or ``argparse.ArgumentTypeError``."""
+    if (number := positive(text)) > MAX_PAGE_SIZE:
+        raise argparse.ArgumentTypeError(f"{number} is more than {MAX_PAGE_SIZE}")
+    return number
 
 
 def positive(text: str) -> int:

@@ -13,8 +13,15 @@ from typing import Any
 
 from dataverse_sync import logs
 from dataverse_sync.commands.console import FAILED, OK, describe_end, load
-from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared, positive
-from dataverse_sync.config import Config
+from dataverse_sync.commands.options import (
+    CONSOLE,
+    PLACES,
+    Options,
+    add_shared,
+    page_size,
+    positive,
+)
+from dataverse_sync.config import MAX_PAGE_SIZE, Config
 from dataverse_sync.errors import ConfigError, SyncError
 from dataverse_sync.model import EntityConfig, SyncReport
 from dataverse_sync.redaction import Redactor
@@ -37,7 +44,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ranges that one large table is read in at once, at most; 1: one chain of pages",
     )
+    parser.add_argument(
+        "--page-size",
+        type=page_size,
+        metavar="N",
+        help=f"records a page at most (default: {MAX_PAGE_SIZE})",
+    )
     add_shared(parser, "--allow-deletes")
+    parser.add_argument(
+        "--new-environment",
+        action="store_true",
+        help="the database is to hold another environment from now on: everything is compared",
+    )
     parser.add_argument(
         "--report", type=Path, metavar="PATH", help="write the HTML report after the run"
     )
@@ -53,7 +71,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: Options, redactor: Redactor) -> int:
-    config, entities = load(options, redactor, workers=options.workers, segments=options.segments)
+    config, entities = load(
+        options,
+        redactor,
+        workers=options.workers,
+        segments=options.segments,
+        page_size=options.page_size or MAX_PAGE_SIZE,
+    )
     _check_outputs(options, config)
     try:
         report = run_and_show(
@@ -64,6 +88,7 @@ def run(options: Options, redactor: Redactor) -> int:
             only=options.entity,
             full=options.full,
             allow_deletes=options.allow_deletes,
+            new_environment=options.new_environment,
         )
     except (Exception, KeyboardInterrupt) as error:
         try:

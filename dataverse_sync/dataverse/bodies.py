@@ -19,13 +19,18 @@ from urllib3.response import BaseHTTPResponse
 from dataverse_sync.dataverse.throttle import StoppedError
 
 PAGES_HELD = 32 * 2**20  # bytes of JSON between a body and the writing of its rows
-LARGEST_PAGE = 256 * 2**20  # bytes of JSON; more cannot be a page of 5,000 records
+LARGEST_PAGE = 48 * 2**20  # bytes of JSON; two pages and their rows fit in 400 MB
+LARGEST_RECORD = 256 * 2**20  # bytes of a page that cannot be made smaller
 MAPS_KEPT = PAGES_HELD // 2  # bytes of maps without a page; one of any size is always kept
 _CHUNK = 2**18
 
 
 class TooLargeError(Exception):
-    """A body is larger than any page can be."""
+    """A body is larger than a page of so many records may be."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit  # bytes
 
 
 class PageBudget:
@@ -99,14 +104,14 @@ class BodyMaps:
                 self._free.pop(0)
 
 
-def read_body(response: BaseHTTPResponse, maps: BodyMaps, expected: int) -> memoryview:
+def read_body(response: BaseHTTPResponse, maps: BodyMaps, expected: int, limit: int) -> memoryview:
     """A whole body, inflated, of about so many bytes."""
     body = maps.take(expected)
     size = 0
     while chunk := response.read(_CHUNK, decode_content=True):
         needed = size + len(chunk)
-        if needed > LARGEST_PAGE:
-            raise TooLargeError
+        if needed > limit:
+            raise TooLargeError(limit)
         if needed > len(body):
             larger = maps.take(2 * needed)
             larger[:size] = body[:size]

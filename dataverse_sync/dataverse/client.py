@@ -81,7 +81,7 @@ class DataverseClient:
         self._now = now  # used only if the service sends no Date
         self._budget = bodies.PageBudget()
         self._maps = bodies.BodyMaps()
-        self._sizes: dict[tuple[str, bool, bool], int] = {}  # kind of page → bytes of its last
+        self._sizes: dict[tuple[str, bool, bool, int], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
         self._answered_at = clock()
         self._outage = ""  # why no request is sent any more
@@ -106,10 +106,11 @@ class DataverseClient:
 
         Source: learn.microsoft.com, "Page results using OData".
         """
-        prefer = [] if request.top else [f"odata.maxpagesize={self._page_size}"]
+        size = min(request.size or self._page_size, self._page_size)
+        prefer = [] if request.top else [f"odata.maxpagesize={size}"]
         if request.track_changes:
             prefer.insert(0, "odata.track-changes")
-        kind = request.entity, request.keys_only, request.top
+        kind = request.entity, request.keys_only, request.top, size
         page = self._get(request, odata.parse_page, ",".join(prefer), self._sizes.get(kind))
         self._sizes[kind] = max(page.size, 2**16)
         if page.next_link is None:
@@ -137,20 +138,20 @@ class DataverseClient:
         return record
 
     def get_definitions(
-        self, names: Sequence[str], *, retries: int | None = None
+        self, names: Sequence[str], *, is_trial: bool = False
     ) -> list[dict[str, Any]]:
         """The EntityDefinitions of these entity sets; sets that it does not know are left out."""
         found: list[dict[str, Any]] = []
         for start in range(0, len(names), DEFINITIONS_AT_ONCE):
             filter = definitions.definitions_filter(names[start : start + DEFINITIONS_AT_ONCE])
-            found += self._get_definitions(filter, retries)
+            found += self._get_definitions(filter, is_trial)
         return found
 
-    def _get_definitions(self, filter: str, retries: int | None) -> list[dict[str, Any]]:
+    def _get_definitions(self, filter: str, is_trial: bool) -> list[dict[str, Any]]:
         def get(select: Sequence[str]) -> list[dict[str, Any]]:
             path, expand = "EntityDefinitions", definitions.DEFINITION_EXPAND
             return self.get_metadata(
-                path, select=select, filter=filter, expand=expand, retries=retries
+                path, select=select, filter=filter, expand=expand, is_trial=is_trial
             )
 
         if self._has_table_type:
@@ -170,19 +171,18 @@ class DataverseClient:
         select: Sequence[str] = (),
         filter: str = "",
         expand: str = "",
-        retries: int | None = None,
+        is_trial: bool = False,
     ) -> list[dict[str, Any]]:
         """The elements of one metadata answer, decoded; such answers are never paged.
 
-        A filter may compare properties and enums for equality; functions are refused. With
-        fewer ``retries`` than the schedule has, a failure is found sooner, and is not taken for
-        an outage of the service.
+        A filter may compare properties and enums for equality; functions are refused. A
+        trial is retried once alone, and its failure is not taken for an outage of the service.
 
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
         url = odata.build_url(self.api_url, path, select=select, filter=filter, expand=expand)
-        request = PageRequest(path.partition("/")[0], url, number=0)
-        page = self._get(request, odata.parse_page, retries=retries)
+        request = PageRequest(path.partition("/")[0], url, number=0, is_trial=is_trial)
+        page = self._get(request, odata.parse_page)
         self.release(page)
         return [_decode(record, str(request)) for record in page.records]
 
@@ -203,6 +203,20 @@ class DataverseClient:
         except (KeyError, TypeError, ValueError) as error:
             raise PageError(f"{request}: the answer is not understood") from error
 
+    def get_organization_id(self) -> str:
+        """The id of the organization that answers; retried once alone.
+
+        Source: learn.microsoft.com, "WhoAmI function".
+        """
+        request = PageRequest("WhoAmI", f"{self.api_url}WhoAmI", number=0, is_trial=True)
+        page = self._get(request, odata.parse_document)
+        self.release(page)
+        answer = _decode(page.records[0], str(request))
+        found = answer.get("OrganizationId") if isinstance(answer, dict) else None
+        if not odata.is_guid(found):
+            raise PageError(f"{request}: the answer has no OrganizationId")
+        return str(found).lower()
+
     def get_bytes(self, url: str, prefer: str = "") -> Answer:
         """An answer of any status, as it came, from a URL or a path below the API root."""
         path = url.removeprefix(self.api_url)
@@ -221,7 +235,6 @@ class DataverseClient:
         parse: Callable[[PageRequest, memoryview], Page],
         prefer: str = "",
         expected: int | None = None,
-        retries: int | None = None,
     ) -> Page:
         def read(response: requests.Response, asked: _Asked) -> Page:
             """Take a body and split it, within the budget of pages held."""
@@ -244,7 +257,7 @@ class DataverseClient:
                 requests=sent,
             )
 
-        page = self._ask(request, prefer, read, retries)
+        page = self._ask(request, prefer, read)
         with self._lock:
             self.bytes_read += page.size
         return page
@@ -254,7 +267,6 @@ class DataverseClient:
         request: PageRequest,
         prefer: str,
         read: Callable[[requests.Response, _Asked], T],
-        retries: int | None = None,
     ) -> T:
         """Send a request through the gate; ``read`` takes an answer of any status."""
         self._check(request)
@@ -263,12 +275,12 @@ class DataverseClient:
         self._throttle.enter()
         try:
             asked = _Asked(request, began, self._clock(), sent_before)
-            answer = self._send(asked, prefer, read, retries)
+            answer = self._send(asked, prefer, read)
             is_answered = True
             return answer
         except (BrokenBodyError, *NETWORK_ERRORS) as error:
             sent = self._transport.sent - sent_before
-            raise self._explain(error, request, began, sent, retries) from None
+            raise self._explain(error, request, began, sent) from None
         finally:
             self._throttle.leave(is_answered)
 
@@ -277,10 +289,9 @@ class DataverseClient:
         asked: _Asked,
         prefer: str,
         read: Callable[[requests.Response, _Asked], T],
-        total: int | None,
     ) -> T:
         """Send a request with the run's token, and once more with a new one if it is refused."""
-        retries = Retries.start(self._throttle, total=total)
+        retries = Retries.start(self._throttle, total=1 if asked.request.is_trial else None)
         token = self._auth.get_token()
         for may_renew in (True, False):
 
@@ -305,6 +316,7 @@ class DataverseClient:
                 f"{request}: not asked for, {self._outage}",
                 f"Check the network and run again; {GOES_ON}",
                 request=request,
+                is_outage=True,
             )
         if odata.origin(request.url) != odata.origin(self.api_url):
             raise PageError(
@@ -313,26 +325,28 @@ class DataverseClient:
             )
 
     def _explain(
-        self, error: Exception, request: PageRequest, began: float, sent: int, retries: int | None
+        self, error: Exception, request: PageRequest, began: float, sent: int
     ) -> EntityError:
         """The error for a request that got no whole answer, after every retry."""
         reason = self._redactor.redact(describe(error))
+        hint = "Does DATAVERSE_API_URL end in /api/data/v9.2/? Is a proxy in between?"
+        if isinstance(error, BrokenBodyError):
+            text = f"{request}: the answer is not JSON, after every retry ({reason})"
+            return PageError(text, hint, requests=sent)
         if not isinstance(error, requests.RequestException):
-            what = "is not JSON" if isinstance(error, BrokenBodyError) else "broke off"
-            return PageError(
-                f"{request}: the answer {what}, after every retry ({reason})",
-                "Does DATAVERSE_API_URL end in /api/data/v9.2/? Is a proxy in between?",
-                requests=sent,
-            )
+            text = f"{request}: the answer broke off, after every retry ({reason})"
+            return RequestError(text, hint, requests=sent, request=request)
         # No connection, and nobody was answered meanwhile: it is away. A connection that
         # breaks says nothing of other requests.
-        if is_unreachable(error) and self._answered_at <= began and retries is None:
+        is_outage = is_unreachable(error)
+        if is_outage and self._answered_at <= began and not request.is_trial:
             self._outage = f"since the service does not answer ({reason})"
         return RequestError(
             f"{request}: no answer from the service ({reason})",
             f"Check the network and run again; {GOES_ON}",
             requests=sent,
             request=request,
+            is_outage=is_outage,
         )
 
     def _split(
@@ -344,15 +358,16 @@ class DataverseClient:
         sent: int,
     ) -> Page:
         try:
-            return parse(request, bodies.read_body(response.raw, self._maps, expected))
+            limit = bodies.LARGEST_RECORD if request.size == 1 else bodies.LARGEST_PAGE
+            return parse(request, bodies.read_body(response.raw, self._maps, expected, limit))
         except odata.NotJsonError as error:
             raise BrokenBodyError(str(error)) from error
         except bodies.TooLargeError as error:
-            raise PageError(
-                f"{request}: the answer is larger than {bodies.LARGEST_PAGE // 2**20} MiB",
-                "No page of 5,000 records should be: read fewer at once (page_size of "
-                "Config, from Python), and report it.",
+            raise RequestError(
+                f"{request}: the answer is larger than {error.limit // 2**20} MiB",
+                "Read fewer records at once: --page-size.",
                 requests=sent,
+                request=request,
             ) from error
         except PageError as error:
             raise PageError(error.message, error.hint, requests=sent) from error

@@ -11,7 +11,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, unquote, urlencode, urljoin, urlsplit
 from uuid import uuid4
 
 import msgspec
@@ -21,6 +21,7 @@ from dataverse_sync.model import Entity, Page, PageRequest
 
 IDS_PER_REQUEST = 50  # keeps a URL far below the 32 KB and 500 conditions of the service
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_TOKEN_VERSION = re.compile(r"deltatoken=(\d{1,20})(?=$|[!&])")
 _SAFE = "(),:;=@/'$*"  # what a query may hold as it is (RFC 3986), kept readable in logs
 SET_API_URL = "Set DATAVERSE_API_URL to the address the service uses in its own links."
 
@@ -172,6 +173,12 @@ def _find_error(body: bytes | memoryview) -> tuple[str, str] | None:
         return str(error.get("code") or ""), str(error.get("message") or "").strip()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def is_older_token(link: str | None, than: str) -> bool:
+    """Whether the version in a delta link is lower than in another; False if either has none."""
+    found = [_TOKEN_VERSION.search(unquote(text or "")) for text in (link, than)]
+    return all(found) and int(found[0][1]) < int(found[1][1])  # type: ignore[index]
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

@@ -19,6 +19,7 @@ class Control:
     metadata_readable: bool = True
     unknown_properties: tuple[str, ...] = ()  # of EntityMetadata: TableType on older services
     latency_s: float = 0.0
+    organization_id: str | None = "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"  # None: WhoAmI unknown
     limits: Limits | None = None
     faults: list[Fault] = field(default_factory=list)  # the first that matches strikes
     on_request: Callable[[LoggedRequest], object] | None = None  # called before the answer

@@ -85,12 +85,12 @@ def _get_definitions(client: DataverseClient, names: Sequence[str]) -> _Answers:
     """Ask in batches, and after a failure in smaller ones that wait for one retry only."""
     answers = _Answers()
     batches = deque(_split(names, DEFINITIONS_AT_ONCE))
-    retries: int | None = None  # the whole schedule
+    is_trial = False
     failed, limit = 0, _FAILURES_AT_FIRST  # in a row
     while batches:
         batch = batches.popleft()
         try:
-            answers.definitions.extend(client.get_definitions(batch, retries=retries))
+            answers.definitions.extend(client.get_definitions(batch, is_trial=is_trial))
             failed, limit = 0, _FAILURES_IN_A_ROW
         except EntityError as error:
             if isinstance(error, RequestError) and error.status in _REFUSALS:
@@ -98,7 +98,7 @@ def _get_definitions(client: DataverseClient, names: Sequence[str]) -> _Answers:
                 failed, limit = 0, _FAILURES_IN_A_ROW
                 continue
             log.info("definitions of %d entity sets cannot be had: %s", len(batch), error.message)
-            failed, retries = failed + 1, 1
+            failed, is_trial = failed + 1, True
             if len(batch) > 1:
                 size = _SMALLER_BATCH if len(batch) > _SMALLER_BATCH else 1
                 batches.extendleft(reversed(_split(batch, size)))

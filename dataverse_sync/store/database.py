@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateColumn
 
 from dataverse_sync.errors import StorageError
 from dataverse_sync.model import Counts
@@ -146,8 +147,20 @@ def transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
 
 def prepare_own_tables(connection: sa.Connection) -> None:
     OWN_TABLES.create_all(connection)
+    for table in OWN_TABLES.sorted_tables:
+        add_missing_columns(connection, table)
     TEMPORARY_TABLES.create_all(connection)
     dialect_of(connection).mark_version(connection)
+
+
+def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """Add what a database of an older version does not have; its rows hold null there."""
+    stored = connection.execute(sa.select(sa.text("*")).select_from(table).limit(0)).keys()
+    quote = connection.dialect.identifier_preparer.quote
+    for column in table.c:
+        if column.name not in stored:
+            definition = CreateColumn(column).compile(connection)
+            connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} ADD COLUMN {definition}")
 
 
 def record_set(name: str, *more: sa.Column[Any]) -> sa.Table:

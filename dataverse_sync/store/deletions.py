@@ -23,6 +23,7 @@ from dataverse_sync.store.upsert import count_rows
 
 _AGAIN = "Is a proxy in between? Run again; it goes on from the last committed page."
 GUARDED_ROWS = 100  # tables of more rows than this are never emptied by half unasked
+EMPTIED_ROWS = 10  # and tables of more rows than this never altogether
 
 DELETED = sa.Table(
     "_sync_deleted",
@@ -92,24 +93,40 @@ def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page)
 
 
 def find_differing(
-    connection: sa.Connection, table: EntityTable, bookmark: str | None = None
+    connection: sa.Connection,
+    table: EntityTable,
+    bookmark: str | None = None,
+    now: str | None = None,
 ) -> Sequence[str]:
     """Ids in the comparison whose row is missing or of another version: they must be fetched.
 
     If ``modifiedon`` alone tells versions apart, rows that are newer than ``bookmark`` may have
-    changed again within their second, and count as of another version.
+    changed again within their second, and count as of another version; but not those that are
+    dated after ``now``.
     """
     same = table.key == _COMPARED.c.record_id
     if (name := table.entity.version_column) is not None:
         version = table.table.c[name]
         same &= sa.cast(version, sa.Text).is_not_distinct_from(_COMPARED.c.version)
         if bookmark is not None and name == "modifiedon":
-            same &= version <= bookmark
+            is_settled = version <= bookmark
+            same &= is_settled if now is None else sa.or_(is_settled, version > now)
     query = sa.select(_COMPARED.c.record_id).where(
         _COMPARED.c.entity_name == table.name,
         sa.or_(sa.and_(_COMPARED.c.deleted == 0, ~sa.exists().where(same)), _COMPARED.c.twice == 1),
     )
     return connection.execute(query).scalars().all()
+
+
+def has_gone_back(connection: sa.Connection, table: EntityTable) -> bool:
+    """Whether a record of the comparison has an older version than its row: a restored backup."""
+    if table.entity.version_column != "versionnumber":
+        return False
+    row, came = table.table.c["versionnumber"], sa.cast(_COMPARED.c.version, sa.BigInteger)
+    older = sa.and_(table.key == _COMPARED.c.record_id, row > came, came > 0)
+    mine = _COMPARED.c.entity_name == table.name, _COMPARED.c.deleted == 0
+    query = sa.select(sa.literal(1)).where(*mine, sa.exists().where(older)).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def count_changed(connection: sa.Connection, name: str) -> int:
@@ -157,9 +174,14 @@ class ReturnedKeys:
             mine = _RETURNED.c.entity_name == self._table.name
             self._connection.execute(sa.delete(_RETURNED).where(mine))
             self._is_complete = len(set(keys)) == count_rows(self._connection, self._table)
-        if not self._is_complete:  # else a row that is stored later was returned too
-            self._sum += sum(map(hash, keys))
-            row = {"entity_name": self._table.name, "keys": json.dumps(keys)}
+        self.add_more(keys)
+
+    def add_more(self, keys: Iterable[str]) -> None:
+        """Add keys that were asked for one by one, after the pages."""
+        if self._sum is not None and not self._is_complete:
+            listed = [*keys]
+            self._sum += sum(map(hash, listed))
+            row = {"entity_name": self._table.name, "keys": json.dumps(listed)}
             self._connection.execute(sa.insert(_RETURNED), row)
 
     def find_missing(self) -> sa.Select[Any] | None:
@@ -213,7 +235,10 @@ def unmark_all(connection: sa.Connection, table: EntityTable) -> None:
 
 
 def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bool) -> None:
-    """Raise GuardError if more than half of a table of more than 100 rows is marked."""
+    """Raise GuardError if too much is marked.
+
+    That is more than half of a table of more than 100 rows, or all of one of more than 10.
+    """
     query = sa.select(_MARKED.c.reason, sa.func.count()).where(
         _MARKED.c.entity_name == table.name, _MARKED.c.record_id.in_(sa.select(table.key))
     )
@@ -221,9 +246,11 @@ def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bo
     reasons = connection.execute(query).all()
     marked = sum(number for _, number in reasons)
     rows = count_rows(connection, table) if marked else 0
-    if not allow_deletes and rows > GUARDED_ROWS and marked * 2 > rows:
+    is_half = rows > GUARDED_ROWS and marked * 2 > rows
+    if not allow_deletes and (is_half or rows == marked > EMPTIED_ROWS):
         raise GuardError(
-            f"{table.name}: {marked} of {rows} rows would be removed, more than half "
+            f"{table.name}: {marked} of {rows} rows would be removed, "
+            f"{'more than half' if marked < rows else 'the whole table'} "
             f"({', '.join(f'{number} {reason}' for reason, number in reasons)}); "
             "nothing was removed",
             "Was the app's role narrowed, or a table that links here taken out of the "

@@ -22,7 +22,15 @@ from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store.database import Target, dialect_of, open_target
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
-from dataverse_sync.store.sync_state import COUNTED, DIED, LOG, STATE, EntityState, load_states
+from dataverse_sync.store.sync_state import (
+    COUNTED,
+    DIED,
+    LOG,
+    STATE,
+    EntityState,
+    load_rows,
+    load_states,
+)
 
 RunStatus = Literal["completed", "failed", "in_progress"]
 
@@ -207,14 +215,14 @@ def _load(connection: Connection, runs: int, holder: str | None) -> History:
 def _load_entities(
     connection: Connection, last: Mapping[str, LogEntry], holder: str | None
 ) -> tuple[EntityHistory, ...]:
-    rows = connection.execute(select(STATE).order_by(STATE.c.entity_name)).all()
-    saved = load_states(connection, [row.entity_name for row in rows])
+    rows = load_rows(connection)
+    saved = load_states(connection, [row["entity_name"] for row in rows])
     entities = []
     for row in rows:
-        name, state, error = row.entity_name, row.state, row.error
+        name, state, error = row["entity_name"], row["state"], row["error"]
         if state == "in_progress" and not holder:
             state, error = "failed", f"{name}: {DIED}"
-        success_at = row.last_sync_time and _read_moment(row.last_sync_time)
+        success_at = row["last_sync_time"] and _read_moment(row["last_sync_time"])
         entities.append(EntityHistory(name, state, error, success_at, saved[name], last.get(name)))
     return tuple(entities)
 

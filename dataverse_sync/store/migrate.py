@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, bindparam, update
-from sqlalchemy.schema import CreateColumn, DropTable
+from sqlalchemy.schema import DropTable
 
 from dataverse_sync.errors import ConfigError, EntityError
-from dataverse_sync.store.database import dialect_of
+from dataverse_sync.store.database import add_missing_columns, dialect_of
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
 from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable
 from dataverse_sync.store.upsert import rewrite
@@ -44,10 +44,7 @@ def _add_columns(
     connection: Connection, wanted: EntityTable, new: Sequence[str], tell: Tell
 ) -> None:
     """``ALTER TABLE``, then fill the new columns of every row."""
-    quote = connection.dialect.identifier_preparer.quote
-    for name in new:
-        definition = CreateColumn(wanted.table.c[name]).compile(connection)
-        connection.exec_driver_sql(f"ALTER TABLE {quote(wanted.name)} ADD COLUMN {definition}")
+    add_missing_columns(connection, wanted.table)
     places = {column.name: at for at, column in enumerate(wanted.columns) if column.name in new}
     if "modifiedon" in places:
         places["valid_from"] = VALID_FROM

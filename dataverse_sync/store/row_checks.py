@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, Text, cast, literal, select
 
-from dataverse_sync.errors import EntityError
-from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
+from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_heads, to_rows
 from dataverse_sync.store.tables import EntityTable
 
 ROWS_AT_ONCE = 2000
@@ -32,6 +32,46 @@ def load_versions(
         query = select(key, version).where(key.in_(keys[start : start + KEYS_AT_ONCE]))
         found.update((row[0], row[1]) for row in connection.execute(query))
     return found
+
+
+class _Partition(msgspec.Struct):
+    partitionid: str | None = None
+
+
+_decode_partition = msgspec.json.Decoder(_Partition).decode
+
+
+def check_partitions(
+    connection: Connection, table: EntityTable, records: Sequence[msgspec.Raw]
+) -> None:
+    """Raise a PageError if two records share an id and are in different partitions.
+
+    The key of an elastic table is unique only together with ``partitionid``.
+    """
+    if not table.entity.has("partitionid"):
+        return
+    found: dict[str, str | None] = {}
+    for (key, _), record in zip(to_heads(table, records), records, strict=True):
+        with suppress(msgspec.MsgspecError):
+            partition = _decode_partition(record).partitionid
+            if found.setdefault(key, partition) != partition:
+                raise _refuse_partitions(table, key, found[key], partition)
+    keys = list(found)
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        stored = select(table.key, table.table.c.partitionid)
+        part = stored.where(table.key.in_(keys[start : start + KEYS_AT_ONCE]))
+        for key, partition in connection.execute(part):
+            if found[key] != partition:
+                raise _refuse_partitions(table, key, partition, found[key])
+
+
+def _refuse_partitions(table: EntityTable, key: str, one: str | None, two: str | None) -> PageError:
+    return PageError(
+        f"{table.name}: two records have the id {key}, in the partitions {one!r} and {two!r}",
+        "The id of an elastic table tells records apart only within a partition, and a row here "
+        "has the id alone. Take the table out of the configuration, or give its records ids of "
+        "their own.",
+    )
 
 
 def find_altered(connection: Connection, table: EntityTable, known: Collection[str]) -> list[str]:

@@ -20,6 +20,7 @@ from dataverse_sync.moments import to_text
 from dataverse_sync.schema.lock import SchemaLock, dump_lock, load_lock, parse_lock, save_lock
 from dataverse_sync.store import tables as store_tables
 from dataverse_sync.store.database import OWN_TABLES, Target, dialect_of
+from dataverse_sync.store.environment import ENVIRONMENT, Environment, load_environment
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
 SCHEMA_LOCK = sa.Table(
@@ -54,6 +55,7 @@ class LockedSchema:
     tables: StoredTables
     misfits: tuple[str, ...]
     is_file_current: bool
+    environment: Environment | None  # that the database was made from; None: not recorded
 
     def build_tables(self, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
         """The tables of these entities, but those that are not locked or not made yet."""
@@ -96,12 +98,14 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     filed = load_lock(Path(schema_path))
     tables: StoredTables = {}
     copied: SchemaLock = {}
-    replaced = None
+    replaced = environment = None
     if target.size():
         with target.open_reader() as connection:
             tables = dialect_of(connection).read_tables(connection)
             if SCHEMA_LOCK.name in tables:
                 copied, replaced = load_lock_copy(connection, target.name)
+            if ENVIRONMENT.name in tables:
+                environment = load_environment(connection)
     is_behind = filed is None or dump_lock(filed) == replaced
     lock = copied if is_behind else {**copied, **(filed or {})}
     misfits = tuple(store_tables.find_misfits(lock, tables))
@@ -111,7 +115,7 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
             "Name the schema that this database was made from with --schema, or bring the tables "
             "up to it: python -m dataverse_sync schema accept",
         )
-    return LockedSchema(lock, tables, misfits, is_file_current=filed == lock)
+    return LockedSchema(lock, tables, misfits, filed == lock, environment)
 
 
 def load_lock_copy(connection: sa.Connection, where: str) -> tuple[SchemaLock, str | None]:

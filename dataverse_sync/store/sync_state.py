@@ -35,6 +35,8 @@ STATE = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("checkpoint", sa.Text),  # JSON: where an unfinished read goes on
     sa.Column("delta_link", sa.Text),  # opaque: where the next delta read starts
+    sa.Column("compared_at", sa.Text),  # when a complete read was last held against the rows
+    sa.Column("asked_how", sa.Text),  # JSON: what the service refuses, and what it is asked instead
 )
 LOG = sa.Table(
     "_sync_log",
@@ -128,6 +130,8 @@ class EntityState:
     checkpoint: Checkpoint | None = None
     delta_link: str | None = None
     records_count: int = 0
+    compared_at: datetime | None = None
+    asked_how: str | None = None
 
 
 def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
@@ -138,19 +142,37 @@ def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
 
 def load_states(connection: sa.Connection, names: Collection[str]) -> dict[str, EntityState]:
     """The state of each of these entities, also of those that have no row yet."""
-    columns = ("entity_name", "state", "last_timestamp", "checkpoint", "delta_link")
-    query = sa.select(*(STATE.c[name] for name in (*columns, "records_count")))
-    rows = connection.execute(query.where(STATE.c.entity_name.in_(names)))
-    found = {
-        name: EntityState(state, bookmark, parse_checkpoint(checkpoint), delta_link, count)
-        for name, state, bookmark, checkpoint, delta_link, count in rows
-    }
+    found = {row["entity_name"]: _parse_state(row) for row in load_rows(connection)}
     return {name: found.get(name, EntityState()) for name in names}
+
+
+def load_rows(connection: sa.Connection) -> Sequence[sa.RowMapping]:
+    """The rows of ``_sync_state`` by name; an older database lacks some of the columns."""
+    query = sa.select(sa.text("*")).select_from(STATE).order_by(STATE.c.entity_name)
+    return connection.execute(query).mappings().all()
+
+
+def _parse_state(row: sa.RowMapping) -> EntityState:
+    return EntityState(
+        row["state"],
+        row["last_timestamp"],
+        parse_checkpoint(row["checkpoint"]),
+        row["delta_link"],
+        row["records_count"],
+        parse_timestamp(row.get("compared_at")),
+        row.get("asked_how"),
+    )
 
 
 def set_state(connection: sa.Connection, name: str, **columns: Any) -> None:
     """Change the columns named, and no other."""
     connection.execute(_CHANGE_STATE, {"changed": name, **columns})
+
+
+def forget_reads(connection: sa.Connection) -> None:
+    """Forget every bookmark, checkpoint and token: all entities are read in full."""
+    names = ("last_timestamp", "checkpoint", "delta_link", "compared_at", "asked_how")
+    connection.execute(sa.update(STATE).values(dict.fromkeys(names)))
 
 
 def save_checkpoint(connection: sa.Connection, name: str, checkpoint: Checkpoint) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 from sqlalchemy import Connection, func, select
 
 from dataverse_sync.model import Counts
+from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import VALID_FROM, Head, SqlRow, to_heads, to_rows
 from dataverse_sync.store.sync_state import newest_of
 from dataverse_sync.store.tables import EntityTable
 
+CLOCKS_DIFFER = timedelta(minutes=5)  # at most, this machine's and the service's
 ROWS_PER_CALL = 500  # more at once gains nothing and holds more memory
 
 Expected = Literal["new", "changed", "same"]  # what most records of a page will prove to be
@@ -102,3 +105,9 @@ def find_newest(connection: Connection, table: EntityTable) -> str | None:
         return None
     newest: str | None = connection.execute(select(func.max(table.table.c.modifiedon))).scalar()
     return newest
+
+
+def has_future(connection: Connection, table: EntityTable, now: datetime) -> bool:
+    """Whether a row was modified at a moment that this machine's clock has not reached."""
+    newest = parse_timestamp(find_newest(connection, table))
+    return newest is not None and newest > now + CLOCKS_DIFFER

@@ -10,6 +10,7 @@ from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.store import deletions
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
+from dataverse_sync.sync.repeats import RepeatedPages
 
 
 class ComparisonRead(QueryRead):
@@ -27,13 +28,15 @@ class ComparisonRead(QueryRead):
         super().__init__(reader, whole if queries is None else queries, kept)
         self._connection = connection
         self._table = table
+        self._repeats = RepeatedPages()
 
     def begin(self) -> Sequence[PageRequest]:
         deletions.start_comparison(self._connection, self._table.name)
         return super().begin()
 
     def store(self, page: Page) -> None:
-        deletions.add_to_comparison(self._connection, self._table, page)
+        keys = deletions.add_to_comparison(self._connection, self._table, page)
+        self._repeats.check(page, keys)
 
 
 class TokenRead(QueryRead):

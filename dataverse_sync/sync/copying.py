@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
@@ -16,6 +16,7 @@ from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, GuardError, StorageError, SyncError
 from dataverse_sync.model import (
     Counts,
+    EntityConfig,
     EntityFinished,
     EntityReport,
     EntityStarted,
@@ -27,13 +28,16 @@ from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import transaction
 from dataverse_sync.store.references import References
+from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.store.upsert import count_rows
 from dataverse_sync.sync.entity import EntitySync
 from dataverse_sync.sync.filtered import read_closure
 from dataverse_sync.sync.locking import Prepared
 from dataverse_sync.sync.page_loop import Job, PageLoop
+from dataverse_sync.sync.plan import choose_compared
 from dataverse_sync.sync.ranges import choose_count
 from dataverse_sync.sync.setup import Setup, utc_now
+from dataverse_sync.sync.ways import format_way
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +67,10 @@ class Copying:
         try:
             with transaction(self.connection):
                 self._begin()
-            self._copy_unfiltered()
-            self._copy_filtered()
+            self._copy_all()
+            if any(sync.has_gone_back for sync in self.syncs.values()):
+                self._start_over()
+                self._copy_all()
         except BaseException as error:
             self.session.client.stop()
             self._abandon(error)
@@ -84,29 +90,75 @@ class Copying:
         self._tell(events)
 
     def _begin(self) -> None:
-        setup, tables = self.setup, self.prepared.tables
+        setup = self.setup
         chosen = [entity for entity in setup.selected if entity.name not in self.reports]
         names = [entity.name for entity in chosen]
         before = sync_state.load_states(self.connection, names)
+        compared = self._choose_compared(chosen, before)
         self._start(names)
         for entity in chosen:
-            self.syncs[entity.name] = EntitySync(
-                entity,
-                tables[entity.name],
-                before[entity.name],
-                self.connection,
-                setup.config.api_url,
-                self._log_ids[entity.name],
-                utc_now,
-                full=setup.full,
-                allow_deletes=setup.allow_deletes,
-            )
+            state, compares = before[entity.name], entity.name in compared
+            self.syncs[entity.name] = self._make_sync(entity, state, compares=compares)
+
+    def _make_sync(
+        self, entity: EntityConfig, state: EntityState, *, compares: bool = False
+    ) -> EntitySync:
+        setup = self.setup
+        return EntitySync(
+            entity,
+            self.prepared.tables[entity.name],
+            state,
+            self.connection,
+            setup.config.api_url,
+            self._log_ids[entity.name],
+            utc_now,
+            full=setup.full,
+            allow_deletes=setup.allow_deletes,
+            compares=compares,
+            page_size=setup.config.page_size,
+        )
+
+    def _choose_compared(
+        self, chosen: Sequence[EntityConfig], before: Mapping[str, EntityState]
+    ) -> set[str]:
+        """Of the tables that have change tracking, those whose keys are compared in this run."""
+        tables = self.prepared.tables
+        tracked = {
+            entity.name: before[entity.name]
+            for entity in chosen
+            if not entity.filtered and tables[entity.name].entity.change_tracking
+        }
+        return choose_compared(tracked, utc_now())
+
+    def _start_over(self) -> None:
+        """Forget what earlier runs know, since versions went back, and compare everything."""
+        log.warning(
+            "versions are older than those of the copy: was the environment restored from a "
+            "backup? Bookmarks and tokens are forgotten, and everything is compared"
+        )
+        self.setup = replace(self.setup, full=True)
+        done = {name: sync for name, sync in self.syncs.items() if self._is_completed(name)}
+        with transaction(self.connection):
+            sync_state.forget_reads(self.connection)
+            states = sync_state.load_states(self.connection, list(done))
+            for name, sync in done.items():
+                del self.reports[name]
+                self.syncs[name] = self._make_sync(sync.config, states[name])
+                self.syncs[name].go_on_from(sync)
+
+    def _is_completed(self, name: str) -> bool:
+        return name in self.reports and self.reports[name].state == "completed"
 
     # The unfiltered entities
 
+    def _copy_all(self) -> None:
+        self._copy_unfiltered()
+        self._copy_filtered()
+
     def _copy_unfiltered(self) -> None:
         most = self.setup.config.segments
-        syncs = [sync for sync in self.syncs.values() if not sync.config.filtered]
+        going = [sync for name, sync in self.syncs.items() if name not in self.reports]
+        syncs = [sync for sync in going if not sync.config.filtered]
         counts = {} if most == 1 else _count_large(self.session.client, syncs)
         expected = {sync.name: _expect_records(sync, counts.get(sync.name)) for sync in syncs}
         for sync in syncs:
@@ -219,6 +271,8 @@ class Copying:
         changes: dict[str, object] = {"state": state, "error": text}
         if sync is not None:
             changes["records_count"] = count_rows(self.connection, sync.table)
+            known = sync.state.asked_how
+            changes["asked_how"] = format_way(sync.reader.proven, known, utc_now())
         if state == "completed":
             changes["last_sync_time"] = now
         sync_state.set_state(self.connection, name, **changes)

@@ -9,29 +9,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Connection
 
+from dataverse_sync.config import MAX_PAGE_SIZE
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import RequestError
-from dataverse_sync.model import Counts, EntityConfig, PageRequest, Reason
+from dataverse_sync.model import Counts, EntityConfig, PageRequest
+from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
-from dataverse_sync.store.deletions import ReturnedKeys
 from dataverse_sync.store.references import References
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.store.tables import EntityTable
-from dataverse_sync.store.upsert import find_newest, is_empty
-from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead
+from dataverse_sync.store.upsert import find_newest, has_future, is_empty
 from dataverse_sync.sync.plan import ReadPlan, plan_read
 from dataverse_sync.sync.ranges import WHOLE, DisorderError, NewestRead, RangesRead
-from dataverse_sync.sync.reading import REFUSED_QUERY, EntityReader, Query, Read, Reads
+from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads
+from dataverse_sync.sync.removal import Removal
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
+from dataverse_sync.sync.ways import REFUSED_QUERY, parse_way
 
 log = logging.getLogger(__name__)
 
 _REFUSED_LINK = (400, 404, 410)
-_NOT_TRACKED = (400, 403, 404, 405, 501)
 
 
 class EntitySync:
@@ -49,19 +49,39 @@ class EntitySync:
         *,
         full: bool = False,
         allow_deletes: bool = False,
+        compares: bool = False,
+        page_size: int = MAX_PAGE_SIZE,
     ) -> None:
         self.config = config
         self.table = table
         self.state = state
-        self.reader = EntityReader(table.entity, api_url)
+        way = parse_way(state.asked_how, now())
+        self.reader = EntityReader(table.entity, api_url, way, page_size)
         self.storing = Storing(connection, table, self.reader, log_id, now)
-        self.plan = plan_read(state, table.entity.has("modifiedon"), full, api_url)
         self.full = full
         self.ranges = 1  # that a read of everything is cut into, at most
-        self.note = ""  # what the summary says of it
         self._connection = connection
-        self._allow_deletes = allow_deletes
-        self._returned = ReturnedKeys(connection, table)  # by a full read
+        self.removal = Removal(
+            config,
+            state,
+            connection,
+            self.reader,
+            self.storing,
+            allow_deletes=allow_deletes,
+            compares=compares,
+        )
+        self.plan = self._plan()
+        self._linked_went_back = False
+
+    def _plan(self) -> ReadPlan:
+        return plan_read(
+            self.state,
+            self.table.entity,
+            self.full,
+            self.reader.api_url,
+            self.reader.way,
+            has_future=has_future(self._connection, self.table, self.storing.now()),
+        )
 
     @property
     def name(self) -> str:
@@ -72,10 +92,19 @@ class EntitySync:
         return self.storing.counts
 
     @property
-    def is_tracked(self) -> bool:
-        """Whether change tracking is asked for what was deleted."""
-        entity, deletions_ = self.table.entity, self.config.deletions
-        return entity.change_tracking and entity.has("modifiedon") and deletions_ == "sync"
+    def note(self) -> str:
+        """What the summary says of it."""
+        return self.removal.note
+
+    @property
+    def has_gone_back(self) -> bool:
+        """Whether the service has shown older versions than those of the rows."""
+        return self.removal.went_back or self._linked_went_back
+
+    def go_on_from(self, before: EntitySync) -> None:
+        """Count on from an earlier pass of the same run."""
+        self.storing.counts = before.counts
+        self.reader.requests = before.reader.requests
 
     # The whole of an unfiltered entity
 
@@ -87,23 +116,20 @@ class EntitySync:
         empty = plan.kind == "full" and is_empty(self._connection, self.table)
         fresh = plan.checkpoint.fresh if plan.checkpoint else empty
         resumed = plan.kind == "resume"
-        if fresh and self.is_tracked and self.state.delta_link is None and not resumed:
+        if fresh and self.removal.is_tracked and self.state.delta_link is None and not resumed:
             # Before the first page, so that nothing can change unseen between the two.
-            yield from self._take_token()
+            yield from self.removal.take_token()
         fresh = yield from self._read_records(plan, fresh)
-        # What was read before a break may have changed or gone since: nothing shows it but
-        # a comparison, also where the table was empty when the read began.
-        if self.config.deletions == "ignore" or (fresh and not resumed):
-            return
-        if self.is_tracked:
-            yield from self._ask_for_changes()
-        elif plan.kind != "full":
-            yield from self._compare_all()
-        elif (missing := self._returned.find_missing()) is not None:
-            yield from self._remove(missing, "not_returned")
+        if fresh and not resumed:
+            self.removal.save_compared()
+        else:
+            was_full = resumed and plan.since is None
+            yield from self.removal.find(self.plan.kind, was_resumed=was_full)
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Read, None, bool]:
         """Read the records of the plan; returns whether the table was empty when that began."""
+        if plan.kind == "compare":
+            return False
         if plan.checkpoint is not None:
             resumed = yield from self._resume(plan.checkpoint)
             if resumed:
@@ -117,7 +143,14 @@ class EntitySync:
             if done:
                 return fresh
         changed = Query(filter=odata.changed_since(plan.since))
-        yield ChainRead(self.reader, self._progress(started), [changed])
+        try:
+            yield ChainRead(self.reader, self._progress(started), [changed])
+        except RequestError:
+            if plan.since is None or self.reader.way.since:
+                raise
+            self.plan = self._plan()
+            log.warning("%s: the service refuses a filter by modifiedon; compared", self.name)
+            return (yield from self._read_records(self.plan, False))
         return fresh
 
     def _resume(self, checkpoint: Checkpoint) -> Generator[Read, None, bool]:
@@ -139,7 +172,7 @@ class EntitySync:
                     "read from the start",
                     self.name,
                 )
-            elif checkpoint.ranges and error.status in REFUSED_QUERY:
+            elif checkpoint.ranges and error.status in REFUSED_QUERY and not error.is_outage:
                 self._log_refused_ranges()
             else:
                 raise
@@ -170,8 +203,8 @@ class EntitySync:
         return True
 
     def _progress(self, checkpoint: Checkpoint) -> Progress:
-        compares = checkpoint.since is None and not checkpoint.fresh and not self.is_tracked
-        return Progress(self.storing, checkpoint, self._returned if compares else None)
+        compares = checkpoint.since is None and not checkpoint.fresh
+        return Progress(self.storing, checkpoint, self.removal.returned if compares else None)
 
     def _log_refused_ranges(self) -> None:
         self.ranges = 1
@@ -182,110 +215,6 @@ class EntitySync:
         log.warning(
             "%s: the service does not keep to the order of createdon; read as one chain", self.name
         )
-
-    # What is no longer there
-
-    def _compare_all(self) -> Reads:
-        """Compare all keys and versions: there is no change tracking to ask."""
-        yield ComparisonRead(self.reader, self._connection, self.table)
-        missing = deletions.missing_from_comparison(self.table)
-        yield from self._fetch_and_remove(missing, "not_returned")
-
-    def _ask_for_changes(self) -> Reads:
-        """Ask what changed since the token; compare all keys if the token is not usable."""
-        link = self.state.delta_link
-        if link is not None and odata.origin(link) == odata.origin(self.reader.api_url):
-            delta = DeltaRead(self.reader, self._connection, self.table, link)
-            try:
-                yield delta
-            except RequestError as error:
-                if error.status is None or error.status >= 500 or error.status in (401, 429):
-                    raise
-                log.warning(
-                    "%s: the delta token cannot be used any more (%s); all keys are compared",
-                    self.name,
-                    error,
-                )
-            else:
-                if delta.is_complete(self.state.records_count):
-                    if delta.changes:
-                        deleted = deletions.deleted_in_comparison(self.table)
-                        yield from self._fetch_and_remove(deleted, "deleted")
-                    self._save_token(delta.delta_link)
-                    return
-                log.warning(
-                    "%s: the delta read did not answer with changes alone; all keys are compared",
-                    self.name,
-                )
-        # The token first, then the keys: whether a service stamps it with the first page of
-        # the tracked read or with the last, nothing can go unseen between the two.
-        token = TokenRead(self.reader)
-        try:
-            yield token
-        except RequestError as error:
-            self._log_untracked(error)
-        yield from self._compare_all()
-        self._save_token(token.delta_link)
-
-    def _take_token(self) -> Reads:
-        token = TokenRead(self.reader)
-        try:
-            yield token
-        except RequestError as error:
-            self._log_untracked(error)
-        else:
-            self._save_token(token.delta_link)
-
-    def _log_untracked(self, error: RequestError) -> None:
-        """Note that change tracking cannot be used; re-raise errors that mean something else."""
-        if error.status not in _NOT_TRACKED:
-            raise error
-        self.note = f"change tracking cannot be used ({error.message}); keys are compared"
-        log.warning("%s: %s", self.name, self.note)
-
-    def _save_token(self, delta_link: str | None) -> None:
-        sync_state.set_state(self._connection, self.name, delta_link=delta_link)
-
-    def _fetch_and_remove(self, missing: Select[Any], reason: Reason) -> Reads:
-        """Fetch the records that the comparison shows to differ, remove those that are missing."""
-        differing = deletions.find_differing(self._connection, self.table)
-        if differing:
-            log.info("%s: %d records differ and are fetched by id", self.name, len(differing))
-            fetch = FetchRead(self.reader, self.storing, self._queries_for(differing))
-            yield fetch
-            absent = [key for key in differing if key not in fetch.returned]
-            deletions.mark_ids_for_removal(self._connection, self.table, absent, reason)
-        yield from self._remove(missing, reason)
-
-    def _queries_for(self, ids: Sequence[str]) -> Sequence[Query]:
-        if all(odata.is_guid(key) for key in ids):
-            return self.reader.by_id(ids)
-        log.info("%s: its keys are not GUIDs; it is read in full", self.name)
-        return [Query()]
-
-    def _remove(self, missing: Select[Any], reason: Reason) -> Reads:
-        """Remove rows within the guard; what a read merely left out is asked for by id first."""
-        deletions.mark_for_removal(self._connection, self.table, missing, reason)
-        marked = deletions.list_marked(self._connection, self.table)
-        if not marked:
-            return
-        deletions.check_guard(self._connection, self.table, self._allow_deletes)
-        if reason == "not_returned":
-            confirm = FetchRead(self.reader, self.storing, self.reader.by_id(marked))
-            try:
-                yield confirm
-            except RequestError as error:
-                if error.status not in REFUSED_QUERY:
-                    raise
-                log.info("%s: cannot be asked by id; the complete read stands", self.name)
-            if confirm.returned:
-                log.warning(
-                    "%s: %d records missing from the read still exist and are kept",
-                    self.name,
-                    len(confirm.returned),
-                )
-                deletions.unmark(self._connection, self.table, confirm.returned)
-        self.storing.remove_marked()
 
     # What a filtered entity is linked to
 
@@ -302,7 +231,9 @@ class EntitySync:
             return FetchRead(self.reader, self.storing, queries, wanted)
 
         deletions.start_comparison(self._connection, self.name)
-        if self.full or self.table.entity.version_column is None:
+        # Without a bookmark what is there may be of another environment, with the same versions.
+        is_new = self.state.bookmark is None and self.table.entity.has("modifiedon")
+        if self.full or is_new or self.table.entity.version_column is None:
             read = fetch(self.reader.by_id([*new, *known]))
             yield read
             returned = _lower(read.returned)
@@ -311,7 +242,10 @@ class EntitySync:
             read = fetch([*self.reader.by_id(new), *thin])
             yield read
             bookmark = self.state.bookmark or ""
-            differing = deletions.find_differing(self._connection, self.table, bookmark)
+            now = to_text(self.storing.now())
+            differing = deletions.find_differing(self._connection, self.table, bookmark, now)
+            if deletions.has_gone_back(self._connection, self.table):
+                self._linked_went_back = True
             again = fetch(self.reader.by_id(differing))
             yield again
             # What differs may be gone by now.

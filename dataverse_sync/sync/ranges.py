@@ -22,6 +22,7 @@ from dataverse_sync.model import Page, PageRequest, Range
 from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.sync.reading import EntityReader, LinkCheck
 from dataverse_sync.sync.storing import Progress
+from dataverse_sync.sync.ways import REFUSED_QUERY
 
 ROWS_PER_RANGE = 20_000  # fewer are not worth the requests that a range costs
 WORTH_PAGES = 3.0  # left before halving pays: the page already asked for is partly thrown away
@@ -259,7 +260,14 @@ class RangesRead:
             self._progress.save(ranges=tuple(part.range for part in self._parts))
 
     def refused(self, error: RequestError) -> Sequence[PageRequest]:
-        raise error
+        """Ask for a smaller page; a first page is read plainer before that, by another read."""
+        request = error.request
+        assert request is not None  # noqa: S101  the client says it of every page
+        if request.number <= 1 and error.status in REFUSED_QUERY:
+            raise error
+        smaller = self._reader.ask_smaller(request, error)
+        self._asked[smaller] = self._asked.pop(request)
+        return [smaller]
 
     def _ask_more(self) -> list[PageRequest]:
         """Ask for the next page of ranges that wait, and of parts of others while there is room."""
@@ -282,9 +290,9 @@ class RangesRead:
         return requests
 
     def _build_request(self, part: Range) -> PageRequest:
-        entity = self._reader.entity
+        entity, size = self._reader.entity, self._reader.way.page_size
         if part.next_link is not None:
-            return PageRequest(entity.name, part.next_link, part.page)
+            return PageRequest(entity.name, part.next_link, part.page, size=size)
         order = entity.key if part.is_null else f"createdon,{entity.key}"
         url = odata.build_url(self._reader.api_url, entity.name, filter=part.filter, orderby=order)
-        return PageRequest(entity.name, url)
+        return PageRequest(entity.name, url, size=size)

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Protocol
 
+from dataverse_sync.config import MAX_PAGE_SIZE
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import Entity, Page, PageRequest
+from dataverse_sync.sync.ways import BEST, Kind, Way, next_way
 
 log = logging.getLogger(__name__)
 
 EMPTY_PAGES = 1000  # in a row, each with a next link: such links never end
-REFUSED_QUERY = (400, 501)
 
 
 class Read(Protocol):
@@ -52,20 +54,46 @@ class Query:
 
     select: tuple[str, ...] = ()
     filter: str = ""
+    ids: tuple[str, ...] = ()  # instead of a filter: records by id, guids alone
     track_changes: bool = False
-    order: int = 0  # which of the orders it is asked with, the best first
+
+    @property
+    def kind(self) -> Kind:
+        """What of it a service may refuse."""
+        if self.track_changes:
+            return "tracked"
+        if self.ids:
+            return "ids"
+        return "since" if self.filter else "thin" if self.select else "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request asks for, and how."""
+
+    query: Query | None  # None: a link that an earlier run kept
+    way: Way
+
+    @property
+    def kind(self) -> Kind:
+        return "kept" if self.query is None else self.query.kind
 
 
 class EntityReader:
     """Builds the requests of one entity in one run, and counts what came of them."""
 
-    def __init__(self, entity: Entity, api_url: str) -> None:
+    def __init__(
+        self, entity: Entity, api_url: str, way: Way = BEST, page_size: int = MAX_PAGE_SIZE
+    ) -> None:
         self.entity = entity
         self.api_url = api_url
         self.requests = 0  # HTTP requests so far
         self.first_request_at: datetime | None = None  # by the server's clock
+        self.way = way  # how the next request is asked
+        self.proven = way  # the way of what was answered last
+        self._page_size = page_size
         self._orders = odata.orders(entity)
-        self._refused = 0  # how many of the orders the service has refused
+        self._answered_order = -1
 
     @property
     def keys_and_versions(self) -> tuple[str, ...]:
@@ -76,10 +104,7 @@ class EntityReader:
     def by_id(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> list[Query]:
         """Queries for records by id, in batches; ids that are not GUIDs are left out."""
         guids = [key for key in ids if odata.is_guid(key)]
-        return [
-            Query(select, odata.any_of(self.entity.key, batch))
-            for batch in odata.iter_batches(guids)
-        ]
+        return [Query(select, ids=tuple(batch)) for batch in odata.iter_batches(guids)]
 
     def count(self, answer: Page | EntityError) -> None:
         """Count the HTTP requests of an answer, also of one that nobody needs any more."""
@@ -87,33 +112,81 @@ class EntityReader:
         if isinstance(answer, Page) and answer.asked_at is not None:
             self.first_request_at = min(self.first_request_at or answer.asked_at, answer.asked_at)
 
-    def start(self, queries: Sequence[Query]) -> dict[PageRequest, Query]:
-        """The first page of each query, in the best order that was not refused so far."""
-        asked = [replace(query, order=self._refused) for query in queries]
-        return {self.build_request(query): query for query in asked}
+    def build_requests(
+        self, queries: Iterable[Query], *, is_trial: bool = False
+    ) -> dict[PageRequest, _Asked]:
+        """The first page of each query, by the way that the service accepts so far."""
+        return {
+            self._build_request(query, is_trial): _Asked(query, self.way)
+            for query in chain.from_iterable(map(self._spread, queries))
+        }
 
-    def build_request(self, query: Query) -> PageRequest:
-        url = odata.build_url(
-            self.api_url,
-            self.entity.name,
-            select=query.select,
-            filter=query.filter,
-            orderby="" if query.track_changes else self._orders[query.order],
-        )
-        keys_only = bool(query.select)
+    def _spread(self, query: Query) -> Sequence[Query]:
+        """A query for ids as the service takes it: as it is, one for each id, or for all."""
+        if not query.ids or self.way.ids == "many":
+            return [query]
+        if self.way.ids == "single":
+            return [replace(query, ids=(record_id,)) for record_id in query.ids]
+        return [Query()]
+
+    def _build_request(self, query: Query, is_trial: bool) -> PageRequest:
+        name, url = self.entity.name, self.api_url
+        filter_ = odata.any_of(self.entity.key, query.ids) if query.ids else query.filter
+        order = "" if query.track_changes else self._orders[self.way.order]
         return PageRequest(
-            self.entity.name, url, track_changes=query.track_changes, keys_only=keys_only
+            name,
+            odata.build_url(url, name, select=query.select, filter=filter_, orderby=order),
+            track_changes=query.track_changes,
+            keys_only=bool(query.select),
+            size=self.way.page_size,
+            is_trial=is_trial,
         )
 
-    def ask_differently(self, query: Query, error: RequestError) -> Query:
-        """The same query in the next best order; raises the error if there is none."""
-        if query.track_changes or query.order + 1 == len(self._orders):
+    def note_answer(self, asked: _Asked) -> None:
+        """Remember that this way was answered."""
+        self.proven = asked.way if asked.way == self.way else self.proven
+        if asked.kind not in ("tracked", "kept"):
+            self._answered_order = asked.way.order
+
+    def ask_smaller(self, request: PageRequest, error: RequestError) -> PageRequest:
+        """The same page with half as many records, if it may be too heavy; or raises the error."""
+        way = next_way(self.way, "kept", error, orders=0, size=request.size or self._page_size)
+        if way is None:
             raise error
-        refused = self._orders[query.order]
-        log.info("%s: order %r refused, trying the next", self.entity.name, refused)
-        query = replace(query, order=query.order + 1)
-        self._refused = max(self._refused, query.order)
-        return query
+        log.info("%s: asked for %d records a page", self.entity.name, way.page_size)
+        self.way = way
+        return replace(request, size=way.page_size, is_trial=True)
+
+    def ask_differently(self, asked: _Asked, error: RequestError) -> dict[PageRequest, _Asked]:
+        """What to ask instead of a request that failed, by the next plainer way.
+
+        Raises the error if there is none, or if another kind of read has to follow.
+        """
+        request = error.request
+        assert request is not None  # noqa: S101  the client says it of every page
+        if asked.way == self.way:
+            way = next_way(
+                self.way,
+                asked.kind,
+                error,
+                orders=len(self._orders),
+                size=request.size or self._page_size,
+                is_proven=self._answered_order == self.way.order,
+            )
+            if way is None:
+                self.way = self.proven
+                raise error
+            log.info("%s: asked differently: %s", self.entity.name, "; ".join(way.describe()))
+            self.way = way
+        query, way = asked.query, self.way
+        if (asked.kind == "since" and not way.since) or (asked.kind == "thin" and not way.versions):
+            raise error
+        if way.page_size != asked.way.page_size and way.order == asked.way.order:
+            smaller = replace(request, size=way.page_size, is_trial=True)
+            return {smaller: replace(asked, way=way)}
+        if query is None:
+            raise error
+        return self.build_requests([query], is_trial=True)
 
 
 class QueryRead(ABC):
@@ -131,36 +204,44 @@ class QueryRead(ABC):
         self._reader = reader
         self._queries = queries
         self._kept = kept
-        self._asked: dict[PageRequest, Query | None] = {}
+        self._asked: dict[PageRequest, _Asked] = {}
+        self._ever_asked: set[PageRequest] = set()  # a whole read takes the place of many
         self._links = LinkCheck()
 
     def begin(self) -> Sequence[PageRequest]:
-        self._asked = {**self._reader.start(self._queries)}
+        asked = self._reader.build_requests(self._queries)
         if self._kept is not None:
-            self._asked[self._kept] = None
-        return list(self._asked)
+            asked[replace(self._kept, size=self._reader.way.page_size)] = _Asked(
+                None, self._reader.way
+            )
+        return self._ask(asked)
 
     def follow(self, page: Page) -> Sequence[PageRequest]:
-        query = self._asked.pop(page.request)
+        asked = self._asked.pop(page.request)
         self._links.check(page)
+        self._reader.note_answer(asked)
         if (following := page.next_request) is None:
             return []
-        self._asked[following] = query
-        return [following]
+        return self._ask({following: asked})
 
     @abstractmethod
     def store(self, page: Page) -> None: ...
 
     def refused(self, error: RequestError) -> Sequence[PageRequest]:
-        """Ask the same in the next best order, if the order may be what was refused."""
+        """Ask for the same in the next plainer way."""
         assert error.request is not None  # noqa: S101  the client says it of every page
-        query = self._asked.pop(error.request)
-        if query is None or error.status not in REFUSED_QUERY or error.request.number > 1:
+        asked = self._asked.pop(error.request)
+        different = self._reader.ask_differently(asked, error)
+        again = [how for request, how in different.items() if request in self._ever_asked]
+        if any(asked.kind != "ids" or how.kind != "whole" for how in again):
             raise error
-        query = self._reader.ask_differently(query, error)
-        request = self._reader.build_request(query)
-        self._asked[request] = query
-        return [request]
+        return self._ask(different)
+
+    def _ask(self, asked: dict[PageRequest, _Asked]) -> Sequence[PageRequest]:
+        new = {request: how for request, how in asked.items() if request not in self._ever_asked}
+        self._ever_asked.update(new)
+        self._asked.update(new)
+        return list(new)
 
 
 class LinkCheck:

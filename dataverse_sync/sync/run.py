@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, check_entities
 from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import open_session
+from dataverse_sync.dataverse.session import open_session, wait_for
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
 from dataverse_sync.store.schema_lock import LockedSchema, open_copy
 from dataverse_sync.sync.copying import Copying
+from dataverse_sync.sync.identity import check_environment, get_environment, record_environment
 from dataverse_sync.sync.locking import (
     build_tables,
     compare_metadata,
@@ -40,6 +42,7 @@ def run_sync(
     only: Sequence[str] = (),
     full: bool = False,
     allow_deletes: bool = False,
+    new_environment: bool = False,
     on_event: Callable[[Event], None] = lambda _: None,
     redactor: Redactor | None = None,
 ) -> SyncReport:
@@ -50,7 +53,8 @@ def run_sync(
         entities: All that is configured, also what is not selected: it links.
         only: Entity sets to sync in this run; all if empty.
         full: Ignore the bookmarks and read everything again.
-        allow_deletes: Remove records even where more than half of a table would go.
+        allow_deletes: Remove records even where the guard would not let them go.
+        new_environment: The database holds another environment from now on: compare everything.
         on_event: Told what happens, on the calling thread.
         redactor: Learns the run's secrets, for a caller who writes logs.
 
@@ -65,7 +69,7 @@ def run_sync(
         StorageError: The database could not be written.
     """
     redactor = redactor or Redactor()
-    setup = Setup(config, entities, only, full, allow_deletes, on_event, redactor)
+    setup = Setup(config, entities, only, full, allow_deletes, new_environment, on_event, redactor)
     with ExitStack() as stack:
         return _run(setup, stack)
 
@@ -80,9 +84,17 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     session = stack.enter_context(open_session(config, setup.redactor))
     known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
     session.sign_in()
+    found = wait_for(session.pool.submit(get_environment, session.client))
+    compares_all = check_environment(locked.environment, found, setup)
 
     emit(PhaseStarted(3, f"Preparing the database {config.db_path}"))
     connection = stack.enter_context(_prepare_database(setup))
+    if compares_all:
+        setup = replace(setup, full=True)
+    with database.transaction(connection):
+        if compares_all:
+            sync_state.forget_reads(connection)
+        record_environment(connection, locked.environment, found)
 
     emit(PhaseStarted(4, "Locking or comparing the schema"))
     prepared = lock_schema(setup, locked, known, session, connection)

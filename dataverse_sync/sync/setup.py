@@ -25,6 +25,7 @@ class Setup:
     only: Sequence[str]  # the names that are selected; all if empty
     full: bool
     allow_deletes: bool
+    new_environment: bool
     emit: Callable[[Event], None]
     redactor: Redactor
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)

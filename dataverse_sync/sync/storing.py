@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,10 +17,14 @@ from dataverse_sync.model import Counts, Page, PageRequest
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.deletions import ReturnedKeys
+from dataverse_sync.store.row_checks import check_partitions
 from dataverse_sync.store.sync_state import Checkpoint
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import Expected, Written, write_records
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead
+from dataverse_sync.sync.repeats import RepeatedPages
+
+log = logging.getLogger(__name__)
 
 
 class Storing:
@@ -45,6 +50,7 @@ class Storing:
         self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
     ) -> Written:
         """Write a page's records; nothing of it if a guessed key does not tell them apart."""
+        check_partitions(self.connection, self.table, page.records)
         guessed = expected == "new" and self.table.entity.source == "sample"
         with self.connection.begin_nested() if guessed else nullcontext():
             written = write_records(
@@ -79,6 +85,9 @@ def _describe_repeated_key(table: EntityTable) -> PageError:
     )
 
 
+VIRTUAL_LIMITS = (1000, 5000)  # records at which providers are known to cut a table off
+
+
 class Progress:
     """How far the read of an entity's records has come, kept in the transaction of each page.
 
@@ -91,11 +100,15 @@ class Progress:
         self._storing = storing
         self._checkpoint = checkpoint
         self._returned = returned
+        self._records = 0  # of this read, in this run
+        self._repeats = RepeatedPages()
 
     def store(self, page: Page) -> None:
         before = self._checkpoint
         again: Expected = "same" if before.since is None else "changed"
         written = self._storing.write(page, expected="new" if before.fresh else again)
+        self._repeats.check(page, written.keys)
+        self._records += len(page.records)
         if self._returned is not None:
             self._returned.add(written.keys)
         newest = sync_state.newest_of((before.seen_max, written.newest))
@@ -111,6 +124,13 @@ class Progress:
     def complete(self) -> None:
         """Replace the checkpoint by the bookmark: the last page is stored."""
         storing, read = self._storing, self._checkpoint
+        if storing.table.entity.kind == "virtual" and self._records in VIRTUAL_LIMITS:
+            log.warning(
+                "%s: a virtual table that ends at exactly %d records: its provider may have cut "
+                "it off, and the rest is not here",
+                storing.table.name,
+                self._records,
+            )
         asked_at = parse_timestamp(read.first_request_at) or storing.now()
         bookmark = None
         if storing.table.entity.has("modifiedon"):

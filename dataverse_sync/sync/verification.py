@@ -7,6 +7,7 @@ also held against its own ``json_response``, which needs no network.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
+from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.session import open_session
 from dataverse_sync.errors import EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
@@ -22,6 +24,7 @@ from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import TEMPORARY_TABLES, open_target, transaction
+from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.references import References, count_dangling
 from dataverse_sync.store.row_checks import find_altered, list_keys, load_versions
 from dataverse_sync.store.rows import SqlRow, to_rows
@@ -30,8 +33,11 @@ from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.comparing import ComparisonRead
 from dataverse_sync.sync.filtered import read_closure
+from dataverse_sync.sync.identity import get_environment, judge, refuse_other
 from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Reads
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -94,9 +100,11 @@ def run_verify(
     target.check()
     with ExitStack() as stack:
         opened = open_copy(target, config.schema_path, write=repair)
-        tables = stack.enter_context(opened).build_tables(entities)
+        locked = stack.enter_context(opened)
+        tables = locked.build_tables(entities)
         session = stack.enter_context(open_session(config, redactor))
         session.sign_in()
+        _check_environment(locked.environment, session.client, target.name, repair)
         connection = target.open_writer() if repair else target.open_reader(lasting=True)
         stack.enter_context(connection)
         integrity = target.check_integrity(connection)
@@ -110,6 +118,18 @@ def run_verify(
         comparison.compare_unfiltered()
         comparison.compare_filtered(repair)
         return Verification(integrity, tuple(comparison.findings.values()))
+
+
+def _check_environment(
+    recorded: Environment | None, client: DataverseClient, database: str, repair: bool
+) -> None:
+    """Refuse to repair from another organization than the one that was copied; else say it."""
+    found = get_environment(client)
+    if recorded is not None and judge(recorded, found) == "other":
+        error = refuse_other(recorded, found, database)
+        if repair:
+            raise error
+        log.warning("%s", error.message)
 
 
 def _tell_nothing(_: Event) -> None: ...

@@ -44,7 +44,7 @@ from dataverse_sync.dataverse.bodies import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.throttle import StoppedError
 from dataverse_sync.dataverse.transport import Transport
-from dataverse_sync.errors import AuthError, PageError, RequestError
+from dataverse_sync.errors import AuthError, EntityError, PageError, RequestError
 from dataverse_sync.model import Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.version import __version__
@@ -225,7 +225,7 @@ def test_fewer_retries_end_sooner(
     service.script = lambda _: reply
 
     with pytest.raises((RequestError, PageError)):
-        client.get_definitions(["accounts"], retries=1)
+        client.get_definitions(["accounts"], is_trial=True)
 
     assert len(service.data) == requests
     assert fake.waits == waits
@@ -238,9 +238,9 @@ def test_fewer_retries_declare_no_outage(
     service.server.__exit__(None, None, None)
     fake.now += 60
 
-    for retries, said in ((1, "no answer"), (None, "no answer"), (1, "not asked for")):
+    for trial, said in ((True, "no answer"), (False, "no answer"), (True, "not asked for")):
         with pytest.raises(RequestError, match=said):
-            client.get_definitions(["accounts"], retries=retries)
+            client.get_definitions(["accounts"], is_trial=trial)
 
 
 def test_unreadable_definition_is_an_error(client: DataverseClient, service: Service) -> None:
@@ -502,7 +502,7 @@ def test_broken_bodies_end_with_the_schedule(
 ) -> None:
     service.replies(broken)
 
-    with pytest.raises(PageError, match=r"accounts, page 1: the answer (broke off|is not JSON),"):
+    with pytest.raises(EntityError, match=r"accounts, page 1: the answer (broke off|is not JSON),"):
         client.get_page(service.request())
 
     assert fake.waits == SCHEDULE
@@ -523,7 +523,7 @@ def test_page_error_knows_its_requests(
 ) -> None:
     service.replies(*replies)
 
-    with pytest.raises(PageError) as caught:
+    with pytest.raises(EntityError) as caught:
         client.get_page(service.request())
 
     assert caught.value.requests == requests
@@ -883,7 +883,7 @@ def test_too_large_page_is_not_retried(
     monkeypatch.setattr(bodies, "LARGEST_PAGE", 2 * 2**20)
     service.replies(http(200, b'{"value":["' + b"x" * 3 * 2**20 + b'"]}'), EMPTY)
 
-    with pytest.raises(PageError, match="the answer is larger than 2 MiB"):
+    with pytest.raises(RequestError, match="the answer is larger than 2 MiB"):
         client.get_page(service.request())
 
     assert fake.waits == []
@@ -906,7 +906,7 @@ def test_endless_body_is_cut_off(
 
     service.script = endless
 
-    with pytest.raises(PageError, match="larger than 2 MiB"):
+    with pytest.raises(RequestError, match="larger than 2 MiB"):
         client.get_page(service.request())
 
 
@@ -920,7 +920,7 @@ def test_compression_bomb_uses_bounded_memory(
     service.replies(http(200, bomb, JSON_TYPE, ZIP))
 
     tracemalloc.start()
-    with pytest.raises(PageError, match="larger than 4 MiB"):
+    with pytest.raises(RequestError, match="larger than 4 MiB"):
         client.get_page(service.request())
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -27,7 +27,7 @@ class Client:
         self._definitions = definitions
         self._samples = samples
 
-    def get_definitions(self, names, *, retries):
+    def get_definitions(self, names, *, is_trial):
         if isinstance(self._definitions, Exception):
             raise self._definitions
         return self._definitions
@@ -97,10 +97,10 @@ class Metadata:
 
     def __init__(self, fail):
         self._fail = fail
-        self.asked: list[tuple[int, int | None]] = []  # entity sets of a request, and its retries
+        self.asked: list[tuple[int, bool]] = []  # how many sets, and whether it is a trial
 
-    def get_definitions(self, names, *, retries):
-        self.asked.append((len(names), retries))
+    def get_definitions(self, names, *, is_trial):
+        self.asked.append((len(names), is_trial))
         error = self._fail(names)
         if error is not None:
             raise error
@@ -130,7 +130,9 @@ def test_refusal_is_not_asked_again(status, count):
 
     found = discovery.read_metadata(client, sets(count))
 
-    assert client.asked == [(size, None) for size in ((100, 100, 50) if count == 250 else (count,))]
+    assert client.asked == [
+        (size, False) for size in ((100, 100, 50) if count == 250 else (count,))
+    ]
     assert found.refused == found.unknown == tuple(sets(count))
     assert found.failures == {}
 
@@ -141,7 +143,7 @@ def test_failure_leaves_nothing_to_guess(error):
 
     found = discovery.read_metadata(client, sets(3))
 
-    assert client.asked == [(3, None), (1, 1), (1, 1), (1, 1)]
+    assert client.asked == [(3, False), (1, 1), (1, 1), (1, 1)]
     assert found.failures == dict.fromkeys(sets(3), error)
     assert (found.unknown, found.refused, found.entities) == ((), (), {})
     assert found.metadata_error is error
@@ -162,7 +164,7 @@ def test_smaller_batches_isolate_the_failing_set(error, count, place):
     assert found.unknown == ()
     assert found.metadata_error is error
     assert len(client.asked) <= 3 + 10 + 10
-    patient = [size for size, retries in client.asked if retries is None]
+    patient = [size for size, is_trial in client.asked if not is_trial]
     assert patient == [100, 100, 50][: len(patient)] if count == 250 else len(patient) <= 2
 
 
@@ -184,7 +186,7 @@ def test_outage_is_given_up_soon(count):
     found = discovery.read_metadata(client, sets(count))
 
     assert len(client.asked) == 5
-    assert [retries for _, retries in client.asked] == [None, 1, 1, 1, 1]
+    assert [is_trial for _, is_trial in client.asked] == [False, True, True, True, True]
     assert found.failures.keys() == set(sets(count))
 
 

@@ -295,7 +295,9 @@ def test_whole_table_can_be_unmarked(connection, table):
 # The guard
 
 
-@pytest.mark.parametrize(("rows", "marked"), [(102, 51), (101, 50), (100, 100), (1, 1), (101, 0)])
+@pytest.mark.parametrize(
+    ("rows", "marked"), [(102, 51), (101, 50), (100, 99), (11, 10), (10, 10), (1, 1), (101, 0)]
+)
 def test_half_or_small_table_may_go(connection, table, rows, marked):
     put(connection, *(record(f"{n:03}") for n in range(rows)))
     deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
@@ -305,7 +307,9 @@ def test_half_or_small_table_may_go(connection, table, rows, marked):
     assert deletions.remove_marked(connection, table, "now") == marked
 
 
-@pytest.mark.parametrize(("rows", "marked"), [(102, 52), (101, 51), (101, 101)])
+@pytest.mark.parametrize(
+    ("rows", "marked"), [(102, 52), (101, 51), (101, 101), (100, 100), (11, 11)]
+)
 def test_more_than_half_needs_permission(connection, table, rows, marked):
     put(connection, *(record(f"{n:03}") for n in range(rows)))
     deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")

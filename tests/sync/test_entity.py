@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import CANDIDATES, CANDIDATES_ONLY, OLD, PRODUCTS, insert
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.emulator import Fault
+from dataverse_sync.emulator import Column, Fault, Table
 
 PRODUCTS_ONLY = [EntityConfig("vin_products")]
 
@@ -215,3 +216,108 @@ def test_foreign_delta_token_not_sent(make_world):
 
     assert report.ok
     assert world.state("vin_products", "delta_link").startswith(world.emulator.origin)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("tracked", [False, True])
+def test_lost_access_removes_rows(make_world, full, tracked):
+    """Records that are no longer returned, though change tracking does not say so."""
+    world = make_world([replace(PRODUCTS, change_tracking=tracked)])
+    insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(9)])
+    world.sync(PRODUCTS_ONLY)
+    world.wait()
+    world.execute(
+        "INSERT INTO vin_products SELECT '00000000-0000-4000-8000-000000000000', "
+        "createdon, modifiedon, versionnumber, vin_name, sync_time, valid_from, json_response "
+        "FROM vin_products LIMIT 1"
+    )
+    assert len(world.copy("vin_products")) == 10
+
+    report = world.sync(PRODUCTS_ONLY, full=full)
+
+    assert report.totals.deleted == 1
+    assert world.is_mirror("vin_products")
+    removed = world.removed("vin_products")
+    assert {reason for reason, _ in removed.values()} == {"not_returned"}
+
+
+def test_large_tracked_table_is_compared_when_due(make_world, monkeypatch):
+    monkeypatch.setattr("dataverse_sync.sync.plan.SMALL_TABLE", 0)
+    world = make_world([PRODUCTS])
+    insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(9)])
+    world.sync(PRODUCTS_ONLY)
+    world.wait()
+
+    world.sync(PRODUCTS_ONLY)
+    assert world.asked("vin_products", "thin") == []
+    world.execute("UPDATE _sync_state SET compared_at = '2020-01-01T00:00:00.000Z'")
+    world.sync(PRODUCTS_ONLY)
+    assert len(world.asked("vin_products", "thin")) == 2
+    world.sync(PRODUCTS_ONLY)
+    assert world.asked("vin_products", "thin") == []
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize("deletions", ["sync", "ignore"])
+def test_future_dates_are_read_when_they_change(make_world, tracked, deletions):
+    world = make_world([replace(PRODUCTS, change_tracking=tracked)])
+    entities = [EntityConfig("vin_products", deletions=deletions)]
+    ids = insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(9)])
+    for record_id in ids[:4]:
+        world.emulator.update(
+            "vin_products", record_id, {"vin_name": "x"}, modifiedon="2099-12-31T00:00:00Z"
+        )
+    world.sync(entities)
+    world.wait()
+
+    assert world.sync(entities).totals.fetched == 0
+    changed = {"vin_name": "y"}
+    world.emulator.update("vin_products", ids[0], changed, modifiedon="2099-12-30T00:00:00Z")
+    world.emulator.update("vin_products", ids[7], changed)
+
+    report = world.sync(entities)
+
+    assert (report.totals.fetched, report.totals.updated) == (2, 2)
+    assert world.is_mirror("vin_products")
+
+
+READINGS = Table(
+    "new_reading",
+    "new_readings",
+    "new_readingid",
+    [Column("partitionid", "String"), Column("vin_name", "String")],
+    table_type="Elastic",
+)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 10])
+def test_id_in_two_partitions_fails_by_name(make_world, page_size):
+    world = make_world([READINGS])
+    world.page_size = page_size
+    first, _ = insert(
+        world.emulator, "new_readings", [{"partitionid": name} for name in ("north", "south")]
+    )
+    world.sync([EntityConfig("new_readings")])
+    world.execute("UPDATE new_readings SET partitionid = 'west', json_response = '{}'")
+
+    report = world.sync([EntityConfig("new_readings")], full=True)
+
+    assert "two records have the id" in report.failed[0].error
+    assert "'west'" in report.failed[0].error
+    assert first in world.copy("new_readings")
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(5, True), (4, False), (6, False)])
+@pytest.mark.parametrize("table_type", ["Virtual", "Standard"])
+def test_virtual_table_cut_off_is_warned_of(
+    make_world, monkeypatch, caplog, rows, is_said, table_type
+):
+    monkeypatch.setattr("dataverse_sync.sync.storing.VIRTUAL_LIMITS", (5, 50))
+    world = make_world([replace(CANDIDATES, table_type=table_type)])
+    insert(world.emulator, "vin_candidates", [{"vin_name": str(n)} for n in range(rows)])
+
+    assert world.sync(CANDIDATES_ONLY).ok
+
+    assert ("its provider may have cut it off" in caplog.text) == (
+        is_said and table_type == "Virtual"
+    )

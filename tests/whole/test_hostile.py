@@ -34,6 +34,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """Limit the page size to a quarter of the body that is sent."""
     scaled = min(bodies.LARGEST_PAGE, SIZE // 4)
     monkeypatch.setattr(bodies, "LARGEST_PAGE", scaled)
+    monkeypatch.setattr(bodies, "LARGEST_RECORD", scaled)
     return scaled
 
 

@@ -701,7 +701,7 @@ def test_service_error_keeps_delta_token(synced, monkeypatch):
         "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
     )
     before = delta_link(synced)
-    synced.emulator.control.fault(Fault("status", match="deltatoken", times=9, status=503))
+    synced.emulator.control.fault(Fault("status", match="deltatoken", times=99, status=503))
 
     report = synced.sync()
 

@@ -45,6 +45,10 @@ class Service:
         totals = _TOTALS.fullmatch(path)
         if totals:
             return self._totals(totals[1], base)
+        if path == "WhoAmI" and (organization := self.backend.control.organization_id):
+            kind = "Microsoft.Dynamics.CRM.WhoAmIResponse"
+            context = f"{base}$metadata#{kind}"
+            return json_answer({"@odata.context": context, "OrganizationId": organization})
         name, _, rest = path.partition("/")
         table = store.tables.get(name)
         if table is None or rest not in {"", "$count"}:

@@ -1,0 +1,78 @@
+"""One database, one environment: whether what answers is what the copy was made from."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.errors import ConfigError, EntityError
+from dataverse_sync.store.environment import Environment, save_environment
+from dataverse_sync.sync.setup import Setup, utc_now
+
+log = logging.getLogger(__name__)
+
+Verdict = Literal["same", "new", "moved", "other"]
+
+
+def get_environment(client: DataverseClient) -> Environment:
+    """Ask which organization answers; where the service does not tell, that is said."""
+    try:
+        return Environment(client.get_organization_id(), client.api_url)
+    except EntityError as error:
+        log.info("the organization cannot be asked for: %s", error)
+        return Environment(None, client.api_url)
+
+
+def judge(recorded: Environment | None, found: Environment) -> Verdict:
+    """Compare an environment with the recorded one.
+
+    ``new`` was never recorded; ``moved`` has another address, and nobody knows whether it is
+    another organization.
+    """
+    if recorded is None:
+        return "new"
+    ids = (recorded.organization_id, found.organization_id)
+    if None not in ids:
+        return "same" if ids[0] == ids[1] else "other"
+    return "same" if recorded.api_url == found.api_url else "moved"
+
+
+def check_environment(recorded: Environment | None, found: Environment, setup: Setup) -> bool:
+    """Whether everything is to be compared, since the database may hold another environment.
+
+    Another organization is a ConfigError, unless the run is told that it is a new environment.
+    """
+    verdict = judge(recorded, found)
+    if verdict == "other" and recorded and not setup.new_environment:
+        raise refuse_other(recorded, found, str(setup.config.db_path))
+    if found.organization_id is None and verdict in ("new", "moved"):
+        log.warning(
+            "%s: the organization cannot be asked for, so another environment at this address "
+            "would not be noticed",
+            found.api_url,
+        )
+    if verdict == "moved":
+        log.warning("%s: not the recorded address; everything is compared", found.api_url)
+    return verdict == "moved" or setup.new_environment
+
+
+def refuse_other(recorded: Environment, found: Environment, database: str) -> ConfigError:
+    """The error for a database that was made from another organization."""
+    return ConfigError(
+        f"{database}: holds the environment {recorded.api_url}, organization "
+        f"{recorded.organization_id}; {found.api_url} is organization {found.organization_id}",
+        "Check DATAVERSE_API_URL, or name another database with --db. If this database is to hold "
+        "the other environment from now on: sync --new-environment.",
+    )
+
+
+def record_environment(
+    connection: Connection, recorded: Environment | None, found: Environment
+) -> None:
+    """Keep what answered; a known organization is not forgotten at the same address."""
+    is_known = found.organization_id is not None
+    if recorded is None or recorded.api_url != found.api_url or (is_known and recorded != found):
+        save_environment(connection, found, utc_now())

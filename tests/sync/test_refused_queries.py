@@ -1,0 +1,196 @@
+"""A service that refuses a way of asking: the same table is read another way, and true."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from conftest import CANDIDATES, CANDIDATES_ONLY, LINK_SET, PRODUCTS, insert
+
+from dataverse_sync import EntityConfig
+from dataverse_sync.emulator import Fault
+
+STATUSES = [400, 404, 405, 500, 501]
+PRODUCTS_ONLY = [EntityConfig("vin_products")]
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
+    )
+
+
+@pytest.fixture
+def candidates(make_world: Any) -> Any:
+    world = make_world([CANDIDATES, PRODUCTS])
+    insert(world.emulator, "vin_candidates", [{"vin_name": str(n)} for n in range(13)])
+    insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(13)])
+    return world
+
+
+def refuse(world: Any, status: int, is_refused: Callable[[str, str], bool]) -> None:
+    """Answer so to each request for records whose query and ``Prefer`` are refused."""
+
+    def look(request: Any) -> None:
+        target, prefer = request.target, request.headers.get("Prefer", "")
+        if request.kind == "data" and is_refused(unquote(target), prefer):
+            match = re.escape(target) + "$"
+            fault = Fault("status", match=match, status=status, code="0x80048d0b", message="No.")
+            world.emulator.control.fault(fault)
+
+    world.emulator.control.on_request = look
+
+
+def filters(world: Any, name: str) -> list[str]:
+    return [request.query.get("$filter", "") for request in world.asked(name)]
+
+
+def change(world: Any, name: str = "vin_candidates") -> str:
+    world.wait()
+    record_id = sorted(world.emulator.rows(name))[3]
+    world.emulator.update(name, record_id, {"vin_name": "changed"})
+    return record_id
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("name", ["vin_candidates", "vin_products"])
+def test_refused_filter_by_modifiedon_compares(candidates: Any, status: int, name: str) -> None:
+    entities = [EntityConfig(name)]
+    assert candidates.sync(entities).ok
+    change(candidates, name)
+    candidates.emulator.delete(name, sorted(candidates.emulator.rows(name))[0])
+    refuse(candidates, status, lambda target, _: "modifiedon gt" in target)
+
+    report = candidates.sync(entities)
+
+    assert report.ok
+    assert candidates.is_mirror(name)
+    assert (report.totals.updated, report.totals.deleted) == (1, 1)
+    assert json.loads(candidates.state(name, "asked_how"))["since"] is False
+
+    report = candidates.sync(entities)
+
+    assert report.totals.fetched == 0
+    assert not any("modifiedon" in text for text in filters(candidates, name))
+
+
+def test_refused_filter_is_tried_again_after_a_week(candidates: Any) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    refuse(candidates, 400, lambda target, _: "modifiedon gt" in target)
+    candidates.sync(CANDIDATES_ONLY)
+    kept = json.loads(candidates.state("vin_candidates", "asked_how"))
+    candidates.execute(
+        "UPDATE _sync_state SET asked_how = ?",
+        json.dumps({**kept, "found_at": "2026-01-01T00:00:00.000Z"}),
+    )
+    candidates.emulator.control.on_request = None
+    change(candidates)
+
+    assert candidates.sync(CANDIDATES_ONLY).totals.updated == 1
+    assert any("modifiedon gt" in text for text in filters(candidates, "vin_candidates"))
+    assert candidates.state("vin_candidates", "asked_how") is None
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_refused_version_column_reads_whole(candidates: Any, status: int) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    change(candidates)
+    candidates.emulator.delete(
+        "vin_candidates", sorted(candidates.emulator.rows("vin_candidates"))[0]
+    )
+    refuse(
+        candidates,
+        status,
+        lambda target, _: "versionnumber" in target or "modifiedon gt" in target,
+    )
+
+    for _ in range(2):
+        report = candidates.sync(CANDIDATES_ONLY)
+
+        assert report.ok
+        assert candidates.is_mirror("vin_candidates")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("all_ids", [False, True])
+def test_refused_ids_are_asked_singly_or_whole(world: Any, status: int, all_ids: bool) -> None:
+    pattern = r"accountid eq \S+" if all_ids else "accountid eq .* or "
+    refuse(world, status, lambda target, _: re.search(pattern, target) is not None)
+
+    assert world.sync().ok
+    first = world.copy("accounts")
+    world.wait()
+    world.emulator.update("accounts", min(first), {"name": "changed"})
+    assert world.sync().ok
+
+    assert {key: world.source("accounts")[key] for key in first} == world.copy("accounts")
+    assert json.loads(world.state("accounts", "asked_how"))["ids"] == (
+        "none" if all_ids else "single"
+    )
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+def test_refused_paging_takes_next_order(candidates: Any, status: int) -> None:
+    def is_refused(target: str, _: str) -> bool:
+        return "$skiptoken" in target and "$orderby=vin_candidateid" in target
+
+    refuse(candidates, status, is_refused)
+
+    assert candidates.sync(CANDIDATES_ONLY).ok
+    assert candidates.is_mirror("vin_candidates")
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("from_page", [1, 2])
+def test_heavy_page_is_halved_in_place(
+    candidates: Any, status: int, limit: int, from_page: int
+) -> None:
+    def is_refused(target: str, prefer: str) -> bool:
+        size = re.search(r"maxpagesize=(\d+)", prefer)
+        started = from_page == 1 or "$skiptoken" in target
+        return started and size is not None and int(size[1]) > limit and "$select" not in target
+
+    refuse(candidates, status, is_refused)
+
+    report = candidates.sync(CANDIDATES_ONLY)
+
+    assert report.ok
+    assert report.totals.fetched == 13
+    assert candidates.is_mirror("vin_candidates")
+    assert json.loads(candidates.state("vin_candidates", "asked_how"))["page_size"] == limit
+    assert candidates.sync(CANDIDATES_ONLY, full=True).requests < report.requests
+
+
+def test_outage_is_not_taken_for_a_refusal(candidates: Any) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    refuse(candidates, 503, lambda *_: True)
+
+    report = candidates.sync(CANDIDATES_ONLY)
+
+    assert not report.ok
+    assert candidates.state("vin_candidates", "asked_how") is None
+
+
+def test_links_table_needs_no_order(world: Any) -> None:
+    refuse(world, 400, lambda target, _: LINK_SET in target and "$orderby" in target)
+
+    assert world.sync().ok
+    assert world.is_mirror(LINK_SET)
+    world.sync()
+    assert not any("$orderby" in request.query for request in world.asked(LINK_SET))
+
+
+def test_null_versions_are_fetched_when_compared(candidates: Any) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    candidates.execute("UPDATE vin_candidates SET versionnumber = NULL")
+    change(candidates)
+    refuse(candidates, 400, lambda target, _: "modifiedon gt" in target)
+
+    assert candidates.sync(CANDIDATES_ONLY).ok
+    assert candidates.is_mirror("vin_candidates")
