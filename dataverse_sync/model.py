@@ -164,6 +164,7 @@ class Drift:
     column: str | None = None
     old_type: ColumnType | None = None
     new_type: ColumnType | None = None
+    is_new: bool = field(default=False, compare=False)  # first found by this run
 
     @property
     def severity(self) -> Literal["info", "breaking"]:

@@ -169,6 +169,7 @@ class ModelServer:
         self.position = 0
         self.moods = Moods()
         self.bytes_read = 0
+        self.server_date: datetime | None = None
         self.run = 0
         self.kill_hard = False
         self.asked: list[Asked] = []

@@ -143,8 +143,9 @@ def _write_line(line: str) -> None:
 def _print_summary(report: SyncReport, options: Options) -> None:
     if options.quiet and report.ok:
         print(text.format_result(report))
-        if breaking := [item for item in report.drift if item.severity == "breaking"]:
-            print(text.format_drift(breaking))
+        told = [item for item in report.drift if item.severity == "breaking" or item.is_new]
+        if told:
+            print(text.format_drift(told))
         return
     print()
     for line in text.format_summary(report):

@@ -72,6 +72,7 @@ class DataverseClient:
     ) -> None:
         self.api_url = config.api_url
         self.bytes_read = 0
+        self.server_date: datetime | None = None  # of the last answer, by the service's clock
         self._page_size = config.page_size
         self._transport = transport
         self._throttle = transport.throttle
@@ -374,6 +375,7 @@ class DataverseClient:
 
     def _find_asked_at(self, response: requests.Response, elapsed_s: float) -> datetime:
         """The moment of asking by the server's clock, erring to the early side."""
+        self.server_date = parse_date(response.headers.get("Date")) or self.server_date
         answered_at = parse_date(response.headers.get("Date")) or self._now()
         try:
             return answered_at.astimezone(UTC) - timedelta(seconds=elapsed_s)

@@ -158,14 +158,14 @@ def record_drift(
     drift: Sequence[Drift],
     compared: Collection[str],
     now: datetime,
-) -> None:
+) -> list[Drift]:
     """Write each difference once while it stands; one that comes back is written again.
 
-    Differences of entities that were not ``compared`` stand.
+    Differences of entities that were not ``compared`` stand. Returns those that are new.
     """
     names = ("entity_name", "column_name", "change", "old_type", "new_type")
     found = {
-        (item.entity, item.column, item.change, item.old_type, item.new_type): item.severity
+        (item.entity, item.column, item.change, item.old_type, item.new_type): item
         for item in drift
     }
     columns = [SCHEMA_CHANGES.c[name] for name in ("id", *names)]
@@ -174,8 +174,8 @@ def record_drift(
     ended = [at for key, at in standing.items() if key not in found and key[0] in compared]
     told = {"run_id": run_id, "detected_at": to_text(now)}
     new = [
-        {**told, **dict(zip(names, key, strict=True)), "severity": severity}
-        for key, severity in found.items()
+        {**told, **dict(zip(names, key, strict=True)), "severity": item.severity}
+        for key, item in found.items()
         if key not in standing
     ]
     if ended:
@@ -183,3 +183,4 @@ def record_drift(
         connection.execute(end.values(standing=0))
     if new:
         connection.execute(sa.insert(SCHEMA_CHANGES), new)
+    return [item for key, item in found.items() if key not in standing]

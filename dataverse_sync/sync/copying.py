@@ -116,6 +116,7 @@ class Copying:
             allow_deletes=setup.allow_deletes,
             compares=compares,
             page_size=setup.config.page_size,
+            server_date=self.session.client.server_date,
         )
 
     def _choose_compared(

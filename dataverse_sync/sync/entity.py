@@ -51,6 +51,7 @@ class EntitySync:
         allow_deletes: bool = False,
         compares: bool = False,
         page_size: int = MAX_PAGE_SIZE,
+        server_date: datetime | None = None,
     ) -> None:
         self.config = config
         self.table = table
@@ -70,6 +71,7 @@ class EntitySync:
             allow_deletes=allow_deletes,
             compares=compares,
         )
+        self._latest = max(now(), server_date or now())  # that any clock has reached
         self.plan = self._plan()
         self._linked_went_back = False
 
@@ -80,7 +82,7 @@ class EntitySync:
             self.full,
             self.reader.api_url,
             self.reader.way,
-            has_future=has_future(self._connection, self.table, self.storing.now()),
+            has_future=has_future(self._connection, self.table, self._latest),
         )
 
     @property
@@ -242,7 +244,7 @@ class EntitySync:
             read = fetch([*self.reader.by_id(new), *thin])
             yield read
             bookmark = self.state.bookmark or ""
-            now = to_text(self.storing.now())
+            now = to_text(self._latest)
             differing = deletions.find_differing(self._connection, self.table, bookmark, now)
             if deletions.has_gone_back(self._connection, self.table):
                 self._linked_went_back = True

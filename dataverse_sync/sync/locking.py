@@ -31,6 +31,8 @@ from dataverse_sync.sync.setup import Setup, utc_now
 
 log = logging.getLogger(__name__)
 
+_NAMED = 10  # new columns of an entity that are named on the console
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -162,8 +164,7 @@ def compare_metadata(setup: Setup, prepared: Prepared, connection: Connection) -
         elif name not in unread and prepared.lock[name].source == "metadata":
             drift.append(Drift(name, "entity_removed"))
     compared = [name for name in prepared.compared if name in live.entities]
-    _record_drift(setup, connection, drift, compared)
-    return drift
+    return _record_drift(setup, connection, drift, compared)
 
 
 def _wait_for_live(prepared: Prepared) -> tuple[Discovery, SyncError | None]:
@@ -192,17 +193,30 @@ def compare_samples(
             with suppress(ValueError):  # a number of 5,000 digits
                 found[name] = diff_entity(locked, infer_entity(name, json.loads(bytes(sample))))
     drift = [item for items in found.values() for item in items]
-    if found:
-        _record_drift(setup, connection, drift, found)
-    return drift
+    return _record_drift(setup, connection, drift, found) if found else []
 
 
 def _record_drift(
     setup: Setup, connection: Connection, drift: Sequence[Drift], compared: Collection[str]
-) -> None:
-    _tell_drift(drift)
+) -> list[Drift]:
+    """Write drift down and say it; returns it, with what is new marked."""
     with transaction(connection):
-        record_drift(connection, setup.run_id, drift, compared, utc_now())
+        new = record_drift(connection, setup.run_id, drift, compared, utc_now())
+    _tell_drift(drift)
+    by_entity: dict[str, list[str]] = {}
+    for item in new:
+        if item.change == "column_added" and item.column:
+            by_entity.setdefault(item.entity, []).append(item.column)
+    for name, columns in by_entity.items():
+        log.warning(
+            "%s: %d new columns, kept in json_response: %s; take them in with: "
+            "python -m dataverse_sync schema accept %s",
+            name,
+            len(columns),
+            ", ".join(columns[:_NAMED]) + (", ..." if len(columns) > _NAMED else ""),
+            name,
+        )
+    return [replace(item, is_new=item in new) for item in drift]
 
 
 def _tell_drift(drift: Iterable[Drift]) -> None:

@@ -284,7 +284,7 @@ def test_interrupt_at_transaction_begin_recorded(world):
     def interrupt(connection, cursor, statement, *_):
         if statement == "BEGIN IMMEDIATE" and threading.current_thread() is threading.main_thread():
             began.append(statement)
-            if len(began) == 6:  # the first of the page loop: it has begun, and nobody knows
+            if len(began) == 7:  # the first of the page loop: it has begun, and nobody knows
                 raise KeyboardInterrupt
 
     event.listen(Engine, "after_cursor_execute", interrupt)
