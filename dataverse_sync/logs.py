@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dataverse_sync.errors import ConfigError
+from dataverse_sync.files import make_folders
 from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 
@@ -84,6 +85,7 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
         from logging.handlers import RotatingFileHandler  # slow to import, and seldom needed
 
         try:
+            make_folders(log_file.absolute().parent)
             file = RotatingFileHandler(
                 log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
             )

@@ -17,6 +17,7 @@ from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, RequestError
+from dataverse_sync.files import find_existing_folder
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
@@ -168,7 +169,7 @@ def _check_database(config: Config, history: History, names: Sequence[str]) -> F
 
 def _check_disk(config: Config, reached: Sequence[Finding]) -> Finding:
     """Compare the free space with the size of the rows expected, by one record of each table."""
-    folder = config.db_path.absolute().parent
+    folder = find_existing_folder(config.db_path.parent)
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import ConfigError, StorageError
+from dataverse_sync.files import try_folder
 from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.moments import to_text
 from dataverse_sync.schema.lock import SchemaLock, dump_lock, load_lock, parse_lock, save_lock
@@ -77,13 +78,27 @@ def open_copy(
     run holds it. Whatever is not usable is a ConfigError.
     """
     target.check(to_write=write)
-    if must_exist and not target.exists():
+    if not must_exist:  # then the file may have to be made too
+        _check_place(Path(schema_path))
+    elif not target.exists():
         raise ConfigError(
             f"{target.name}: there is no database yet",
             "Run a sync first, or name the database with --db or SQLITE_DB_PATH.",
         )
     with target.hold(datetime.now(UTC)) if write else nullcontext():
         yield load_schema(target, schema_path, must_fit=must_fit)
+
+
+def _check_place(path: Path) -> None:
+    """Raise a ConfigError if there is no lock file and none can be made."""
+    try:
+        if not path.exists():
+            try_folder(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the folder cannot be made or written ({error.strerror or error})",
+            "Name another with --schema.",
+        ) from error
 
 
 def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = True) -> LockedSchema:

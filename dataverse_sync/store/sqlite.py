@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from dataverse_sync.errors import ConfigError, StorageError
+from dataverse_sync.files import find_existing_folder
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.sqlite_sql import DB_VERSION
 
@@ -82,10 +83,11 @@ class SqliteFile:
         path, folder = self.path, self.path.parent
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder, not a database file", _HINT)
-        if not folder.is_dir():
-            raise ConfigError(f"{path}: there is no folder {folder}", "Make it, or n" + _HINT[1:])
-        if to_write and not path.exists() and not os.access(folder, os.W_OK):
-            raise ConfigError(f"{path}: the folder cannot be written", _HINT)
+        existing = find_existing_folder(folder)
+        if not existing.is_dir():
+            raise ConfigError(f"{path}: {existing} is a file, not a folder", _HINT)
+        if to_write and not path.exists() and not os.access(existing, os.W_OK):
+            raise ConfigError(f"{path}: the folder {existing} cannot be written", _HINT)
         if to_write and path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(
                 f"{path}: the file cannot be read and written", "Check its permissions."
@@ -95,7 +97,7 @@ class SqliteFile:
         try:
             return open_engine(self.path).connect()
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be opened ({error})") from error
+            raise ConfigError(f"{self.path}: cannot be opened ({error})", _HINT) from error
         except DBAPIError as error:
             raise self.explain(error) from error
 
