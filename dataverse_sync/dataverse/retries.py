@@ -40,7 +40,10 @@ def parse_date(text: str | None) -> datetime | None:
 
 
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable."""
+    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable.
+
+    ``now`` is the moment of the answer by the clock that the date goes by.
+    """
     text = (text or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         return float(text)
@@ -106,8 +109,9 @@ class Retries(Retry):
         return float(min(16, 2 ** max(0, len(self.history) - 1)))
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        header = response.headers.get("Retry-After") if response is not None else None
-        asked_s = parse_retry_after(header, datetime.now(UTC)) or 0.0
+        headers = response.headers if response is not None else {}
+        answered_at = parse_date(headers.get("Date")) or datetime.now(UTC)
+        asked_s = parse_retry_after(headers.get("Retry-After"), answered_at) or 0.0
         if asked_s > LONGEST_WAIT_S:
             log.warning(
                 "the service asks to wait %.0f s; asked again after %.0f s", asked_s, LONGEST_WAIT_S
