@@ -34,6 +34,7 @@ CLOCK_TOLERANCE_S = 60.0
 DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow
 DISK_MARGIN = 1.5  # of what is expected: the estimate is one, and a sync needs room to work in
 _PRIVILEGE = re.compile(r"\bprv[A-Z]\w+")
+_REQUEST_ID = re.compile(r" \(request [^()]*\)$")
 _NAMED = 3  # differences of a schema that are named; the command that shows the others is told
 
 
@@ -60,6 +61,7 @@ class Finding:
     text: str
     details: dict[str, Any] = field(default_factory=dict)
     cells: tuple[str, ...] = ()  # the text in parts that stand below each other
+    hint: str = ""  # the way out, said once below the lines of all findings that have it
 
 
 def run_check(
@@ -208,11 +210,12 @@ def _check_schema(config: Config, locked: LockedSchema, configured: Sequence[str
 def _check_metadata(live: discovery.Discovery) -> list[Finding]:
     if live.metadata_error is None:
         return []
+    error = live.metadata_error
     text = (
-        f"cannot be read: {live.metadata_error}; without it, keys and types are guessed from a "
+        f"cannot be read: {_shorten(error)}; without it, keys and types are guessed from a "
         "record of each table, and changes of the schema are seen late"
     )
-    return [Finding("metadata", "warning", text)]
+    return [Finding("metadata", "warning", text, {"error": str(error)}, hint=error.hint)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +319,18 @@ def _describe_failure(name: str, error: EntityError) -> Finding:
         )
         details = {"missing_privilege": missing[0], "error": str(error)}
         return Finding(name, "failure", text, details)
-    return Finding(name, "failure", str(error), {"error": str(error)})
+    return Finding(name, "failure", _shorten(error), {"error": str(error)}, hint=error.hint)
+
+
+def _shorten(error: EntityError) -> str:
+    """The message of an error without the request, which its line names, and the request's id."""
+    asked = error.request if isinstance(error, RequestError) else None
+    answered = error.message.removeprefix(f"{asked}: the service answered ")
+    return _REQUEST_ID.sub("", answered).rstrip(". ")
 
 
 def format_findings(findings: Sequence[Finding]) -> list[str]:
-    """One line each, and how many of them are not ok."""
+    """One line each, each way out once, and how many of them are not ok."""
     width = max(len(finding.what) for finding in findings)
     rows = [finding.cells for finding in findings if finding.cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
@@ -334,6 +344,8 @@ def format_findings(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"{finding.result:<7}  {finding.what.ljust(width)}  {text}")
     failures = sum(finding.result == "failure" for finding in findings)
     warnings = sum(finding.result == "warning" for finding in findings)
+    if hints := list(dict.fromkeys(finding.hint for finding in findings if finding.hint)):
+        lines += ["", *hints]
     return [*lines, "", f"failures: {failures}, warnings: {warnings}"]
 
 
@@ -343,4 +355,6 @@ def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
     documents = [asdict(finding) for finding in findings]
     for document in documents:
         del document["cells"]
+        if not document["hint"]:
+            del document["hint"]
     return {"ok": not failed, "findings": documents}

@@ -122,7 +122,7 @@ def _print_summary(report: SyncReport, options: Options) -> None:
             print(text.format_drift(breaking))
         return
     print()
-    for line in text.format_summary(report):
+    for line in text.format_summary(report, logs.find_said_hints()):
         print(line)
 
 

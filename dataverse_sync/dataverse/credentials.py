@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dataverse_sync.config import TENANT, Config, is_loopback
+from dataverse_sync.dataverse.error_codes import find_access_hint, is_state
+from dataverse_sync.dataverse.odata import parse_error
 from dataverse_sync.dataverse.retries import NETWORK_ERRORS, parse_date
 from dataverse_sync.dataverse.transport import Transport, describe
 from dataverse_sync.errors import AuthError, UnreachableError
@@ -137,6 +139,12 @@ class ClientSecret:
                 "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
             ) from None
         status = answer.status
+        code, message = parse_error(answer.body)
+        if is_state(code):
+            raise UnreachableError(
+                self._redactor.redact(f"{api} answered {status} {code}: {message[:500]}"),
+                find_access_hint(status, code, message),
+            )
         if status >= 500 or status == 429:
             raise UnreachableError(
                 f"{api} answered {status}, after every retry", "Run again later."

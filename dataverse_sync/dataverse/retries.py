@@ -1,7 +1,8 @@
 """Retry a request after 1, 2, 4, 8, 16 s, or when its ``Retry-After`` says.
 
 urllib3's ``Retry`` does the work. The waits are ours, since they pass the throttle, and so
-are the 429s: the first ten of a request do not count as failures.
+are the 429s: the first ten of a request do not count as failures. An environment that says it is
+closed (disabled, administration mode) is not asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from urllib3.exceptions import MaxRetryError, SSLError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import RequestHistory, Retry
 
+from dataverse_sync.dataverse.error_codes import is_state
+from dataverse_sync.dataverse.odata import parse_error
 from dataverse_sync.dataverse.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,12 @@ def parse_retry_after(text: str | None, now: datetime) -> float | None:
         return float(text)
     moment = parse_date(text)
     return max(0.0, (moment - now).total_seconds()) if moment else None
+
+
+def read_start(response: BaseHTTPResponse, limit: int) -> bytes:
+    """At most so many bytes of a body, decoded, also if it was read to see whether to retry."""
+    start: bytes | None = getattr(response, "start", None)
+    return response.read(limit, decode_content=True) if start is None else start[:limit]
 
 
 class Retries(Retry):
@@ -100,8 +109,12 @@ class Retries(Retry):
             retries = super().increment(method, url, response, error, *args, **kwargs)
         if response is not None:
             # A short body is read, to keep the connection; urllib3 would read an endless one too.
+            start = b""
             with suppress(*NETWORK_ERRORS):
-                response.read(_DISCARDED, decode_content=False)
+                start = response.read(_DISCARDED, decode_content=True)
+            if is_state(parse_error(start)[0]):
+                response.start = start  # type: ignore[attr-defined]  # see read_start
+                raise MaxRetryError(kwargs["_pool"], url or "")
             response.close()
         return retries
 

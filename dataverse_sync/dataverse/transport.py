@@ -32,7 +32,7 @@ from urllib3.exceptions import (
 )
 
 from dataverse_sync.config import is_loopback
-from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries, read_start
 from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.version import __version__
 
@@ -262,7 +262,7 @@ class Transport:
 def read_answer(response: requests.Response, limit: int) -> Answer:
     """An answer with at most so many bytes of its body."""
     raw = response.raw
-    return Answer(raw.status, raw.read(limit, decode_content=True), raw.headers)
+    return Answer(raw.status, read_start(raw, limit), raw.headers)
 
 
 # Errors

@@ -74,6 +74,22 @@ def test_missing_privilege_is_named(make_world: Any) -> None:
     assert "403" in found["vin_candidates"].details["error"]
 
 
+def test_way_out_said_once_below_short_lines(world: World) -> None:
+    fault = Fault("status", r"v9.2/\w", 99, status=403, code="0x80072560", message="Not a member.")
+    world.emulator.control.fault(fault)
+
+    findings = list(check(world).values())
+    lines = format_findings(findings)
+
+    failures = [line for line in lines if line.startswith("failure ")]
+    assert len(failures) == 5
+    assert all(line.endswith("  403 0x80072560: Not a member") for line in failures)
+    assert "\n".join(lines).count("Power Platform admin center") == 1
+    assert lines[-3].startswith("The app is not a user of this environment: ")
+    documents = to_document(findings)["findings"]
+    assert [it["hint"] for it in documents if it["result"] == "failure"] == [lines[-3]] * 5
+
+
 def test_table_described_in_one_line(world: World) -> None:
     before = check(world)["vin_candidates"].text
     world.sync()

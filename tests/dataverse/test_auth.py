@@ -539,6 +539,20 @@ def test_faulty_api_is_unreachable(auth: Auth, service: Service, status: int) ->
         auth.get_token()
 
 
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_closed_environment_is_named_at_sign_in(
+    auth: Auth, service: Service, fake: FakeTime, status: int
+) -> None:
+    error = {"code": "0x8004A104", "message": "It is currently disabled."}
+    service.challenge = lambda: json_reply({"error": error}, status=status)
+
+    with pytest.raises(UnreachableError, match=f"{status} 0x8004A104: It is currently") as caught:
+        auth.get_token()
+
+    assert "run again once it is enabled" in caught.value.hint
+    assert fake.waits == []
+
+
 def test_waiting_threads_share_the_failure(auth: Auth, service: Service, fake: FakeTime) -> None:
     refused = auth.get_token()
     service.token = lambda: CLOSE

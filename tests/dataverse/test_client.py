@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import threading
 import time
 import tracemalloc
@@ -38,7 +39,7 @@ from loopback import (
 
 from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
-from dataverse_sync.dataverse import bodies, odata
+from dataverse_sync.dataverse import bodies, error_codes, odata
 from dataverse_sync.dataverse import client as dataverse_client
 from dataverse_sync.dataverse.bodies import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
@@ -315,6 +316,30 @@ def test_refusal_tells_code_and_request(
     assert error.requests == len(service.data) == {429: 16, 503: 6}.get(status, 1)
 
 
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("code", ["0x8004A113", "0x8004a104", "-2147180269", "-2147180284"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_closed_environment_not_asked_again(
+    client: DataverseClient,
+    service: Service,
+    fake: FakeTime,
+    status: int,
+    code: str,
+    is_packed: bool,
+) -> None:
+    body = json.dumps({"error": {"code": code, "message": "Come back later."}}).encode()
+    packed = (gzip.compress(body), ("Content-Encoding", "gzip"))
+    service.replies(http(status, *packed) if is_packed else http(status, body))
+
+    with pytest.raises(RequestError, match=f"{status} {code}: Come back later") as caught:
+        client.get_page(service.request())
+
+    assert re.search("administration mode|disabled", caught.value.hint)
+    assert "run again once" in caught.value.hint
+    assert caught.value.code in (error_codes.ADMINISTRATION_MODE, error_codes.DISABLED)
+    assert (len(service.data), fake.waits) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
@@ -324,6 +349,7 @@ def test_refusal_tells_code_and_request(
         ),
         (http(404), "404"),
         (http(403, b'{"error":{"code":"","message":"No."}}'), "403: No"),
+        (http(403, b'{"error":{"code":"-2147220960","message":"No."}}'), "403 -2147220960: No"),
         (http(400, b'{"error":"text"}'), '400: {"error":"text"}'),
         (http(400, b"not gzip", ("Content-Encoding", "gzip")), "400"),
         (http(400, b'{"error', length=99), "400"),

@@ -191,6 +191,31 @@ def test_failed_entity_exits_1_others_complete(shell: Shell) -> None:
     assert shell.world.is_mirror("vin_candidates")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("0x80072560", "make the application user"),
+        ("0x80042f09", "any role"),
+        ("0x80095ffc", "ask its administrator"),
+        ("-2147220955", "enable it"),
+        ("0x8004A113", "administration mode"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("-q",), ("-v",)])
+def test_way_out_said_once_a_run(
+    shell: Shell, code: str, words: str, arguments: tuple[str, ...]
+) -> None:
+    fault = Fault("status", r"v9.2/\w", 99, status=403, code=code, message="No.")
+    shell.world.emulator.control.fault(fault)
+
+    status, out, err = shell.run("sync", *arguments)
+    _, shown, _ = shell.run("status")
+
+    assert status == 1
+    assert (out + err).count(words) == shown.count(words) == 1
+    assert len(re.findall(r"ERROR: \w+, page 1: the service answered 403", err)) == 5
+
+
 def test_database_in_use_exits_4(shell: Shell) -> None:
     with hold(shell.folder / "dataverse.db", shell.world.emulator.clock.now()):
         status, _, err = shell.run()
