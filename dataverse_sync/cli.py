@@ -19,6 +19,7 @@ from importlib import import_module
 from dataverse_sync import streams
 from dataverse_sync.commands.console import FAILED, USAGE, describe_end
 from dataverse_sync.commands.options import Options, add_command
+from dataverse_sync.config import list_proxies
 from dataverse_sync.errors import (
     AuthError,
     ConfigError,
@@ -79,6 +80,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
 def run_command(options: Options) -> int:
     """Run the command that was read; returns its exit status."""
     redactor = Redactor()
+    redactor.add_proxies(list_proxies())
     if threading.current_thread() is threading.main_thread():
         handle_stops(signal.default_int_handler)
     return guard(lambda: options.run(options, redactor), redactor, as_json=options.json)

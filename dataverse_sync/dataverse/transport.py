@@ -220,7 +220,9 @@ class Transport:
         except requests.RequestException:
             raise
         except ValueError as error:  # it looks where a redirect leads, also where none is followed
-            raise requests.exceptions.InvalidURL(f"a redirect leads nowhere: {error}") from error
+            raise requests.exceptions.InvalidURL(
+                f"the address of a redirect or of the proxy is not a URL: {error}"
+            ) from error
 
     def close(self) -> None:
         with self._lock:
