@@ -24,7 +24,7 @@ from dataverse_sync.config import TENANT, Config, is_loopback
 from dataverse_sync.dataverse.error_codes import find_access_hint, is_state
 from dataverse_sync.dataverse.odata import parse_error
 from dataverse_sync.dataverse.retries import NETWORK_ERRORS, parse_date
-from dataverse_sync.dataverse.transport import Transport, describe
+from dataverse_sync.dataverse.transport import TRUST_HINT, Transport, describe, is_untrusted
 from dataverse_sync.errors import AuthError, UnreachableError
 from dataverse_sync.redaction import Redactor
 
@@ -114,7 +114,9 @@ class ClientSecret:
         except NETWORK_ERRORS as error:
             raise AuthError(
                 f"Sign-in: {origin} cannot be reached ({self._redactor.redact(describe(error))})",
-                "Check the network and the proxy settings (HTTPS_PROXY).",
+                TRUST_HINT
+                if is_untrusted(error)
+                else "Check the network and the proxy settings (HTTPS_PROXY).",
             ) from None
         if answer.status != 200:
             raise self._refused(answer.status, answer.body)
@@ -136,7 +138,9 @@ class ClientSecret:
         except NETWORK_ERRORS as error:
             raise UnreachableError(
                 f"{api} cannot be reached ({self._redactor.redact(describe(error))})",
-                "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
+                TRUST_HINT
+                if is_untrusted(error)
+                else "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
             ) from None
         status = answer.status
         code, message = parse_error(answer.body)

@@ -308,9 +308,42 @@ def test_expired_certificate_gets_no_request(
     with LoopbackServer(lambda _: CLOSE, tls=context) as server:
         config = Config(f"{server.origin}/api/data/v9.2/", CLIENT_ID, SECRET)
         auth = make_auth(config, transport, Redactor(), fake.clock)
-        with pytest.raises(UnreachableError, match="certificate has expired"):
+        with pytest.raises(UnreachableError, match="certificate has expired") as caught:
             auth.get_token()
 
+    assert "REQUESTS_CA_BUNDLE" not in caught.value.hint  # no authority helps
+
+    assert server.asked == []
+    assert fake.waits == []
+
+
+def untrusted() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_untrusted_api_names_way_out(transport: Transport, fake: FakeTime) -> None:
+    with LoopbackServer(lambda _: CLOSE, tls=untrusted()) as server:
+        config = Config(f"{server.origin}/api/data/v9.2/", CLIENT_ID, SECRET)
+        auth = make_auth(config, transport, Redactor(), fake.clock)
+        with pytest.raises(UnreachableError, match="certificate verify failed") as caught:
+            auth.get_token()
+
+    assert "certificate is not trusted here" in caught.value.hint
+    assert "the system's certificate store" in caught.value.hint
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+    assert fake.waits == []
+
+
+def test_untrusted_sign_in_host_names_way_out(auth: Auth, service: Service, fake: FakeTime) -> None:
+    with LoopbackServer(lambda _: CLOSE, tls=untrusted()) as server:
+        challenge = f"Bearer authorization_uri={server.origin}/tenant/oauth2/authorize"
+        service.challenge = lambda: http(401, b"", ("WWW-Authenticate", challenge))
+        with pytest.raises(AuthError, match="certificate verify failed") as caught:
+            auth.get_token()
+
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
     assert server.asked == []
     assert fake.waits == []
 

@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import re
+import ssl
 import threading
 import time
 import tracemalloc
@@ -13,9 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trustme
 from loopback import (
     CLOSE,
     DATE,
@@ -285,6 +288,19 @@ def test_failed_renewal_gives_place_back(
 
 
 # Refusals
+
+
+def test_untrusted_certificate_names_way_out(transport: Transport) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with LoopbackServer(lambda _: CLOSE, tls=tls) as server:
+        url = f"{server.origin}/api/data/v9.2/"
+        auth: Any = SimpleNamespace(get_token=lambda: TOKEN)
+        client = DataverseClient(Config(url, CLIENT_ID, SECRET), transport, auth, Redactor())
+        with pytest.raises(RequestError, match="certificate verify failed") as caught:
+            client.get_page(PageRequest("accounts", f"{url}accounts"))
+
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
 
 
 @pytest.mark.parametrize(
