@@ -56,7 +56,7 @@ def run(options: Options, redactor: Redactor) -> int:
 class Finding:
     """The result for one entity, or for a part of the surroundings such as the clock."""
 
-    what: str  # an entity set, or sign-in, clock, database, disk, schema, metadata
+    what: str  # an entity set, or sign-in, clock, database, address and so on
     result: Literal["ok", "warning", "failure"]
     text: str
     details: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +91,7 @@ def run_check(
         _check_disk(config, reached),
         _check_schema(config, locked, [entity.name for entity in entities]),
         *_check_metadata(live),
+        *_check_address(config, reached),
         *reached,
     ]
 
@@ -207,6 +208,19 @@ def _check_schema(config: Config, locked: LockedSchema, configured: Sequence[str
     return Finding("schema", "ok", text, details)
 
 
+def _check_address(config: Config, reached: Sequence[Finding]) -> list[Finding]:
+    """Warn if the service answers under another name: its next links would be refused."""
+    for finding in reached:
+        if other := finding.details.get("api_url"):
+            text = (
+                f"the service calls itself {other}, not {config.api_url}: its links lead there, "
+                "and tables of several pages would fail"
+            )
+            hint = odata.suggest_api_url(other, config.api_url)
+            return [Finding("address", "warning", text, {"api_url": other}, hint=hint)]
+    return []
+
+
 def _check_metadata(live: discovery.Discovery) -> list[Finding]:
     if live.metadata_error is None:
         return []
@@ -266,6 +280,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         drift = [str(item) for item in subject.find_drift(page)]
     except EntityError as error:
         return _describe_failure(entity.name, error)
+    other = odata.find_other_api_url(page.context, api_url)
     plan = plan_read(saved, known.has("modifiedon"), False, api_url)
     how = plan.why if plan.kind == "since" else f"all of it ({plan.why})"
     cells = [
@@ -296,6 +311,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
             "rows_expected": None if entity.filtered else expected,
             "record_bytes": len(bytes(page.records[0])) if page.records else 0,
             "drift": drift,
+            **({"api_url": other} if other else {}),
         },
         tuple(cells),
     )

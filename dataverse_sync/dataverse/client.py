@@ -278,7 +278,7 @@ class DataverseClient:
         if odata.origin(request.url) != odata.origin(self.api_url):
             raise PageError(
                 f"{request}: the link leads to another origin; the token is not sent",
-                odata.SET_API_URL,
+                odata.suggest_api_url(request.url, self.api_url),
             )
 
     def _explain(
