@@ -99,13 +99,13 @@ def open_copy(
 
 
 def _check_place(path: Path) -> None:
-    """Raise a ConfigError if there is no lock file and none can be made."""
+    """Raise a ConfigError if the folder of the lock file is missing and cannot be made."""
     try:
-        if not path.exists():
+        if not path.parent.is_dir():
             try_folder(path.parent)
     except OSError as error:
         raise ConfigError(
-            f"{path}: the folder cannot be made or written ({error.strerror or error})",
+            f"{path}: the folder cannot be made ({error.strerror or error})",
             "Name another with --schema.",
         ) from error
 

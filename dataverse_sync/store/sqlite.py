@@ -94,7 +94,9 @@ class SqliteFile:
         if not existing.is_dir():
             raise ConfigError(f"{path}: {existing} is a file, not a folder", _HINT)
         if to_write and not path.exists() and not os.access(existing, os.W_OK):
-            raise ConfigError(f"{path}: the folder {existing} cannot be written", _HINT)
+            if existing == folder.absolute():
+                raise ConfigError(f"{path}: the folder cannot be written", _HINT)
+            raise ConfigError(f"{path}: the folder cannot be made in {existing}", _HINT)
         if to_write and path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(
                 f"{path}: the file cannot be read and written", "Check its permissions."

@@ -129,7 +129,7 @@ def test_read_only_file_is_refused(db_path):
 
 @pytest.mark.parametrize(
     ("exists", "message"),
-    [(True, "cannot be read and written"), (False, "the folder .* cannot be written")],
+    [(True, "cannot be read and written"), (False, "the folder cannot be written")],
 )
 def test_unwritable_place_is_refused(db_path, monkeypatch, exists, message):
     if exists:
@@ -139,6 +139,14 @@ def test_unwritable_place_is_refused(db_path, monkeypatch, exists, message):
     with pytest.raises(ConfigError, match=message):
         open_target(db_path).check()
     open_target(db_path).check(to_write=False)
+
+
+def test_unmakeable_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite.os, "access", lambda path, mode: not mode & os.W_OK)
+
+    with pytest.raises(ConfigError, match="the folder cannot be made in"):
+        open_target(tmp_path / "a" / "b" / "x.db").check()
+    open_target(tmp_path / "a" / "b" / "x.db").check(to_write=False)
 
 
 def test_unreadable_file_is_refused(db_path, monkeypatch):
