@@ -5,6 +5,7 @@ The program takes a moment to be imported; a stop meanwhile ends it as one later
 
 import gc
 import os
+from contextlib import suppress
 from types import FrameType
 
 from dataverse_sync.interrupts import handle_stops
@@ -12,7 +13,8 @@ from dataverse_sync.interrupts import handle_stops
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
     """End at once: nothing is open yet, and an exception would surface in some library's import."""
-    os.write(2, b"interrupted\n")
+    with suppress(OSError):  # nobody may be reading
+        os.write(2, b"interrupted\n")
     os._exit(1)
 
 

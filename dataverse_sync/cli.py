@@ -15,10 +15,11 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
-from pathlib import Path
 
+from dataverse_sync import streams
 from dataverse_sync.commands.console import FAILED, USAGE, describe_end
 from dataverse_sync.commands.options import Options, add_command
+from dataverse_sync.config import list_proxies
 from dataverse_sync.errors import (
     AuthError,
     ConfigError,
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str]) -> Options:
     """Import the command that is named, and read its options."""
     arguments = list(argv)
-    _open_missing_streams()
+    streams.open_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a console that lacks a character shows another
             stream.reconfigure(errors="replace")
@@ -79,6 +80,7 @@ def parse_arguments(argv: Sequence[str]) -> Options:
 def run_command(options: Options) -> int:
     """Run the command that was read; returns its exit status."""
     redactor = Redactor()
+    redactor.add_proxies(list_proxies())
     if threading.current_thread() is threading.main_thread():
         handle_stops(signal.default_int_handler)
     return guard(lambda: options.run(options, redactor), redactor, as_json=options.json)
@@ -130,6 +132,7 @@ def guard(work: Callable[[], int], redactor: Redactor, *, as_json: bool = False)
 
 def entry_point() -> None:
     """Run the command of ``sys.argv``, and end the process with its status."""
+    streams.ignore_closed_pipes()
     options = parse_arguments(sys.argv[1:])
     gc.freeze()
     gc.enable()
@@ -144,10 +147,3 @@ def entry_point() -> None:
         except OSError:
             status = status or FAILED
     os._exit(status)  # Python would wait for the workers of an interrupted run, which wait to read
-
-
-def _open_missing_streams() -> None:
-    """Discard the output of a job that was started without a console (``pythonw``)."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115

@@ -154,6 +154,12 @@ def find_client_secret() -> str:
     return os.environ.get("DATAVERSE_CLIENT_SECRET", "")
 
 
+def list_proxies() -> list[str]:
+    """The addresses of proxies in the environment, which may hold passwords."""
+    names = [name for name in os.environ if name.lower().endswith("_proxy")]
+    return [os.environ[name] for name in names if name.lower() != "no_proxy"]
+
+
 def find_windows_user() -> str | None:
     r"""Find who is logged on, as ``DOMAIN\user``; None if the system is not Windows."""
     domain, user = os.environ.get("USERDOMAIN"), os.environ.get("USERNAME")

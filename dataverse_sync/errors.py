@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataverse_sync.model import PageRequest
 
+# The hint where a database cannot be read.
+DAMAGED = "The file is damaged: restore it from a backup, or move it away and sync again."
+
 
 class SyncError(Exception):
     """An error that a user can act on.

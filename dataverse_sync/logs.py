@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from dataverse_sync.dataverse.error_codes import drop_repeated_hint
 from dataverse_sync.errors import ConfigError
+from dataverse_sync.files import make_folders
 from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 
@@ -54,6 +56,17 @@ class _ConsoleHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
 
+class _ConsoleFormatter(logging.Formatter):
+    """Level and message; a hint about refused access is said once, however many tables have it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+        self.said: set[str] = set()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return drop_repeated_hint(super().format(record), self.said)
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and the traceback if there is one."""
 
@@ -78,12 +91,13 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
     levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
     console: logging.Handler = _ConsoleHandler()
     console.setLevel(levels.get(verbosity, logging.DEBUG))
-    console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    console.setFormatter(_ConsoleFormatter())
     handlers: list[logging.Handler] = [console]
     if log_file is not None:
         from logging.handlers import RotatingFileHandler  # slow to import, and seldom needed
 
         try:
+            make_folders(log_file.absolute().parent)
             file = RotatingFileHandler(
                 log_file, maxBytes=LOG_FILE_BYTES, backupCount=LOG_FILES_KEPT, encoding="utf-8"
             )
@@ -105,6 +119,12 @@ def configure_logging(verbosity: int, log_file: Path | None, redactor: Redactor)
     # urllib3 warns of every retry; we warn only if the last one fails.
     logging.getLogger("urllib3").setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)
     logging.captureWarnings(True)
+
+
+def find_said_hints() -> set[str]:
+    """The hints about refused access that the console has shown so far in this command."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers]
+    return {hint for it in formatters if isinstance(it, _ConsoleFormatter) for hint in it.said}
 
 
 @contextmanager

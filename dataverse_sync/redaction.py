@@ -11,15 +11,32 @@ import json
 import re
 import threading
 from base64 import b64encode
+from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "[secret]"
 _PIECE = 8  # characters: shorter pieces of a random secret give nothing away
 _BEARER = re.compile(r"(?i)\b(bearer|authorization:)\s+[A-Za-z0-9\-._~+/]{8,}=*")
+_SHORTEST_ALONE = 4  # characters: a shorter password is masked together with its user
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?/+")
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?(/|$)")
 _ESCAPE = re.compile(r"%[0-9A-F]{2}")
 _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}(\.[A-Za-z0-9_-]*){0,2}")
+
+
+def find_login(address: str) -> str | None:
+    """The ``user:password`` in the address of a proxy, also a malformed one; None without one.
+
+    The password may hold what should have been percent-encoded, the scheme may be missing, and
+    so may the host: then what is no port is taken for a password.
+    """
+    rest = _SCHEME.sub("", address.strip())
+    login, at, _ = rest.rpartition("@")
+    if not at:
+        login = "" if _HOST_AND_PORT.match(rest) else rest
+    return login if ":" in login else None
 
 
 class Redactor:
@@ -48,6 +65,29 @@ class Redactor:
                 self._pieces |= pieces
                 if form and not pieces:
                     self._whole.add(form)
+
+    def add_proxies(self, addresses: Iterable[str]) -> None:
+        """Mask the passwords in addresses of proxies from now on."""
+        for address in addresses:
+            login = find_login(address)
+            if login is None:
+                continue
+            user, _, password = login.partition(":")
+            forms = {password, *re.split("[/?#]", password)}  # where a library cuts it short
+            for form in forms | {unquote(form) for form in forms}:
+                self._add_password(user, form)
+            for sent in {login, unquote(login)}:  # in a header of the proxy's
+                self._add_whole(b64encode(sent.encode()).decode())
+
+    def _add_password(self, user: str, password: str) -> None:
+        if len(password) >= _SHORTEST_ALONE:
+            self.add(password)
+        elif password:
+            self._add_whole(f"{user}:{password}")
+
+    def _add_whole(self, text: str) -> None:
+        with self._lock:
+            self._whole.add(text)
 
     def redact(self, text: str) -> str:
         """The text with every secret, and every piece of one, replaced by ``[secret]``."""

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "dataverse_sync"
 # From the ground up. A module imports from its own wing and from the lines above it here.
 # The emulator stands apart: see the tests at the end.
 WINGS = (
-    {"model", "version", "redaction", "moments", "files", "interrupts"},
+    {"model", "version", "redaction", "moments", "files", "interrupts", "streams"},
     {"errors"},
     {"config"},
     {"dataverse"},

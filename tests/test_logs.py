@@ -120,8 +120,11 @@ def test_traceback_logged_without_secret(tmp_path, capsys, redactor):
 
 
 def test_unwritable_log_file_refused(tmp_path, redactor):
-    with pytest.raises(ConfigError, match="cannot be written"):
-        configure_logging(0, tmp_path / "missing" / "sync.log", redactor)
+    (tmp_path / "file").touch()
+
+    for name in ("file/sync.log", "file/missing/sync.log"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            configure_logging(0, tmp_path / name, redactor)
 
 
 def test_log_file_rotated_five_kept(tmp_path, redactor, monkeypatch):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from base64 import b64encode
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dataverse_sync.redaction import MASK, Redactor
+from dataverse_sync.redaction import MASK, Redactor, find_login
 
 SECRET = "Zq3~8Q.ab+cD/eF-gh_IjKl=mN"
 PIECE = 8
@@ -181,3 +181,59 @@ def test_secret_in_base64_is_masked(before: str) -> None:
     left = redactor.redact(f"echo: {text}")
 
     assert not any(text[at : at + 8] in left for at in range(len(before) + 4, len(text) - 11))
+
+
+# Proxies
+
+
+@pytest.mark.parametrize(
+    ("address", "login"),
+    [
+        ("http://user:secret-word@proxy.example:3128", "user:secret-word"),
+        ("http://user:pa@ss:word@proxy.example:3128", "user:pa@ss:word"),
+        ("user:secret-word@proxy.example", "user:secret-word"),
+        ("//user:secret-word@proxy.example", "user:secret-word"),
+        ("http:/user:secret-word@proxy.example", "user:secret-word"),
+        ("socks5h://user:secret-word@proxy.example:port", "user:secret-word"),
+        ("http://user:pass/word#and?more@proxy.example", "user:pass/word#and?more"),
+        ("http://us%40er:p%40ss%2Fword@proxy.example:3128", "us%40er:p%40ss%2Fword"),
+        ("http://DOMAIN\\user:secret-word@proxy.example", "DOMAIN\\user:secret-word"),
+        ("http://user:secret-word", "user:secret-word"),
+        ("http://:secret-word@[::1]:3128", ":secret-word"),
+        ("http://user:%zz%@", "user:%zz%"),
+        ("http://user:x@proxy.example", "user:x"),
+        ("http://user@proxy.example:3128", None),
+        ("http://proxy.example:3128/", None),
+        ("proxy.example:3128", None),
+        ("[::1]:3128", None),
+        ("", None),
+    ],
+)
+def test_password_of_proxy_masked(address: str, login: str | None) -> None:
+    redactor = Redactor()
+    redactor.add_proxies([address])
+    ordinary = "accounts, page 1: the service answered 503 (proxy.example:3128), tried x times"
+
+    assert find_login(address) == login
+    assert redactor.redact(ordinary) == ordinary
+    if login is None:
+        assert redactor.redact(address) == address
+        return
+    password = login.partition(":")[2]
+    sent = b64encode(unquote(login).encode()).decode()
+    for text in (address, unquote(address), f"Basic {sent}", f"Failed to parse: '{login}'"):
+        shown = redactor.redact(text)
+        assert MASK in shown
+        assert f":{password}" not in shown
+        assert f":{unquote(password)}" not in shown
+        assert sent not in shown
+    if len(password) > 3:
+        assert password not in redactor.redact(f"host='user', port={password}")
+
+
+def test_first_part_of_cut_password_masked() -> None:
+    redactor = Redactor()
+    redactor.add_proxies(["http://user:1234/56#789@proxy.example", "http://me:p#word@host"])
+
+    assert redactor.redact("host='user', port=1234") == f"host='user', port={MASK}"
+    assert redactor.redact("'me:p' is not a valid host or port").startswith(f"'{MASK}'")

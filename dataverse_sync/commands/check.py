@@ -17,6 +17,7 @@ from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, RequestError
+from dataverse_sync.files import find_existing_folder
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
@@ -33,6 +34,7 @@ CLOCK_TOLERANCE_S = 60.0
 DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow
 DISK_MARGIN = 1.5  # of what is expected: the estimate is one, and a sync needs room to work in
 _PRIVILEGE = re.compile(r"\bprv[A-Z]\w+")
+_REQUEST_ID = re.compile(r" \(request [^()]*\)$")
 _NAMED = 3  # differences of a schema that are named; the command that shows the others is told
 
 
@@ -54,11 +56,12 @@ def run(options: Options, redactor: Redactor) -> int:
 class Finding:
     """The result for one entity, or for a part of the surroundings such as the clock."""
 
-    what: str  # an entity set, or sign-in, clock, database, disk, schema, metadata
+    what: str  # an entity set, or sign-in, clock, database, address and so on
     result: Literal["ok", "warning", "failure"]
     text: str
     details: dict[str, Any] = field(default_factory=dict)
     cells: tuple[str, ...] = ()  # the text in parts that stand below each other
+    hint: str = ""  # the way out, said once below the lines of all findings that have it
 
 
 def run_check(
@@ -88,6 +91,7 @@ def run_check(
         _check_disk(config, reached),
         _check_schema(config, locked, [entity.name for entity in entities]),
         *_check_metadata(live),
+        *_check_address(config, reached),
         *reached,
     ]
 
@@ -168,7 +172,7 @@ def _check_database(config: Config, history: History, names: Sequence[str]) -> F
 
 def _check_disk(config: Config, reached: Sequence[Finding]) -> Finding:
     """Compare the free space with the size of the rows expected, by one record of each table."""
-    folder = config.db_path.absolute().parent
+    folder = find_existing_folder(config.db_path.parent)
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
@@ -204,14 +208,28 @@ def _check_schema(config: Config, locked: LockedSchema, configured: Sequence[str
     return Finding("schema", "ok", text, details)
 
 
+def _check_address(config: Config, reached: Sequence[Finding]) -> list[Finding]:
+    """Warn if the service answers under another name: its next links would be refused."""
+    for finding in reached:
+        if other := finding.details.get("api_url"):
+            text = (
+                f"the service calls itself {other}, not {config.api_url}: its links lead there, "
+                "and tables of several pages would fail"
+            )
+            hint = odata.suggest_api_url(other, config.api_url)
+            return [Finding("address", "warning", text, {"api_url": other}, hint=hint)]
+    return []
+
+
 def _check_metadata(live: discovery.Discovery) -> list[Finding]:
     if live.metadata_error is None:
         return []
+    error = live.metadata_error
     text = (
-        f"cannot be read: {live.metadata_error}; without it, keys and types are guessed from a "
+        f"cannot be read: {_shorten(error)}; without it, keys and types are guessed from a "
         "record of each table, and changes of the schema are seen late"
     )
-    return [Finding("metadata", "warning", text)]
+    return [Finding("metadata", "warning", text, {"error": str(error)}, hint=error.hint)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +280,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         drift = [str(item) for item in subject.find_drift(page)]
     except EntityError as error:
         return _describe_failure(entity.name, error)
+    other = odata.find_other_api_url(page.context, api_url)
     plan = plan_read(saved, known, False, api_url)
     how = plan.why if plan.kind == "since" else f"all of it ({plan.why})"
     cells = [
@@ -292,6 +311,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
             "rows_expected": None if entity.filtered else expected,
             "record_bytes": len(bytes(page.records[0])) if page.records else 0,
             "drift": drift,
+            **({"api_url": other} if other else {}),
         },
         tuple(cells),
     )
@@ -315,11 +335,18 @@ def _describe_failure(name: str, error: EntityError) -> Finding:
         )
         details = {"missing_privilege": missing[0], "error": str(error)}
         return Finding(name, "failure", text, details)
-    return Finding(name, "failure", str(error), {"error": str(error)})
+    return Finding(name, "failure", _shorten(error), {"error": str(error)}, hint=error.hint)
+
+
+def _shorten(error: EntityError) -> str:
+    """The message of an error without the request, which its line names, and the request's id."""
+    asked = error.request if isinstance(error, RequestError) else None
+    answered = error.message.removeprefix(f"{asked}: the service answered ")
+    return _REQUEST_ID.sub("", answered).rstrip(". ")
 
 
 def format_findings(findings: Sequence[Finding]) -> list[str]:
-    """One line each, and how many of them are not ok."""
+    """One line each, each way out once, and how many of them are not ok."""
     width = max(len(finding.what) for finding in findings)
     rows = [finding.cells for finding in findings if finding.cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
@@ -333,6 +360,8 @@ def format_findings(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"{finding.result:<7}  {finding.what.ljust(width)}  {text}")
     failures = sum(finding.result == "failure" for finding in findings)
     warnings = sum(finding.result == "warning" for finding in findings)
+    if hints := list(dict.fromkeys(finding.hint for finding in findings if finding.hint)):
+        lines += ["", *hints]
     return [*lines, "", f"failures: {failures}, warnings: {warnings}"]
 
 
@@ -342,4 +371,6 @@ def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
     documents = [asdict(finding) for finding in findings]
     for document in documents:
         del document["cells"]
+        if not document["hint"]:
+            del document["hint"]
     return {"ok": not failed, "findings": documents}

@@ -19,7 +19,7 @@ from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import load_entities
 from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.show.text import format_age, format_table
+from dataverse_sync.show.text import format_age, format_failures, format_table
 from dataverse_sync.store.database import open_target
 from dataverse_sync.store.history import LogEntry, load_history
 
@@ -167,7 +167,7 @@ def format_status(status: Status) -> list[str]:
     if status.running:
         lines.append(f"A run is under way: {status.running}.")
     lines += format_table(heads, rows) if rows else ["Nothing was synced into it yet."]
-    lines += [f"Failed: {entity.error}" for entity in status.entities if entity.error]
+    lines += format_failures(entity.error for entity in status.entities if entity.error)
     configured = [entity for entity in status.entities if entity.configured]
     if configured:
         ages = [entity.age_s for entity in configured]

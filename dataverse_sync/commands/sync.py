@@ -148,7 +148,7 @@ def _print_summary(report: SyncReport, options: Options) -> None:
             print(text.format_drift(told))
         return
     print()
-    for line in text.format_summary(report):
+    for line in text.format_summary(report, logs.find_said_hints()):
         print(line)
 
 
@@ -165,11 +165,6 @@ def _check_outputs(options: Options, config: Config) -> None:
         from dataverse_sync.show.report import check_target
 
         check_target(options.report, config.db_path)
-        if not options.report.absolute().parent.is_dir():
-            raise ConfigError(
-                f"{options.report}: there is no folder {options.report.parent}",
-                "Make it, or name another file with --report.",
-            )
 
 
 def _tell_others(

@@ -25,11 +25,13 @@ from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.refusals import GOES_ON, build_refusal
 from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries, parse_date
 from dataverse_sync.dataverse.transport import (
+    TRUST_HINT,
     Answer,
     BrokenBodyError,
     Transport,
     describe,
     is_unreachable,
+    is_untrusted,
     read_answer,
 )
 from dataverse_sync.errors import EntityError, PageError, RequestError
@@ -322,7 +324,7 @@ class DataverseClient:
         if odata.origin(request.url) != odata.origin(self.api_url):
             raise PageError(
                 f"{request}: the link leads to another origin; the token is not sent",
-                odata.SET_API_URL,
+                odata.suggest_api_url(request.url, self.api_url),
             )
 
     def _explain(
@@ -344,7 +346,7 @@ class DataverseClient:
             self._outage = f"since the service does not answer ({reason})"
         return RequestError(
             f"{request}: no answer from the service ({reason})",
-            f"Check the network and run again; {GOES_ON}",
+            TRUST_HINT if is_untrusted(error) else f"Check the network and run again; {GOES_ON}",
             requests=sent,
             request=request,
             is_outage=is_outage,

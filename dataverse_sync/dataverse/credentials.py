@@ -21,8 +21,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dataverse_sync.config import TENANT, Config, is_loopback
+from dataverse_sync.dataverse.error_codes import find_access_hint, is_state
+from dataverse_sync.dataverse.odata import parse_error
 from dataverse_sync.dataverse.retries import NETWORK_ERRORS, parse_date
-from dataverse_sync.dataverse.transport import Transport, describe
+from dataverse_sync.dataverse.transport import TRUST_HINT, Transport, describe, is_untrusted
 from dataverse_sync.errors import AuthError, UnreachableError
 from dataverse_sync.redaction import Redactor
 
@@ -112,7 +114,9 @@ class ClientSecret:
         except NETWORK_ERRORS as error:
             raise AuthError(
                 f"Sign-in: {origin} cannot be reached ({self._redactor.redact(describe(error))})",
-                "Check the network and the proxy settings (HTTPS_PROXY).",
+                TRUST_HINT
+                if is_untrusted(error)
+                else "Check the network and the proxy settings (HTTPS_PROXY).",
             ) from None
         if answer.status != 200:
             raise self._refused(answer.status, answer.body)
@@ -134,9 +138,17 @@ class ClientSecret:
         except NETWORK_ERRORS as error:
             raise UnreachableError(
                 f"{api} cannot be reached ({self._redactor.redact(describe(error))})",
-                "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
+                TRUST_HINT
+                if is_untrusted(error)
+                else "Check DATAVERSE_API_URL, the network and the proxy settings (HTTPS_PROXY).",
             ) from None
         status = answer.status
+        code, message = parse_error(answer.body)
+        if is_state(code):
+            raise UnreachableError(
+                self._redactor.redact(f"{api} answered {status} {code}: {message[:500]}"),
+                find_access_hint(status, code, message),
+            )
         if status >= 500 or status == 429:
             raise UnreachableError(
                 f"{api} answered {status}, after every retry", "Run again later."

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
+from dataverse_sync.config import is_loopback
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Entity, Page, PageRequest
 
@@ -188,6 +189,32 @@ def origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or default
 
 
+def find_other_api_url(address: str, api_url: str) -> str | None:
+    """The root of the API by an address below it, if it is another origin than ``api_url``.
+
+    None also if it could not be a ``DATAVERSE_API_URL``: no host, or http beyond this machine.
+    """
+    try:
+        parts = urlsplit(address)
+        scheme, host, port = origin(address)
+        if not host or (scheme, host, port) == origin(api_url):
+            return None
+    except ValueError:  # the port is not a number, or the host not a host
+        return None
+    if scheme != "https" and not (scheme == "http" and is_loopback(address)):
+        return None
+    netloc = parts.netloc.rpartition("@")[2]
+    return f"{scheme}://{netloc}{parts.path.rpartition('/')[0]}/"
+
+
+def suggest_api_url(address: str, api_url: str) -> str:
+    """What to set if the service names another address than the one configured."""
+    found = find_other_api_url(address, api_url)
+    if found is None or len(found) > 200:
+        return SET_API_URL
+    return f"If that is an address of this environment, set DATAVERSE_API_URL to {found}"
+
+
 def follow(page: Page, link: str) -> str:
     """Check that a link leads to the origin it came from, and was not just asked for."""
     asked = page.request.url
@@ -204,5 +231,5 @@ def follow(page: Page, link: str) -> str:
     else:
         leads_to = link.partition("?")[0][:100]
         message = f"{page.request}: the next link leads to another origin: {leads_to}"
-        hint = f"The token is not sent there. {SET_API_URL}"
+        hint = f"The token is not sent there. {suggest_api_url(link, asked)}"
     raise PageError(message, hint, requests=page.requests)

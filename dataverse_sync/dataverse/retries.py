@@ -1,7 +1,8 @@
 """Retry a request after 1, 2, 4, 8, 16 s, or when its ``Retry-After`` says.
 
 urllib3's ``Retry`` does the work. The waits are ours, since they pass the throttle, and so
-are the 429s: the first ten of a request do not count as failures.
+are the 429s: the first ten of a request do not count as failures. An environment that says it is
+closed (disabled, administration mode) is not asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from urllib3.exceptions import MaxRetryError, SSLError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import RequestHistory, Retry
 
+from dataverse_sync.dataverse.error_codes import is_state
+from dataverse_sync.dataverse.odata import parse_error
 from dataverse_sync.dataverse.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -40,12 +43,21 @@ def parse_date(text: str | None) -> datetime | None:
 
 
 def parse_retry_after(text: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable."""
+    """Seconds to wait by a ``Retry-After`` header, in seconds or as a date; None if unusable.
+
+    ``now`` is the moment of the answer by the clock that the date goes by.
+    """
     text = (text or "").strip()
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
         return float(text)
     moment = parse_date(text)
     return max(0.0, (moment - now).total_seconds()) if moment else None
+
+
+def read_start(response: BaseHTTPResponse, limit: int) -> bytes:
+    """At most so many bytes of a body, decoded, also if it was read to see whether to retry."""
+    start: bytes | None = getattr(response, "start", None)
+    return response.read(limit, decode_content=True) if start is None else start[:limit]
 
 
 class Retries(Retry):
@@ -97,8 +109,12 @@ class Retries(Retry):
             retries = super().increment(method, url, response, error, *args, **kwargs)
         if response is not None:
             # A short body is read, to keep the connection; urllib3 would read an endless one too.
+            start = b""
             with suppress(*NETWORK_ERRORS):
-                response.read(_DISCARDED, decode_content=False)
+                start = response.read(_DISCARDED, decode_content=True)
+            if is_state(parse_error(start)[0]):
+                response.start = start  # type: ignore[attr-defined]  # see read_start
+                raise MaxRetryError(kwargs["_pool"], url or "")
             response.close()
         return retries
 
@@ -106,8 +122,9 @@ class Retries(Retry):
         return float(min(16, 2 ** max(0, len(self.history) - 1)))
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        header = response.headers.get("Retry-After") if response is not None else None
-        asked_s = parse_retry_after(header, datetime.now(UTC)) or 0.0
+        headers = response.headers if response is not None else {}
+        answered_at = parse_date(headers.get("Date")) or datetime.now(UTC)
+        asked_s = parse_retry_after(headers.get("Retry-After"), answered_at) or 0.0
         if asked_s > LONGEST_WAIT_S:
             log.warning(
                 "the service asks to wait %.0f s; asked again after %.0f s", asked_s, LONGEST_WAIT_S

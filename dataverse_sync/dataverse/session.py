@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dataverse_sync.config import Config
+from dataverse_sync.config import Config, list_proxies
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.credentials import ClientSecret
@@ -36,6 +36,7 @@ class Session:
 @contextmanager
 def open_session(config: Config, redactor: Redactor) -> Iterator[Session]:
     """Start the sign-in on a worker; at the end wait for the workers, after an error leave them."""
+    redactor.add_proxies(list_proxies())
     transport = Transport(Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s)
     credential = ClientSecret(config, transport, redactor)
     auth = Auth(credential, config.token_scope, redactor)

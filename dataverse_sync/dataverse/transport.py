@@ -32,7 +32,7 @@ from urllib3.exceptions import (
 )
 
 from dataverse_sync.config import is_loopback
-from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries
+from dataverse_sync.dataverse.retries import NETWORK_ERRORS, Retries, read_start
 from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.version import __version__
 
@@ -74,6 +74,15 @@ class _ThisThread(threading.local):
 
 
 _this_thread = _ThisThread()
+# What is wrong with a certificate that no authority helps against, by OpenSSL, Windows, macOS.
+_OTHER_FLAW = re.compile(
+    r"expired|not yet valid|validity period|mismatch|not valid for|does not match|revoked",
+    re.IGNORECASE,
+)
+TRUST_HINT = (
+    "Its certificate is not trusted here; is a proxy in between? Add the authority that signed it "
+    "to the system's certificate store, or name its PEM file in REQUESTS_CA_BUNDLE."
+)
 _SENDABLE = re.compile(r"/[\x21-\x7e]*")
 
 
@@ -220,7 +229,9 @@ class Transport:
         except requests.RequestException:
             raise
         except ValueError as error:  # it looks where a redirect leads, also where none is followed
-            raise requests.exceptions.InvalidURL(f"a redirect leads nowhere: {error}") from error
+            raise requests.exceptions.InvalidURL(
+                f"the address of a redirect or of the proxy is not a URL: {error}"
+            ) from error
 
     def close(self) -> None:
         with self._lock:
@@ -262,7 +273,7 @@ class Transport:
 def read_answer(response: requests.Response, limit: int) -> Answer:
     """An answer with at most so many bytes of its body."""
     raw = response.raw
-    return Answer(raw.status, raw.read(limit, decode_content=True), raw.headers)
+    return Answer(raw.status, read_start(raw, limit), raw.headers)
 
 
 # Errors
@@ -280,6 +291,17 @@ def describe(error: Exception) -> str:
         inner = deeper
     text = re.sub(r"<[^>]*>:?\s*|\w*Connection(Pool)?\([^)]*\):?\s*", "", str(inner))
     return " ".join(text.split())[:300].rstrip(".") or type(inner).__name__
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a certificate was refused because nothing here trusts who signed it."""
+    layers: list[object] = [error]
+    for layer in layers:  # grows while it is looked through
+        if isinstance(layer, ssl.SSLCertVerificationError):
+            return not _OTHER_FLAW.search(str(layer))
+        if isinstance(layer, BaseException) and len(layers) < 50:
+            layers += [*layer.args, getattr(layer, "reason", None), layer.__cause__]
+    return False
 
 
 def is_unreachable(error: requests.RequestException) -> bool:

@@ -6,9 +6,10 @@ The same on a terminal and in a log file.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, fields
 
+from dataverse_sync.dataverse.error_codes import drop_repeated_hint
 from dataverse_sync.model import Counts, Drift, EntityReport, SyncReport
 
 _HEADS = ("entity", *(field.name for field in fields(Counts)), "requests", "seconds", "state")
@@ -72,7 +73,8 @@ def format_clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
-def format_summary(report: SyncReport) -> list[str]:
+def format_summary(report: SyncReport, said: Collection[str] = ()) -> list[str]:
+    """Write what a run did, table by table; hints that were ``said`` before are left out."""
     lines = format_table(_HEADS, [_build_row(entity) for entity in report.entities])
     lines += ["", format_result(report)]
     if report.waited_s:
@@ -80,8 +82,13 @@ def format_summary(report: SyncReport) -> list[str]:
     if report.drift:
         lines.append(format_drift(report.drift))
     lines += [f"Note: {name}: {note}" for name, note in report.notes.items()]
-    lines += [f"Failed: {entity.error}" for entity in report.failed]
-    return lines
+    return lines + format_failures([entity.error or "" for entity in report.failed], said)
+
+
+def format_failures(errors: Iterable[str], said: Collection[str] = ()) -> list[str]:
+    """Write why entities failed, a hint about refused access once."""
+    known = set(said)
+    return [f"Failed: {drop_repeated_hint(error, known)}" for error in errors]
 
 
 def _build_row(entity: EntityReport) -> list[str]:

@@ -15,14 +15,13 @@ from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateColumn
 
-from dataverse_sync.errors import StorageError
+from dataverse_sync.errors import DAMAGED, ConfigError, StorageError
 from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_sql
 from dataverse_sync.store.rows import SqlRow
-from dataverse_sync.store.sqlite import SqliteFile
+from dataverse_sync.store.sqlite import READ_ERRORS, SqliteFile, describe
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
 OWN_TABLES = sa.MetaData()  # the program's own tables, each defined where it is used
@@ -140,9 +139,18 @@ def transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
     try:
         with connection.begin():
             yield connection
-    except (DBAPIError, connection.dialect.loaded_dbapi.Error) as error:
-        # The latter comes where the driver's own cursor is read.
+    except READ_ERRORS as error:
         raise open_target(str(connection.engine.url.database)).explain(error) from error
+
+
+@contextmanager
+def reading(target: Target) -> Iterator[sa.Connection]:
+    """A connection that reads for a moment; a damaged file is a ``ConfigError``."""
+    try:
+        with target.open_reader() as connection:
+            yield connection
+    except READ_ERRORS as error:
+        raise ConfigError(f"{target.name}: cannot be read ({describe(error)})", DAMAGED) from error
 
 
 def prepare_own_tables(connection: sa.Connection) -> None:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import ColumnElement, Connection, func, select
-from sqlalchemy.exc import DBAPIError
 
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Counts, State
 from dataverse_sync.moments import parse_timestamp
-from dataverse_sync.store.database import Target, dialect_of, open_target
+from dataverse_sync.store.database import Target, dialect_of, open_target, reading
 from dataverse_sync.store.deletions import DELETED
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import (
@@ -173,16 +172,15 @@ def load_history(db_path: Path, runs: int = 0) -> History:
     try:
         if target.exists():
             target.check(to_write=False)
-            with target.open_reader() as connection:
+            with reading(target) as connection:
                 connection.exec_driver_sql("BEGIN")
                 if STATE.name in dialect_of(connection).read_tables(connection):
                     # Asked again: a run may have begun before the transaction, but none that
                     # begins after it is in what the transaction reads.
                     return _load(connection, runs, _find_holder(target, was_held))
-    except (DBAPIError, ValueError) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
+    except (ValueError, TypeError) as error:  # a value is not what the program writes
         raise ConfigError(
-            f"{db_path}: cannot be read ({reason})",
+            f"{db_path}: cannot be read ({error})",
             "Is it a database of this program, and whole? Name it with --db.",
         ) from error
     return History(_find_holder(target, was_held))
@@ -220,6 +218,8 @@ def _load_entities(
     entities = []
     for row in rows:
         name, state, error = row["entity_name"], row["state"], row["error"]
+        _check_texts(name, state, error, row["last_timestamp"])
+        _check_counts(row["records_count"])
         if state == "in_progress" and not holder:
             state, error = "failed", f"{name}: {DIED}"
         success_at = row["last_sync_time"] and _read_moment(row["last_sync_time"])
@@ -232,13 +232,16 @@ def _load_entries(
 ) -> Iterator[LogEntry]:
     for row in connection.execute(select(LOG).where(wanted).order_by(LOG.c.id)):
         is_killed = row.status == "in_progress" and not holder
+        counted = {kind: getattr(row, f"records_{kind}") for kind in COUNTED}
+        _check_texts(row.run_id, row.entity_name, row.status, row.error)
+        _check_counts(*counted.values(), row.requests)
         yield LogEntry(
             run_id=row.run_id,
             entity=row.entity_name,
             started_at=_read_moment(row.started_at),
             finished_at=row.finished_at and _read_moment(row.finished_at),
             status="failed" if is_killed else row.status,
-            counts=Counts(**{kind: getattr(row, f"records_{kind}") for kind in COUNTED}),
+            counts=Counts(**counted),
             requests=row.requests,
             error=DIED if is_killed else row.error,
         )
@@ -247,7 +250,10 @@ def _load_entries(
 def _load_changes(connection: Connection) -> tuple[Change, ...]:
     of = SCHEMA_CHANGES.c
     texts = (of.entity_name, of.column_name, of.change, of.severity, of.old_type, of.new_type)
-    rows = connection.execute(select(*texts, of.detected_at, of.standing).order_by(of.id.desc()))
+    query = select(*texts, of.detected_at, of.standing).order_by(of.id.desc())
+    rows = connection.execute(query).all()
+    for row in rows:
+        _check_texts(*row[:6])
     return tuple(
         Change(*row[:6], detected_at=_read_moment(row[6]), standing=bool(row[7])) for row in rows
     )
@@ -258,16 +264,31 @@ def _load_removals(connection: Connection) -> tuple[Removals, ...]:
     query = select(name, reason, func.count(), func.max(at)).group_by(name, reason).order_by(name)
     found: dict[str, Removals] = {}
     for entity, why, count, newest in connection.execute(query):
+        _check_texts(entity, why)
         known = found.get(entity) or Removals(entity, {}, _read_moment(newest))
         last_at = max(known.last_at, _read_moment(newest))
         found[entity] = Removals(entity, {**known.by_reason, why: count}, last_at)
     return tuple(found.values())
 
 
+def _check_texts(*values: object) -> None:
+    """Raise a ValueError if one of these is neither text nor null, as in a damaged file."""
+    for value in values:
+        if not isinstance(value, str | None):
+            raise ValueError(f"{str(value)[:50]!r} is not text")
+
+
+def _check_counts(*values: object) -> None:
+    """Raise a ValueError if one of these is not a whole number."""
+    for value in values:
+        if not isinstance(value, int):
+            raise ValueError(f"{str(value)[:50]!r} is not a count")
+
+
 def _read_moment(text: str) -> datetime:
     moment = parse_timestamp(text)
     if moment is None:
-        raise ValueError(f"{text!r} is not a moment")
+        raise ValueError(f"{str(text)[:50]!r} is not a moment")
     return moment
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from dataverse_sync.errors import ConfigError, LockedError
+from dataverse_sync.files import make_folders, remove_folders
+
+TIMEOUT_S = 0.5  # longer than a look at the lock takes
 
 
 def lock_path(db_path: Path) -> Path:
@@ -30,22 +33,37 @@ def _holder_path(db_path: Path) -> Path:
 
 @contextmanager
 def hold(db_path: Path, since: datetime) -> Iterator[None]:
-    """Hold the run lock of a database for as long as the block lasts; raises LockedError."""
+    """Hold the run lock of a database for as long as the block lasts; raises LockedError.
+
+    The folder of the database is made, and goes with the lock if nothing else came into it.
+    """
+    path = lock_path(db_path)
+    try:
+        made = make_folders(path.parent)
+    except OSError as error:
+        raise _explain(path, error) from error
+    try:
+        with _hold_file(db_path, since):
+            yield
+    finally:
+        remove_folders(made)
+
+
+@contextmanager
+def _hold_file(db_path: Path, since: datetime) -> Iterator[None]:
     path = lock_path(db_path)
     # Not blocking=False: whoever looks whether it is held, holds it for that moment.
-    lock = FileLock(path, timeout=0.5)
+    lock = FileLock(path, timeout=TIMEOUT_S)
     try:
         lock.acquire()
     except Timeout:
+        _try_to_make(path)
         raise LockedError(
             f"{db_path}: another run holds this database ({describe_holder(db_path)})",
             "Wait for it to end; its lock goes with it.",
         ) from None
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be made ({error})",
-            "It is the run lock: see that the database's folder can be written.",
-        ) from error
+        raise _explain(path, error) from error
     holder = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -63,6 +81,25 @@ def hold(db_path: Path, since: datetime) -> Iterator[None]:
         with suppress(OSError):
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def _try_to_make(path: Path) -> None:
+    """Raise a ConfigError if the lock file cannot be made: filelock takes that for a held lock."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+        path.unlink(missing_ok=True)
+    except FileExistsError:  # it is held
+        return
+    except OSError as error:
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot be made ({error.strerror or error})",
+        "It is the run lock: see that the database's folder can be written, or name another "
+        "database with --db or SQLITE_DB_PATH.",
+    )
 
 
 def is_held(db_path: Path) -> bool:

@@ -10,16 +10,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 
-from dataverse_sync.errors import ConfigError, StorageError
+from dataverse_sync.errors import DAMAGED, ConfigError, StorageError
+from dataverse_sync.files import try_folder
 from dataverse_sync.model import Drift, EntityConfig
 from dataverse_sync.moments import to_text
 from dataverse_sync.schema.lock import SchemaLock, dump_lock, load_lock, parse_lock, save_lock
 from dataverse_sync.store import tables as store_tables
-from dataverse_sync.store.database import OWN_TABLES, Target, dialect_of
+from dataverse_sync.store.database import OWN_TABLES, Target, dialect_of, reading
 from dataverse_sync.store.environment import ENVIRONMENT, Environment, load_environment
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
@@ -45,6 +46,17 @@ SCHEMA_CHANGES = sa.Table(
     sa.Column("detected_at", sa.Text, nullable=False),
     sa.Column("standing", sa.Integer, nullable=False, default=1),
 )
+_STATE = "_sync_state"
+_STATE_TYPES = {
+    "entity_name": str,
+    "state": str,
+    "last_timestamp": str | None,
+    "records_count": int,
+    "checkpoint": str | None,
+    "delta_link": str | None,
+    "compared_at": str | None,
+    "asked_how": str | None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +91,27 @@ def open_copy(
     run holds it. Whatever is not usable is a ConfigError.
     """
     target.check(to_write=write)
-    if must_exist and not target.exists():
+    if not must_exist:  # then the file may have to be made too
+        _check_place(Path(schema_path))
+    elif not target.exists():
         raise ConfigError(
             f"{target.name}: there is no database yet",
             "Run a sync first, or name the database with --db or SQLITE_DB_PATH.",
         )
     with target.hold(datetime.now(UTC)) if write else nullcontext():
         yield load_schema(target, schema_path, must_fit=must_fit)
+
+
+def _check_place(path: Path) -> None:
+    """Raise a ConfigError if the folder of the lock file is missing and cannot be made."""
+    try:
+        if not path.parent.is_dir():
+            try_folder(path.parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the folder cannot be made ({error.strerror or error})",
+            "Name another with --schema.",
+        ) from error
 
 
 def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = True) -> LockedSchema:
@@ -100,12 +126,14 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     copied: SchemaLock = {}
     replaced = environment = None
     if target.size():
-        with target.open_reader() as connection:
+        with reading(target) as connection:
             tables = dialect_of(connection).read_tables(connection)
             if SCHEMA_LOCK.name in tables:
                 copied, replaced = load_lock_copy(connection, target.name)
             if ENVIRONMENT.name in tables:
                 environment = load_environment(connection)
+            if _STATE in tables:
+                _check_states(connection, tables[_STATE], target.name)
     is_behind = filed is None or dump_lock(filed) == replaced
     lock = copied if is_behind else {**copied, **(filed or {})}
     misfits = tuple(store_tables.find_misfits(lock, tables))
@@ -118,15 +146,21 @@ def load_schema(target: Target, schema_path: str | Path, *, must_fit: bool = Tru
     return LockedSchema(lock, tables, misfits, filed == lock, environment)
 
 
+def _check_states(connection: sa.Connection, has: Collection[str], where: str) -> None:
+    """Raise a ConfigError if a state row holds what the program never writes."""
+    names = [name for name in _STATE_TYPES if name in has]
+    columns: list[sa.ColumnElement[Any]] = [sa.column(name) for name in names]
+    for row in connection.execute(sa.select(*columns).select_from(sa.table(_STATE))):
+        for name, value in zip(names, row, strict=True):
+            if not isinstance(value, _STATE_TYPES[name]):
+                raise ConfigError(
+                    f"{where}, table {_STATE}: damaged, {name} is {str(value)[:50]!r}", DAMAGED
+                )
+
+
 def load_lock_copy(connection: sa.Connection, where: str) -> tuple[SchemaLock, str | None]:
     """The database's own copy of the lock, and the text of the lock that it replaced."""
-    try:
-        row = connection.execute(sa.select(SCHEMA_LOCK)).first()
-    except DBAPIError as error:
-        raise ConfigError(
-            f"{where}: cannot be read ({error.orig})",
-            "Restore it from a backup, or move it away and sync again.",
-        ) from error
+    row = connection.execute(sa.select(SCHEMA_LOCK)).first()
     if row is None:
         return {}, None
     return parse_lock(row.schema, f"{where}, table _schema_lock"), row.replaces

@@ -7,6 +7,7 @@ a BI tool) are not blocked by a sync. SQLite's own SQL is in ``sqlite_sql``.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from dataverse_sync.errors import ConfigError, StorageError
+from dataverse_sync.errors import DAMAGED, ConfigError, StorageError
+from dataverse_sync.files import find_existing_folder
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.sqlite_sql import DB_VERSION
 
@@ -30,6 +32,10 @@ BUSY_TIMEOUT_S = 60.0  # another writer is waited for this long
 _DRIVER = "sqlite+pysqlite"
 _MAGIC = b"SQLite format 3\0"
 _HINT = "Name the database with --db or SQLITE_DB_PATH."
+_DAMAGE = re.compile(r"malformed|not a database|decode|UTF-8|unsupported file format|corrupt", re.I)
+# What reading a file raises. SQLite puts names from a damaged file into its messages, which
+# sqlite3 then cannot decode.
+READ_ERRORS = (DBAPIError, sqlite3.Error, UnicodeDecodeError)
 
 # Process-wide, and the same for everyone: sqlite3 looks for an adapter for every
 # None and bool it binds; finding one in C makes sparse wide rows 1.6 times faster.
@@ -69,8 +75,10 @@ class SqliteFile:
             with self.open_reader() as connection:
                 version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
                 connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-        except DBAPIError as error:
-            raise ConfigError(f"{self.path}: cannot be opened ({error.orig})", _HINT) from error
+        except READ_ERRORS as error:
+            reason = describe(error)
+            hint = DAMAGED if _DAMAGE.search(reason) else _HINT
+            raise ConfigError(f"{self.path}: cannot be opened ({reason})", hint) from error
         if version > DB_VERSION:
             raise ConfigError(
                 f"{self.path}: made by a newer version of this program (database version "
@@ -82,10 +90,13 @@ class SqliteFile:
         path, folder = self.path, self.path.parent
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder, not a database file", _HINT)
-        if not folder.is_dir():
-            raise ConfigError(f"{path}: there is no folder {folder}", "Make it, or n" + _HINT[1:])
-        if to_write and not path.exists() and not os.access(folder, os.W_OK):
-            raise ConfigError(f"{path}: the folder cannot be written", _HINT)
+        existing = find_existing_folder(folder)
+        if not existing.is_dir():
+            raise ConfigError(f"{path}: {existing} is a file, not a folder", _HINT)
+        if to_write and not path.exists() and not os.access(existing, os.W_OK):
+            if existing == folder.absolute():
+                raise ConfigError(f"{path}: the folder cannot be written", _HINT)
+            raise ConfigError(f"{path}: the folder cannot be made in {existing}", _HINT)
         if to_write and path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise ConfigError(
                 f"{path}: the file cannot be read and written", "Check its permissions."
@@ -95,8 +106,8 @@ class SqliteFile:
         try:
             return open_engine(self.path).connect()
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be opened ({error})") from error
-        except DBAPIError as error:
+            raise ConfigError(f"{self.path}: cannot be opened ({error})", _HINT) from error
+        except READ_ERRORS as error:
             raise self.explain(error) from error
 
     def open_reader(self, *, lasting: bool = False) -> Connection:
@@ -116,8 +127,8 @@ class SqliteFile:
     def check_integrity(self, connection: Connection) -> str:
         try:
             found = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
-        except DBAPIError as error:
-            return str(error.orig)
+        except READ_ERRORS as error:
+            return describe(error)
         finally:
             connection.rollback()
         return "; ".join(str(line) for line in found)
@@ -127,18 +138,25 @@ class SqliteFile:
         return str(mode).lower() != "wal"  # as on a network drive
 
     def explain(self, error: Exception) -> StorageError:
-        text = str(error.orig if isinstance(error, DBAPIError) else error)
+        text = describe(error)
         if "full" in text:
             hint = "Free some space on its disk and run again; what was committed is kept."
         elif "locked" in text or "busy" in text:
             hint = (
                 f"Another program has held it for {BUSY_TIMEOUT_S:.0f} s; close it and run again."
             )
-        elif "malformed" in text or "not a database" in text:
-            hint = "The file is damaged: restore it from a backup, or move it away and sync again."
+        elif _DAMAGE.search(text):
+            hint = DAMAGED
         else:
             hint = "Check the disk and the permissions of the file and its folder."
         return StorageError(f"{self.path}: cannot be written ({text})", hint)
+
+
+def describe(error: Exception) -> str:
+    """What SQLite said, or that it could not be understood."""
+    if isinstance(error, UnicodeDecodeError):
+        return "malformed: a name in it is not UTF-8"
+    return str(error.orig if isinstance(error, DBAPIError) else error)
 
 
 def open_engine(path: Path) -> Engine:

@@ -14,7 +14,7 @@ If they differ, the same rows are compared one after another, and what is left b
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -41,8 +41,11 @@ _FROM_KEY_ON = """
 """
 _BY_KEYS = """
     SELECT {key}, CAST(json_response AS BLOB) FROM {table}
-    WHERE {key} IN (SELECT value FROM json_each(?)) AND typeof(json_response) = 'text'
+    WHERE {key} IN ({keys}) AND typeof(json_response) = 'text'
 """
+# A table of the name json_each hides the function, but only in the schema that it is in; nothing
+# is called so in the schema of temporary tables.
+EACH = "SELECT value FROM temp.json_each(?)"
 
 
 def find_unchanged(
@@ -61,16 +64,27 @@ def find_unchanged(
         cursor: Any = result.cursor  # the driver's own: its rows are plain tuples
         unchanged = {key for key, text in islice(cursor, len(keys)) if came.get(key) == text}
     if others := [key for key in keys if key not in unchanged]:
-        found = run(for_table(_BY_KEYS, rows), (json.dumps(others),))
+        found = select_by_keys(connection, _BY_KEYS, rows, others)
         unchanged.update(key for key, text in found if came.get(key) == text)
     return unchanged
 
 
+def select_by_keys(
+    connection: sa.Connection, query: str, table: sa.Table, keys: Sequence[str]
+) -> Iterable[Any]:
+    """Run a query on the rows with these keys, 500 at most, in place of its ``{keys}``."""
+    if any("\0" in key for key in keys):  # json_each would cut such a key
+        listed = ", ".join("?" * len(keys))
+        return connection.exec_driver_sql(for_table(query, table, listed), tuple(keys))
+    return connection.exec_driver_sql(for_table(query, table), (json.dumps(keys),))
+
+
 @cache
-def for_table(query: str, table: sa.Table) -> str:
+def for_table(query: str, table: sa.Table, keys: str = EACH) -> str:
     """A query with the names of a table, quoted: SQLAlchemy takes a millisecond to compile one."""
     key = next(iter(table.primary_key)).name
-    return query.format(table=quote(table.name), key=quote(key), row=choose_row_number(table))
+    row = choose_row_number(table)
+    return query.format(table=quote(table.name), key=quote(key), row=row, keys=keys)
 
 
 def choose_row_number(table: sa.Table) -> str:

@@ -6,7 +6,6 @@ as fast as sqlite3 alone, where ``execute(statement, dicts)`` takes 1.6 to 1.8 t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -18,7 +17,7 @@ from sqlalchemy.dialects import sqlite
 from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_compare
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
-from dataverse_sync.store.sqlite_compare import choose_row_number, for_table, quote
+from dataverse_sync.store.sqlite_compare import choose_row_number, quote, select_by_keys
 from dataverse_sync.store.tables import EntityTable, StoredTables
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
@@ -26,9 +25,7 @@ SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
 # A hint for temporary tables whose key is nearly all of their row.
 CLUSTERED: Mapping[str, Any] = {"sqlite_with_rowid": False}
 
-_BY_KEYS = """
-    SELECT {key}, json_response FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))
-"""
+_BY_KEYS = "SELECT {key}, json_response FROM {table} WHERE {key} IN ({keys})"
 _COMMENT = re.compile(r"/\* (.*?) \*/")
 
 
@@ -45,9 +42,7 @@ def upsert_rows(
         inserted = connection.exec_driver_sql(insert, list(latest.values())).rowcount
         if inserted == len(rows):
             return Counts(fetched=inserted, added=inserted)
-    found = connection.exec_driver_sql(
-        for_table(_BY_KEYS, table.table), (json.dumps(list(latest)),)
-    )
+    found = select_by_keys(connection, _BY_KEYS, table.table, list(latest))
     stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
     if changed:
@@ -92,13 +87,17 @@ def insert_or_update(
 
 
 def each_of(array: sa.ColumnElement[Any]) -> sa.TableValuedAlias:
-    return sa.func.json_each(array).table_valued("key", "value", name="part", joins_implicitly=True)
+    return _name_columns(sa.func.temp.json_each(array))  # temp: see sqlite_compare.EACH
 
 
 def each_in_list(text: sa.ColumnElement[Any]) -> sa.TableValuedAlias:
     listed = sa.literal("[").concat(text).concat("]")
-    # Text that is not a list would fail the whole query.
-    return each_of(sa.case((sa.func.json_valid(listed) == 1, listed)))
+    # Text that is not a list would fail the whole query. It is for views, which may not name temp.
+    return _name_columns(sa.func.json_each(sa.case((sa.func.json_valid(listed) == 1, listed))))
+
+
+def _name_columns(function: sa.FunctionElement[Any]) -> sa.TableValuedAlias:
+    return function.table_valued("key", "value", name="part", joins_implicitly=True)
 
 
 def join_texts(text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[Any]:
@@ -111,8 +110,8 @@ def join_texts(text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[
 def read_tables(connection: sa.Connection) -> StoredTables:
     tables: dict[str, dict[str, tuple[str, bool]]] = {}
     for table, name, type_, pk in connection.exec_driver_sql(
-        "SELECT m.name, c.name, c.type, c.pk FROM sqlite_master m, pragma_table_info(m.name) c "
-        "WHERE m.type = 'table'"
+        "SELECT m.name, c.name, c.type, c.pk FROM sqlite_master m, "
+        "temp.pragma_table_info(m.name) c WHERE m.type = 'table'"  # temp: see sqlite_compare.EACH
     ):
         tables.setdefault(table, {})[name] = (type_, bool(pk))
     return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -72,6 +73,37 @@ def test_missing_privilege_is_named(make_world: Any) -> None:
     )
     assert found["vin_candidates"].details["missing_privilege"] == "prvReadvin_candidate"
     assert "403" in found["vin_candidates"].details["error"]
+
+
+def test_way_out_said_once_below_short_lines(world: World) -> None:
+    fault = Fault("status", r"v9.2/\w", 99, status=403, code="0x80072560", message="Not a member.")
+    world.emulator.control.fault(fault)
+
+    findings = list(check(world).values())
+    lines = format_findings(findings)
+
+    failures = [line for line in lines if line.startswith("failure ")]
+    assert len(failures) == 5
+    assert all(line.endswith("  403 0x80072560: Not a member") for line in failures)
+    assert "\n".join(lines).count("Power Platform admin center") == 1
+    assert lines[-3].startswith("The app is not a user of this environment: ")
+    documents = to_document(findings)["findings"]
+    assert [it["hint"] for it in documents if it["result"] == "failure"] == [lines[-3]] * 5
+
+
+def test_other_name_of_service_is_found(world: World) -> None:
+    named = "https://org.crm4.dynamics.com/api/data/v9.2/"
+    answer = json.dumps({"@odata.context": f"{named}$metadata#vin_products", "value": []})
+    world.emulator.control.fault(Fault("body", r"/vin_products\?", body=answer))
+
+    findings = check(world)
+
+    assert findings["address"].result == "warning"
+    assert f"calls itself {named}, not {world.emulator.api_url}: " in findings["address"].text
+    assert findings["address"].hint.endswith(f"set DATAVERSE_API_URL to {named}")
+    assert all(findings[entity.name].result == "ok" for entity in ENTITIES)
+    assert findings["address"].hint in format_findings([*findings.values()])
+    assert "address" not in check(world)
 
 
 def test_table_described_in_one_line(world: World) -> None:

@@ -42,9 +42,11 @@ from dataverse_sync.dataverse.credentials import (
     parse_challenge,
     parse_token,
 )
-from dataverse_sync.dataverse.throttle import StoppedError
+from dataverse_sync.dataverse.session import open_session
+from dataverse_sync.dataverse.throttle import StoppedError, Throttle
 from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import AuthError, UnreachableError
+from dataverse_sync.logs import configure_logging
 from dataverse_sync.redaction import MASK, Redactor
 
 CHALLENGE = SignInHost("https://login.microsoftonline.com", TENANT)
@@ -306,9 +308,42 @@ def test_expired_certificate_gets_no_request(
     with LoopbackServer(lambda _: CLOSE, tls=context) as server:
         config = Config(f"{server.origin}/api/data/v9.2/", CLIENT_ID, SECRET)
         auth = make_auth(config, transport, Redactor(), fake.clock)
-        with pytest.raises(UnreachableError, match="certificate has expired"):
+        with pytest.raises(UnreachableError, match="certificate has expired") as caught:
             auth.get_token()
 
+    assert "REQUESTS_CA_BUNDLE" not in caught.value.hint  # no authority helps
+
+    assert server.asked == []
+    assert fake.waits == []
+
+
+def untrusted() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_untrusted_api_names_way_out(transport: Transport, fake: FakeTime) -> None:
+    with LoopbackServer(lambda _: CLOSE, tls=untrusted()) as server:
+        config = Config(f"{server.origin}/api/data/v9.2/", CLIENT_ID, SECRET)
+        auth = make_auth(config, transport, Redactor(), fake.clock)
+        with pytest.raises(UnreachableError, match="certificate verify failed") as caught:
+            auth.get_token()
+
+    assert "certificate is not trusted here" in caught.value.hint
+    assert "the system's certificate store" in caught.value.hint
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+    assert fake.waits == []
+
+
+def test_untrusted_sign_in_host_names_way_out(auth: Auth, service: Service, fake: FakeTime) -> None:
+    with LoopbackServer(lambda _: CLOSE, tls=untrusted()) as server:
+        challenge = f"Bearer authorization_uri={server.origin}/tenant/oauth2/authorize"
+        service.challenge = lambda: http(401, b"", ("WWW-Authenticate", challenge))
+        with pytest.raises(AuthError, match="certificate verify failed") as caught:
+            auth.get_token()
+
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
     assert server.asked == []
     assert fake.waits == []
 
@@ -537,6 +572,57 @@ def test_faulty_api_is_unreachable(auth: Auth, service: Service, status: int) ->
 
     with pytest.raises(UnreachableError, match=f"answered {status}, after every retry"):
         auth.get_token()
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_closed_environment_is_named_at_sign_in(
+    auth: Auth, service: Service, fake: FakeTime, status: int
+) -> None:
+    error = {"code": "0x8004A104", "message": "It is currently disabled."}
+    service.challenge = lambda: json_reply({"error": error}, status=status)
+
+    with pytest.raises(UnreachableError, match=f"{status} 0x8004A104: It is currently") as caught:
+        auth.get_token()
+
+    assert "run again once it is enabled" in caught.value.hint
+    assert fake.waits == []
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:pa@ss:word@127.0.0.1:9",
+        "user:pa@ss:word@127.0.0.1:9",
+        "http://user:pa%40ss%3Aword@127.0.0.1:9",
+        "http://user:pa@ss:word@127.0.0.1:port",
+        "http://user:pa@ss:word@127.0.0.1:999999",
+        "http://user:pa:ss:word",
+        "http://127.0.0.1:1234/pa@ss:word@127.0.0.1:9",
+        "http://127.0.0.1:pass/word@127.0.0.1:9",
+        "http:/user:pa@ss:word@127.0.0.1:9",
+        "socks5://user:pa@ss:word@127.0.0.1:9",
+        "http://user:pa@ss:word[@127.0.0.1:9",
+    ],
+)
+def test_password_of_proxy_appears_nowhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path, address: str, name: str
+) -> None:
+    monkeypatch.setenv(name, address)
+    monkeypatch.setattr(Throttle, "sleep", lambda *_: None)
+    redactor = Redactor()
+    configure_logging(2, tmp_path / "log", redactor)
+    config = Config("https://org.invalid/api/data/v9.2/", CLIENT_ID, SECRET, workers=2)
+
+    with (
+        pytest.raises(UnreachableError, match="cannot be reached") as caught,
+        open_session(config, redactor) as session,
+    ):
+        session.sign_in()
+
+    logged = (tmp_path / "log").read_text(encoding="utf-8") + capsys.readouterr().err
+    for part in ("pa@ss", "ss:word", "pa%40ss", "1234", "pass/", ":pass", "/word"):
+        assert part not in logged + str(caught.value)
 
 
 def test_waiting_threads_share_the_failure(auth: Auth, service: Service, fake: FakeTime) -> None:

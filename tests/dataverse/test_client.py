@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
+import ssl
 import threading
 import time
 import tracemalloc
@@ -12,9 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trustme
 from loopback import (
     CLOSE,
     DATE,
@@ -38,7 +42,7 @@ from loopback import (
 
 from dataverse.conftest import CLIENT_ID, SECRET, make_auth
 from dataverse_sync.config import Config
-from dataverse_sync.dataverse import bodies, odata
+from dataverse_sync.dataverse import bodies, error_codes, odata
 from dataverse_sync.dataverse import client as dataverse_client
 from dataverse_sync.dataverse.bodies import PageBudget
 from dataverse_sync.dataverse.client import DataverseClient
@@ -360,6 +364,19 @@ def test_failed_renewal_gives_place_back(
 # Refusals
 
 
+def test_untrusted_certificate_names_way_out(transport: Transport) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    with LoopbackServer(lambda _: CLOSE, tls=tls) as server:
+        url = f"{server.origin}/api/data/v9.2/"
+        auth: Any = SimpleNamespace(get_token=lambda: TOKEN)
+        client = DataverseClient(Config(url, CLIENT_ID, SECRET), transport, auth, Redactor())
+        with pytest.raises(RequestError, match="certificate verify failed") as caught:
+            client.get_page(PageRequest("accounts", f"{url}accounts"))
+
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("status", "code", "said", "hint"),
     [
@@ -389,6 +406,30 @@ def test_refusal_tells_code_and_request(
     assert error.requests == len(service.data) == {429: 16, 503: 6}.get(status, 1)
 
 
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("code", ["0x8004A113", "0x8004a104", "-2147180269", "-2147180284"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_closed_environment_not_asked_again(
+    client: DataverseClient,
+    service: Service,
+    fake: FakeTime,
+    status: int,
+    code: str,
+    is_packed: bool,
+) -> None:
+    body = json.dumps({"error": {"code": code, "message": "Come back later."}}).encode()
+    packed = (gzip.compress(body), ("Content-Encoding", "gzip"))
+    service.replies(http(status, *packed) if is_packed else http(status, body))
+
+    with pytest.raises(RequestError, match=f"{status} {code}: Come back later") as caught:
+        client.get_page(service.request())
+
+    assert re.search("administration mode|disabled", caught.value.hint)
+    assert "run again once" in caught.value.hint
+    assert caught.value.code in (error_codes.ADMINISTRATION_MODE, error_codes.DISABLED)
+    assert (len(service.data), fake.waits) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
@@ -398,6 +439,7 @@ def test_refusal_tells_code_and_request(
         ),
         (http(404), "404"),
         (http(403, b'{"error":{"code":"","message":"No."}}'), "403: No"),
+        (http(403, b'{"error":{"code":"-2147220960","message":"No."}}'), "403 -2147220960: No"),
         (http(400, b'{"error":"text"}'), '400: {"error":"text"}'),
         (http(400, b"not gzip", ("Content-Encoding", "gzip")), "400"),
         (http(400, b'{"error', length=99), "400"),
@@ -432,7 +474,7 @@ def test_redirect_is_told_not_followed(client: DataverseClient, service: Service
 def test_redirect_to_nowhere_fails_one_request(client: DataverseClient, service: Service) -> None:
     service.replies(http(302, b"", ("Location", "http://[")))
 
-    with pytest.raises(RequestError, match="a redirect leads nowhere"):
+    with pytest.raises(RequestError, match="address of a redirect or of the proxy is not a URL"):
         client.get_page(service.request())
 
 

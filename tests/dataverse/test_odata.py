@@ -458,6 +458,37 @@ def test_link_to_another_origin_is_refused(link):
     assert "cookie" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (
+            "https://org.crm4.dynamics.com/api/data/v9.2/accounts?$skiptoken=cookie",
+            "https://org.crm4.dynamics.com/api/data/v9.2/",
+        ),
+        (
+            "https://ORG.example:444/a/api/data/v9.2/accounts",
+            "https://ORG.example:444/a/api/data/v9.2/",
+        ),
+        (
+            "https://org.example/api/data/v9.2/$metadata#accounts",
+            "https://org.example/api/data/v9.2/",
+        ),
+        ("http://localhost:8080/api/data/v9.2/accounts", "http://localhost:8080/api/data/v9.2/"),
+        ("https://user:word@org.example/api/accounts", "https://org.example/api/"),
+        ("http://org.example/api/data/v9.2/accounts", None),  # the secret is not sent over http
+        ("https://contoso.api.crm.dynamics.com:443/api/data/v9.2/contacts", None),
+        ("https://org.example:port/api/accounts", None),
+        ("https://[contoso/accounts", None),
+        ("$metadata#accounts", None),
+        ("", None),
+    ],
+)
+def test_other_api_url_found_in_address(address, expected):
+    assert odata.find_other_api_url(address, PAGE.request.url) == expected
+    hint = odata.suggest_api_url(address, PAGE.request.url)
+    assert hint.endswith(f"set DATAVERSE_API_URL to {expected}" if expected else "own links.")
+
+
 @pytest.mark.parametrize("link", [REQUEST.url, "?$select=name", "accounts?$select=name"])
 def test_link_to_the_page_itself_is_refused(link):
     with pytest.raises(PageError, match="the next link repeats the page itself"):

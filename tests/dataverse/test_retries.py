@@ -168,9 +168,26 @@ def test_retry_after_seconds_replace_the_schedule(
     assert fake.waits == [37]
 
 
-def test_retry_after_date_is_obeyed(serve: Any, transport: Transport, fake: FakeTime) -> None:
+@pytest.mark.parametrize("days_ahead", [-3000, -1, 0, 1, 3000])
+def test_retry_after_date_counts_from_answers_date(
+    serve: Any, transport: Transport, fake: FakeTime, days_ahead: int
+) -> None:
+    answered_at = NOON + timedelta(days=days_ahead)
+    until = format_datetime(answered_at + timedelta(seconds=100), usegmt=True)
+    date = format_datetime(answered_at, usegmt=True)
+    server = serve(http(429, b"", ("Retry-After", until), date=date), OK)
+
+    fetch(transport, server.origin + "/")
+
+    assert fake.waits == [100]
+
+
+@pytest.mark.parametrize("date", [None, "noon"])
+def test_retry_after_date_counts_from_clock_without_date(
+    serve: Any, transport: Transport, fake: FakeTime, date: str | None
+) -> None:
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
-    server = serve(http(429, b"", ("Retry-After", moment)), OK)
+    server = serve(http(429, b"", ("Retry-After", moment), date=date), OK)
 
     fetch(transport, server.origin + "/")
 

@@ -23,11 +23,11 @@ from loopback import (
     run_threads,
     zipped,
 )
-from urllib3.exceptions import MaxRetryError, ProtocolError
+from urllib3.exceptions import MaxRetryError, ProtocolError, SSLError
 
 from dataverse.conftest import fetch
 from dataverse_sync.dataverse.throttle import Throttle
-from dataverse_sync.dataverse.transport import Transport, describe
+from dataverse_sync.dataverse.transport import Transport, describe, is_untrusted
 from dataverse_sync.errors import SyncError
 from dataverse_sync.version import __version__
 
@@ -334,6 +334,32 @@ def test_proxy_keeps_url_and_verification(
 
 
 # Words for errors
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("certificate verify failed: self-signed certificate (_ssl.c:1000)", True),
+        ("certificate verify failed: unable to get local issuer certificate", True),
+        (
+            "A certificate chain ended in a root certificate which is not trusted "
+            "by the trust provider.",
+            True,
+        ),  # Windows
+        ("\u201corg\u201d certificate is not trusted", True),  # macOS
+        ("certificate verify failed: certificate has expired", False),
+        ("certificate verify failed: certificate is not yet valid", False),
+        ("Hostname mismatch, certificate is not valid for 'org'", False),
+        ("The certificate's CN name does not match the passed value.", False),
+        ("A required certificate is not within its validity period when verifying", False),
+    ],
+)
+def test_untrusted_told_from_other_flaws(text: str, expected: bool) -> None:
+    inner = ssl.SSLCertVerificationError(text)
+    wrapped = requests.exceptions.SSLError(MaxRetryError(None, "/", SSLError(inner)))  # type: ignore[arg-type]
+
+    assert is_untrusted(inner) is is_untrusted(wrapped) is expected
+    assert not is_untrusted(OSError(text))
 
 
 @pytest.mark.parametrize(

@@ -511,16 +511,20 @@ def test_older_report_replaced_whole(db_path, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == [db_path.name, path.name]
 
 
-def test_unwritable_report_names_its_path(db_path, tmp_path):
+def test_unwritable_report_names_its_path(db_path, tmp_path, monkeypatch):
+    def refuse(*_args: object) -> None:
+        raise OSError(30, "Read-only file system")
+
     with writing(db_path):
         pass
     path = tmp_path / "missing" / "report.html"
+    monkeypatch.setattr("dataverse_sync.show.report.page.write_whole", refuse)
 
     with pytest.raises(StorageError, match="the report cannot be written") as caught:
         write_report(db_path, path, NOW)
 
     assert str(path) in caught.value.message
-    assert "in a folder that is there" in caught.value.hint
+    assert "in a folder that can be written" in caught.value.hint
 
 
 def test_failed_write_keeps_old_report(db_path, tmp_path, monkeypatch):

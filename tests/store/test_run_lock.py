@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -194,6 +195,55 @@ def test_unmakeable_lock_file_is_config_error(tmp_path: Path) -> None:
         run_lock.hold(tmp_path / "dataverse.db", SINCE),
     ):
         pytest.fail("held a folder")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT])
+def test_unwritable_folder_is_not_a_held_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(FileLock, "_acquire", lambda _: None)  # as it does where it may not write
+    monkeypatch.setattr(run_lock, "TIMEOUT_S", 0.01)
+    monkeypatch.setattr(run_lock.os, "open", refuse)
+
+    with (
+        pytest.raises(ConfigError, match=r"dataverse\.db\.lock: cannot be made") as caught,
+        run_lock.hold(tmp_path / "dataverse.db", SINCE),
+    ):
+        pytest.fail("held without a file")
+    assert "--db" in caught.value.hint
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+@pytest.mark.parametrize("name", ["/proc/x.db", "/proc/missing/x.db", "/dev/null/x.db"])
+def test_lock_in_system_folder_is_config_error(name: str) -> None:
+    with (
+        pytest.raises(ConfigError, match="cannot be made"),
+        run_lock.hold(Path(name), SINCE),
+    ):
+        pytest.fail("held without a file")
+
+
+def test_missing_folder_goes_with_lock_if_empty(tmp_path: Path) -> None:
+    for is_used in (False, True):
+        db_path = tmp_path / "a" / "b" / "dataverse.db"
+        with run_lock.hold(db_path, SINCE):
+            assert names(db_path.parent) == ["dataverse.db.lock", "dataverse.db.lock.json"]
+            if is_used:
+                db_path.touch()
+        assert names(tmp_path) == (["a"] if is_used else [])
+    assert names(db_path.parent) == ["dataverse.db"]
+
+
+def test_existing_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with run_lock.hold(tmp_path / "a" / "b" / "dataverse.db", SINCE):
+        pass
+
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == []
 
 
 def test_unwritable_holder_still_holds(tmp_path: Path) -> None:

@@ -79,11 +79,17 @@ def test_folder_is_refused(tmp_path):
     assert "--db" in caught.value.hint
 
 
-def test_missing_folder_is_named_unmade(tmp_path):
-    with pytest.raises(ConfigError, match=r"there is no folder .*missing"):
-        open_target(tmp_path / "missing" / "x.db").check()
+def test_missing_folder_may_be_made(tmp_path):
+    open_target(tmp_path / "missing" / "too" / "x.db").check()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_file_in_place_of_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(ConfigError, match=r"x\.db: .*file is a file, not a folder"):
+        open_target(tmp_path / "file" / "too" / "x.db").check()
 
 
 def test_other_file_is_refused_unchanged(db_path):
@@ -123,7 +129,7 @@ def test_read_only_file_is_refused(db_path):
 
 @pytest.mark.parametrize(
     ("exists", "message"),
-    [(True, "cannot be read and written"), (False, "folder cannot be written")],
+    [(True, "cannot be read and written"), (False, "the folder cannot be written")],
 )
 def test_unwritable_place_is_refused(db_path, monkeypatch, exists, message):
     if exists:
@@ -133,6 +139,14 @@ def test_unwritable_place_is_refused(db_path, monkeypatch, exists, message):
     with pytest.raises(ConfigError, match=message):
         open_target(db_path).check()
     open_target(db_path).check(to_write=False)
+
+
+def test_unmakeable_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite.os, "access", lambda path, mode: not mode & os.W_OK)
+
+    with pytest.raises(ConfigError, match="the folder cannot be made in"):
+        open_target(tmp_path / "a" / "b" / "x.db").check()
+    open_target(tmp_path / "a" / "b" / "x.db").check(to_write=False)
 
 
 def test_unreadable_file_is_refused(db_path, monkeypatch):

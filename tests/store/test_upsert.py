@@ -381,8 +381,41 @@ def test_statements_are_kept_byte_for_byte(connection):
     values = "VALUES ('a', 1.5, 'now', NULL, '{\"id\":\"a\",\"x\":1.5}')"
     insert = f"INSERT INTO things (id, x, sync_time, valid_from, json_response) {values}"
     assert [" ".join(text.split()) for text in asked if "DELETE" not in text] == [
-        "SELECT id, json_response FROM things WHERE id IN (SELECT value FROM json_each('[\"a\"]'))",
+        "SELECT id, json_response FROM things "
+        "WHERE id IN (SELECT value FROM temp.json_each('[\"a\"]'))",
         f"{insert} ON CONFLICT (id) DO UPDATE SET x = excluded.x, sync_time = excluded.sync_time, "
         "valid_from = excluded.valid_from, json_response = excluded.json_response",
         f"{insert} ON CONFLICT (id) DO NOTHING",
     ]
+
+
+# Odd keys and names
+
+
+ODD_KEYS = ["a", "a\0b", "a\0", "\0", "a\\u0000b", "ä\0ö", "b"]
+
+
+@pytest.mark.parametrize("expected", EXPECTED)
+@pytest.mark.parametrize("order", [1, -1])
+def test_keys_with_nul_are_found_and_counted(connection, table, expected, order):
+    keys = ODD_KEYS[::order]
+    records = [json.dumps({"accountid": key, "name": "x"}) for key in keys]
+    changed = [json.dumps({"accountid": key, "name": "y"}) for key in keys]
+
+    first = write(connection, *records[:5], expected="new")
+    again = write(connection, *records[:5][::-1], expected=expected)
+    both = write(connection, *changed[:2], *records[2:], expected=expected)
+
+    assert first.counts == Counts(fetched=5, added=5)
+    assert again.counts == Counts(fetched=5, unchanged=5)
+    assert both.counts == Counts(fetched=7, added=2, updated=2, unchanged=3)
+    assert {key: row[-1] for key, row in stored(connection).items()} == dict(
+        zip(keys, [*changed[:2], *records[2:]], strict=True)
+    )
+
+
+def test_key_cut_at_nul_is_another_row(connection, table):
+    write(connection, '{"accountid":"a","name":"x"}')
+    written = write(connection, '{"accountid":"a\\u0000b","name":"x"}')
+
+    assert written.counts == Counts(fetched=1, added=1)

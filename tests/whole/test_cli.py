@@ -127,7 +127,7 @@ def test_db_option_wins_over_variable(shell: Shell, monkeypatch: pytest.MonkeyPa
         ("--env-file", "missing.env"),
         ("--config", "missing.json"),
         ("--db", "."),
-        ("--db", "missing/dataverse.db"),
+        ("--db", ".env/dataverse.db"),
         ("verify",),
         ("schema", "diff"),
         ("schema", "accept"),
@@ -191,6 +191,31 @@ def test_failed_entity_exits_1_others_complete(shell: Shell) -> None:
     assert shell.world.is_mirror("vin_candidates")
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("0x80072560", "make the application user"),
+        ("0x80042f09", "any role"),
+        ("0x80095ffc", "ask its administrator"),
+        ("-2147220955", "enable it"),
+        ("0x8004A113", "administration mode"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("-q",), ("-v",)])
+def test_way_out_said_once_a_run(
+    shell: Shell, code: str, words: str, arguments: tuple[str, ...]
+) -> None:
+    fault = Fault("status", r"v9.2/\w", 99, status=403, code=code, message="No.")
+    shell.world.emulator.control.fault(fault)
+
+    status, out, err = shell.run("sync", *arguments)
+    _, shown, _ = shell.run("status")
+
+    assert status == 1
+    assert (out + err).count(words) == shown.count(words) == 1
+    assert len(re.findall(r"ERROR: \w+, page 1: the service answered 403", err)) == 5
+
+
 def test_database_in_use_exits_4(shell: Shell) -> None:
     with hold(shell.folder / "dataverse.db", shell.world.emulator.clock.now()):
         status, _, err = shell.run()
@@ -245,11 +270,49 @@ def test_log_file_without_secrets(shell: Shell) -> None:
     assert "Bearer" not in text.replace("[secret]", "")
 
 
-def test_unwritable_log_file_exits_2(shell: Shell) -> None:
-    status, _, err = shell.run("--log-file", "missing/sync.log")
+@pytest.mark.parametrize("option", ["--log-file", "--db", "--schema", "--report"])
+def test_unmakeable_folder_exits_2(shell: Shell, option: str) -> None:
+    shell.write("file", "")
+    before = shell.files()
 
-    assert status == 2
-    assert "sync.log" in err
+    for name in ("file/there", "file/missing/there"):
+        status, _, err = shell.run(option, name)
+        assert status == 2
+        assert "there: " in err
+        assert re.search(r"--db|--schema|--log-file|another folder", err)
+    assert shell.files() == before
+    assert shell.world.emulator.log == []
+
+
+def test_missing_folders_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_DB_PATH", "data/of/d.db")
+    places = ("--schema", "schemas/a/s.json", "--log-file", "logs/a/l", "--report", "reports/a/r")
+
+    assert shell.run("-q", *places)[0] == 0
+    assert shell.run("report", "others/a/r.html")[0] == 0
+
+    made = ("data/of/d.db", "schemas/a/s.json", "logs/a/l", "reports/a/r", "others/a/r.html")
+    assert all((shell.folder / name).is_file() for name in made)
+    assert not (shell.folder / "data/of/d.db.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [("check", 0), ("status", 0), ("verify", 2), ("labels", 2)]
+)
+def test_reading_commands_make_no_folder(shell: Shell, command: str, expected: int) -> None:
+    before = shell.files()
+
+    assert shell.run(command, "--db", "new/d.db", "--schema", "too/s.json")[0] == expected
+    assert shell.files() == before
+
+
+def test_failed_sign_in_leaves_no_folder(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAVERSE_CLIENT_SECRET", "the-wrong-secret-of-nobody")
+    before = shell.files()
+    places = ("--db", "new/d.db", "--schema", "too/s.json", "--report", "more/r.html")
+
+    assert shell.run("sync", *places)[0] == 3
+    assert shell.files() == before
 
 
 def test_status_shows_state_and_age(shell: Shell) -> None:
@@ -382,7 +445,8 @@ def test_report_written_by_option_and_command(shell: Shell) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--report", "missing/report.html"),
+        ("--report", ".env/report.html"),
+        ("report", ".env/missing/report.html"),
         ("--report", "."),
         ("--notify", "http://hooks.example/x"),
         ("--notify-always",),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dataverse_sync.errors import ConfigError, StorageError
-from dataverse_sync.files import write_whole
+from dataverse_sync.files import make_folders, try_folder, write_whole
 from dataverse_sync.show.report import charts
 from dataverse_sync.show.report.data import ReportData, judge, load_report
 from dataverse_sync.show.text import format_count, format_duration
@@ -33,16 +33,17 @@ def write_report(db_path: Path, path: Path, now: datetime) -> None:
     check_target(path, db_path)
     text = render(load_report(db_path, now))
     try:
+        make_folders(path.absolute().parent)
         write_whole(path, text)
     except OSError as error:
         raise StorageError(
             f"{path}: the report cannot be written ({error.strerror or error})",
-            "Name a file in a folder that is there and can be written.",
+            "Name a file in a folder that can be written.",
         ) from error
 
 
 def check_target(path: Path, db_path: Path) -> None:
-    """Refuse a path that is a folder or a database."""
+    """Refuse a path that is a folder or a database, or whose folder cannot be made."""
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, not a place for a report", "Name an HTML file.")
     is_database = path.absolute() == db_path.absolute()
@@ -53,6 +54,13 @@ def check_target(path: Path, db_path: Path) -> None:
             f"{path}: is a database, not a place for a report",
             "Name an HTML file, such as report.html; --db names the database.",
         )
+    try:
+        try_folder(path.absolute().parent)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the folder cannot be made or written ({error.strerror or error})",
+            "Name a file in another folder.",
+        ) from error
 
 
 def render(data: ReportData) -> str:
