@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from dataverse_sync.commands.console import FAILED, OK, load, show
+from dataverse_sync.commands.oddities import find_oddities
 from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
@@ -25,10 +26,13 @@ from dataverse_sync.schema.discovery import infer_entity
 from dataverse_sync.schema.lock import diff_entity
 from dataverse_sync.show.text import format_size
 from dataverse_sync.store import database
+from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import LockedSchema, load_schema
 from dataverse_sync.store.sync_state import DIED, EntityState
+from dataverse_sync.sync.identity import get_environment, judge, refuse_other
 from dataverse_sync.sync.plan import plan_read
+from dataverse_sync.sync.ways import parse_way
 
 CLOCK_TOLERANCE_S = 60.0
 DISK_PER_JSON = 2.0  # bytes of database for a byte of JSON: 1.6 for wide records, 2.4 for narrow
@@ -81,6 +85,7 @@ def run_check(
     names = [entity.name for entity in selected]
     with open_session(config, redactor) as session:
         session.sign_in()
+        organization = _check_environment(target.name, locked.environment, session)
         history = load_history(config.db_path)
         live = discovery.read_metadata(session.client, names)
         reached = _check_entities(session, selected, locked.lock, live, history)
@@ -90,6 +95,7 @@ def run_check(
         _check_database(config, history, names),
         _check_disk(config, reached),
         _check_schema(config, locked, [entity.name for entity in entities]),
+        *organization,
         *_check_metadata(live),
         *_check_address(config, reached),
         *reached,
@@ -105,7 +111,7 @@ def _check_entities(
 ) -> list[Finding]:
     names = [entity.name for entity in selected]
     known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in known and name not in live.failures]
     sampled = discovery.read_samples(session.client, session.pool, unknown)
     known.update(sampled.entities)
     counted = _get_counts(session, known.values())
@@ -113,8 +119,8 @@ def _check_entities(
 
     def check(entity: EntityConfig) -> Finding:
         name = entity.name
-        if name in sampled.failures:
-            return _describe_failure(name, sampled.failures[name])
+        if name not in known and (failure := {**live.failures, **sampled.failures}.get(name)):
+            return _describe_failure(name, failure)
         if name in sampled.empty:
             text = "empty and not in the metadata: left pending until it has a record"
             return Finding(name, "warning", text)
@@ -221,13 +227,25 @@ def _check_address(config: Config, reached: Sequence[Finding]) -> list[Finding]:
     return []
 
 
+def _check_environment(
+    database: str, recorded: Environment | None, session: Session
+) -> list[Finding]:
+    found = get_environment(session.client)
+    if recorded is None or judge(recorded, found) != "other":
+        return []
+    error = refuse_other(recorded, found, database)
+    return [Finding("environment", "failure", error.message, hint=error.hint)]
+
+
 def _check_metadata(live: discovery.Discovery) -> list[Finding]:
     if live.metadata_error is None:
         return []
     error = live.metadata_error
-    text = (
-        f"cannot be read: {_shorten(error)}; without it, keys and types are guessed from a "
-        "record of each table, and changes of the schema are seen late"
+    text = f"cannot be read: {_shorten(error)}; without it, " + (
+        "keys and types are guessed from a record of each table, and changes of the schema are "
+        "seen late"
+        if live.refused
+        else "new tables wait, and changes of the schema are seen late"
     )
     return [Finding("metadata", "warning", text, {"error": str(error)}, hint=error.hint)]
 
@@ -278,11 +296,12 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         page = session.client.get_page(PageRequest(entity.name, url, top=True))
         session.client.release(page)
         drift = [str(item) for item in subject.find_drift(page)]
+        odd = [] if entity.filtered else find_oddities(session.client, subject.live or known, saved)
     except EntityError as error:
         return _describe_failure(entity.name, error)
     other = odata.find_other_api_url(page.context, api_url)
-    plan = plan_read(saved, known, False, api_url)
-    how = plan.why if plan.kind == "since" else f"all of it ({plan.why})"
+    plan = plan_read(saved, known, False, api_url, parse_way(saved.asked_how, datetime.now(UTC)))
+    how = f"all of it ({plan.why})" if plan.kind == "full" else plan.why
     cells = [
         _count_rows(entity, saved.records_count, expected),
         "only what the synced tables link to" if entity.filtered else how,
@@ -291,6 +310,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         "change tracking" if known.change_tracking else "no change tracking",
         f"key {known.key}" + ("" if known.source == "metadata" else f" ({known.key_found})"),
     ]
+    cells += odd
     if drift:
         more = f" and {len(drift) - _NAMED} more" if len(drift) > _NAMED else ""
         cells.append(f"schema drift: {'; '.join(drift[:_NAMED])}{more} (see: schema diff)")
@@ -311,6 +331,8 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
             "rows_expected": None if entity.filtered else expected,
             "record_bytes": len(bytes(page.records[0])) if page.records else 0,
             "drift": drift,
+            "kind": (subject.live or known).kind,
+            "oddities": odd,
             **({"api_url": other} if other else {}),
         },
         tuple(cells),

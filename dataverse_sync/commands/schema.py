@@ -188,7 +188,7 @@ def to_document(live: LiveSchema) -> dict[str, Any]:
     """The differences as one JSON document."""
     return {
         "equal": not live.drift and not live.failures,
-        "differences": [{**asdict(item), "severity": item.severity} for item in live.drift],
+        "differences": [_describe(item) for item in live.drift],
         "failures": live.failures,
     }
 
@@ -200,3 +200,9 @@ def format_drift(live: LiveSchema) -> list[str]:
     if not lines:
         return ["The locked schema matches the live one."]
     return [*lines, "", "To lock the live schema: python -m dataverse_sync schema accept"]
+
+
+def _describe(drift: Drift) -> dict[str, object]:
+    document = {**asdict(drift), "severity": drift.severity}
+    del document["is_new"]  # of a sync alone
+    return document

@@ -166,6 +166,7 @@ class ReturnedKeys:
         self._table = table
         self._sum: int | None = None  # None before the first page
         self._is_complete = False
+        self._odd: list[str] = []  # keys that hold U+0000, where SQL would cut them
 
     def add(self, keys: Sequence[str]) -> None:
         """Add the keys of a page; its rows are stored already."""
@@ -181,7 +182,9 @@ class ReturnedKeys:
         if self._sum is not None and not self._is_complete:
             listed = [*keys]
             self._sum += sum(map(hash, listed))
-            row = {"entity_name": self._table.name, "keys": json.dumps(listed)}
+            self._odd += [key for key in listed if "\0" in key]
+            plain = [key for key in listed if "\0" not in key]
+            row = {"entity_name": self._table.name, "keys": json.dumps(plain)}
             self._connection.execute(sa.insert(_RETURNED), row)
 
     def find_missing(self) -> sa.Select[Any] | None:
@@ -191,7 +194,8 @@ class ReturnedKeys:
         item = dialect_of(self._connection).each_of(_RETURNED.c["keys"])
         mine = _RETURNED.c.entity_name == self._table.name
         returned = sa.select(item.c.value).select_from(_RETURNED, item).where(mine)
-        return sa.select(self._table.key).where(self._table.key.not_in(returned))
+        key = self._table.key
+        return sa.select(key).where(key.not_in(returned), key.not_in(self._odd))
 
     def _sum_stored_keys(self) -> int:
         with self._connection.execute(sa.select(self._table.key)) as result:

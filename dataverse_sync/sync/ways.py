@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from dataverse_sync.dataverse.error_codes import is_state
 from dataverse_sync.errors import RequestError
 from dataverse_sync.moments import parse_timestamp, to_text
 
@@ -96,7 +97,7 @@ def next_way(
         is_proven: Whether the order of this way was answered before.
     """
     is_unknown = error.status == 404 and error.code.lower() in _UNKNOWN_SET
-    if error.is_outage or is_unknown or error.request is None:
+    if error.is_outage or is_unknown or is_state(error.code) or error.request is None:
         return None
     is_first = error.request.number <= 1
     if error.status in REFUSED_QUERY and kind not in ("tracked", "kept"):

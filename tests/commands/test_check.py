@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ENTITIES, TABLES, World, fill, insert
+from conftest import CANDIDATES, ENTITIES, TABLES, World, fill, insert
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.commands.check import Finding, format_findings, run_check, to_document
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import AuthError, ConfigError
+from dataverse_sync.moments import to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
 
@@ -299,8 +301,9 @@ def test_check_survives_failing_metadata(
     found = check(world)
 
     assert found["metadata"].result == "warning"
-    assert "cannot be read: EntityDefinitions: " in found["metadata"].text
-    assert found["vin_candidates"].result == "ok"
+    assert "cannot be read: " in found["metadata"].text
+    assert "new tables wait" in found["metadata"].text
+    assert found["vin_candidates"].result == "failure"  # a sync would lock nothing new
 
 
 def test_wrong_clock_is_warned_of(world: World) -> None:
@@ -361,3 +364,65 @@ def test_last_line_counts_findings() -> None:
         "text": "fine",
         "details": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"table_type": "Elastic"}, "an elastic table"),
+        ({"table_type": "Virtual"}, "a virtual table"),
+        ({}, ""),
+    ],
+)
+def test_kind_of_table_is_named(make_world: Any, changes: dict[str, Any], text: str) -> None:
+    world = make_world([replace(CANDIDATES, **changes)])
+    insert(world.emulator, "vin_candidates", [{"vin_name": "one"}])
+    entities = [EntityConfig("vin_candidates")]
+
+    (found,) = [
+        finding
+        for finding in run_check(world.config(), entities, (), Redactor())
+        if finding.what == "vin_candidates"
+    ]
+
+    assert found.result == "ok"
+    assert text in found.text
+    assert found.details["oddities"] == ([] if not text else [found.details["oddities"][0]])
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 501])
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_refused_incremental_query_is_found(world: World, status: int, is_synced: bool) -> None:
+    if is_synced:
+        world.sync()
+    fault = Fault("status", match="modifiedon%20gt", times=99, status=status, code="0x80048d0b")
+    world.emulator.control.fault(fault)
+
+    found = check(world)
+
+    assert "refuses a filter by modifiedon" in found["vin_candidates"].text
+    assert "refuses" not in found["vin_vin_candidate_accountset"].text
+
+
+def test_what_was_refused_is_told(world: World) -> None:
+    world.sync()
+    world.execute(
+        "UPDATE _sync_state SET asked_how = ?",
+        json.dumps({"since": False, "page_size": 312, "found_at": to_text(datetime.now(UTC))}),
+    )
+
+    text = check(world)["vin_candidates"].text
+
+    assert "refuses a filter by modifiedon" in text
+    assert "cannot give larger pages than 312 records" in text
+
+
+def test_other_organization_is_a_failure(world: World) -> None:
+    world.sync()
+    world.emulator.control.organization_id = "99999999-2222-4333-8444-555555555555"
+
+    found = check(world)["environment"]
+
+    assert found.result == "failure"
+    assert "is organization 99999999" in found.text
+    assert "--new-environment" in found.hint

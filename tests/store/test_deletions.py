@@ -203,6 +203,17 @@ def test_missing_keys_are_those_never_returned(connection, there, pages):
     assert found == sorted(there - set().union(*pages))
 
 
+def test_key_with_zero_character_is_not_missing(connection, table):
+    put(connection, *(record(key) for key in ("a", "a\0b", "a\0", "\0", "b", "gone", "gone\0x")))
+    returned = deletions.ReturnedKeys(connection, table)
+    returned.add(["a", "a\0b"])
+    returned.add(["a\0", "\0", "b"])
+
+    missing = connection.execute(returned.find_missing()).scalars().all()
+
+    assert sorted(missing) == ["gone", "gone\0x"]
+
+
 @pytest.mark.parametrize("pages", [["baC"], ["C", "b", "a"], ["abC", "d"], []])
 def test_complete_read_misses_no_key(connection, table, pages):
     put(connection, *map(record, "abC"))

@@ -91,6 +91,8 @@ def test_plainer_query_comes_before_smaller_page() -> None:
         refusal(None, is_outage=True),
         refusal(404, code="0x8006088a"),
         refusal(404, code="0x80060888"),
+        refusal(503, code="0x8004a113"),
+        refusal(404, code="0x8004a104"),
     ],
 )
 def test_other_refusals_change_nothing(kind: str, error: RequestError) -> None:

@@ -78,7 +78,7 @@ def parse_table(definition: object) -> TableInfo | None:
         title=found.title,
         custom=bool(found.is_custom_entity),
         intersect=bool(found.is_intersect),
-        virtual=found.data_provider_id is not None,
+        virtual=definitions.find_kind(None, found.data_provider_id, ()) == "virtual",
     )
 
 
