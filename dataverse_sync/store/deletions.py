@@ -108,6 +108,8 @@ def find_differing(
     if (name := table.entity.version_column) is not None:
         version = table.table.c[name]
         same &= sa.cast(version, sa.Text).is_not_distinct_from(_COMPARED.c.version)
+        if bookmark is not None:
+            same &= version.is_not(None)  # else nothing tells whether it changed
         if bookmark is not None and name == "modifiedon":
             is_settled = version <= bookmark
             same &= is_settled if now is None else sa.or_(is_settled, version > now)

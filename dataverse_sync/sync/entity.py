@@ -62,6 +62,7 @@ class EntitySync:
         self.full = full
         self.ranges = 1  # that a read of everything is cut into, at most
         self._connection = connection
+        self._latest = max(now(), server_date or now())  # that any clock has reached
         self.removal = Removal(
             config,
             state,
@@ -70,8 +71,8 @@ class EntitySync:
             self.storing,
             allow_deletes=allow_deletes,
             compares=compares,
+            latest=self._latest,
         )
-        self._latest = max(now(), server_date or now())  # that any clock has reached
         self.plan = self._plan()
         self._linked_went_back = False
 
@@ -127,6 +128,8 @@ class EntitySync:
         else:
             was_full = resumed and plan.since is None
             yield from self.removal.find(self.plan.kind, was_resumed=was_full)
+        if self.plan.kind == "compare":
+            self.save_bookmark()
 
     def _read_records(self, plan: ReadPlan, fresh: bool) -> Generator[Read, None, bool]:
         """Read the records of the plan; returns whether the table was empty when that began."""
@@ -255,7 +258,7 @@ class EntitySync:
         references.mark_gone(self.name, (key for key in known if key not in returned))
 
     def save_bookmark(self) -> None:
-        """Keep the bookmark of a filtered entity, whose reads have ended."""
+        """Keep the bookmark of an entity that is not read by it, once its reads have ended."""
         # From the table: a run that was killed may have stored the newest of them.
         newest = sync_state.newest_of(
             (self.state.bookmark, find_newest(self._connection, self.table))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Select
@@ -42,6 +43,7 @@ class Removal:
         *,
         allow_deletes: bool,
         compares: bool,
+        latest: datetime,
     ) -> None:
         self.state = state
         self.note = ""  # what the summary says of it
@@ -54,6 +56,8 @@ class Removal:
         self._table = storing.table
         self._allow_deletes = allow_deletes
         self._compares = compares  # all keys, though change tracking tells what changed
+        self._latest = latest  # the last moment that any clock has reached
+        self._unsettled: str | None = None  # rows modified later count as changed
 
     @property
     def name(self) -> str:
@@ -71,6 +75,9 @@ class Removal:
         What was read before a break may have changed or gone since: nothing shows it but a
         comparison, also where the table was empty when the read began.
         """
+        if kind == "compare":
+            # No filter brings again what changed twice within one second.
+            self._unsettled = self.state.bookmark or ""
         if self._config.deletions == "ignore":
             if kind == "compare":
                 yield from self._compare_all()
@@ -175,7 +182,8 @@ class Removal:
 
     def _fetch_and_remove(self, missing: Select[Any], reason: Reason) -> Reads:
         """Fetch the records that the comparison shows to differ, remove those that are missing."""
-        differing = deletions.find_differing(self._connection, self._table)
+        now = to_text(self._latest)
+        differing = deletions.find_differing(self._connection, self._table, self._unsettled, now)
         if self._table.entity.kind == "standard":  # others may answer with what was true before
             self.went_back |= deletions.has_gone_back(self._connection, self._table)
         if differing:
