@@ -37,6 +37,7 @@ from dataverse_sync.model import EntityConfig, Page, PageRequest
 from dataverse_sync.schema.discovery import read_metadata
 from dataverse_sync.store import sqlite
 from dataverse_sync.store import tables as schema_manager
+from dataverse_sync.sync.identity import get_environment
 
 API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
 BEGAN_AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -96,6 +97,7 @@ class Version:
     """A record's content from one commit to the next."""
 
     position: int  # among all commits
+    is_silent: bool  # no delta tells of it
     values: Mapping[str, Any] | None  # None: deleted
     text: str | None  # its JSON, as every answer sends it
 
@@ -108,6 +110,7 @@ class _Pending:
     table: Table
     record_id: str
     values: Mapping[str, Any] | None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,8 @@ class Moods:
     full_answer: float = 0.05  # to a delta link
     refuse_link: float = 0.05  # of those kept from an earlier run
     empty_page: float = 0.03
+    hide: float = 0.0  # of the deletions in tracked tables: access ended, and no delta tells
+    repeat: float = 0.0  # of the next links: they lead to the same page again
 
 
 class ModelServer:
@@ -182,6 +187,9 @@ class ModelServer:
         # Where no order can be asked for, pages go by counting: what is deleted meanwhile moves
         # others to the pages before.
         self.counts_pages = {t.name for t in tables if not t.dated and rng.random() < 0.5}
+        self.refused: dict[str, int] = {}  # what is refused from now on, and the status
+        self.heaviest: tuple[int, int | None] | None = None  # records a page, and the status
+        self.was_restored = False
         self._version = 1000
         self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
         self._pending: list[_Pending] = []
@@ -233,7 +241,7 @@ class ModelServer:
         """Stop all changes, and commit the pending writes."""
         self.now = max([self.now, *(write.commit_at for write in self._pending)])
         self._land()
-        self.moods.change = self.moods.fault = self.moods.kill = 0.0
+        self.moods.change = self.moods.fault = self.moods.kill = self.moods.repeat = 0.0
 
     def _act(self) -> None:
         rng = self.rng
@@ -243,20 +251,23 @@ class ModelServer:
             return  # locked by that transaction
         versions = self.history(table.name, record_id)
         old = versions[-1].values if versions else None
+        is_silent = False
         if old is not None and rng.random() < (0.8 if table.keys_of else 0.3):
             values = None
+            is_silent = table.tracked and rng.random() < self.moods.hide
         else:
             values = self._write(table, record_id, old)
         can_tell = table.versioned and not table.keeps_deleted
         limit = LATEST_COMMIT_S if can_tell else LATEST_SHOWN_S
         late = rng.choice((1, 20, limit)) * rng.random() if rng.random() < self.moods.late else 0
-        self._pending.append(_Pending(self.now + late, table, record_id, values))
+        write = _Pending(self.now + late, table, record_id, values, is_silent)
+        self._pending.append(write)
         self._land()
 
     def _write(self, table: Table, record_id: str, old: Mapping[str, Any] | None) -> dict[str, Any]:
         """Make a version of a record: new, restored, changed, imported, linked or unlinked."""
         rng = self.rng
-        self._version += rng.randint(1, 3)
+        self._version += rng.randint(1, 10**6)
         if table.keys_of:
             rng = Random(record_id)  # a pair that is linked anew gets a new id
         values: dict[str, Any] = {
@@ -305,7 +316,34 @@ class ModelServer:
             text = None if write.values is None else self._text(write.table, write.values)
             versions = self._history[write.table.name].setdefault(write.record_id, [])
             if versions or text is not None:
-                versions.append(Version(self.position, write.values, text))
+                versions.append(Version(self.position, write.is_silent, write.values, text))
+
+    def restore(self) -> None:
+        """Go back to an earlier state: no delta tells of it, and version numbers are lower."""
+        self.rest()
+        position = self.rng.randint(0, self.position)
+        self.was_restored = True
+        for versions in [v for of_table in self._history.values() for v in of_table.values()]:
+            then = [version for version in versions if version.position <= position]
+            values, text = (then[-1].values, then[-1].text) if then else (None, None)
+            if versions[-1].text != text:
+                self.position += 1
+                versions.append(Version(self.position, True, values, text))
+        kept = [v.values["versionnumber"] for v in self._all_versions() if v.values]
+        self._version = max(kept, default=1000)
+
+    def _all_versions(self) -> Iterator[Version]:
+        for table in self.tables.values():
+            if table.versioned:
+                yield from self.committed(table.name).values()
+
+    def refuse_more(self) -> None:
+        """Refuse one more kind of query, or larger pages, from now on."""
+        what = self.rng.choice(("since", "version", "or", "paging", "heavy"))
+        if what == "heavy":
+            self.heaviest = self.rng.choice((1, 7, 900)), self.rng.choice((500, 503, 504, None))
+        else:
+            self.refused[what] = self.rng.choice((400, 404, 405, 500, 501))
 
     def _text(self, table: Table, values: Mapping[str, Any]) -> str:
         raw = {name: json.dumps(value) for name, value in values.items()}
@@ -320,6 +358,7 @@ class ModelServer:
         asked_at = BEGAN_AT + timedelta(seconds=int(self.now))
         self._between_requests(request)
         query = self._links.get(request.url) or self._parse(request)
+        self._check_refused(request, query)
         self.first_urls.setdefault(request.entity, request.url)
         is_kept = query.asked_in < self.run and query.since is None
         if is_kept and self.rng.random() < self.moods.refuse_link:
@@ -335,6 +374,24 @@ class ModelServer:
         )
         self.held += 1
         return replace(page, asked_at=asked_at)
+
+    def _check_refused(self, request: PageRequest, query: _Query) -> None:
+        is_tracked = query.tracked or query.since is not None
+        key = query.table.key
+        is_asked = {
+            "since": "modifiedon gt" in query.filter,
+            "version": len(query.select) > 1 and not is_tracked,
+            "or": " or " in query.filter,
+            "paging": request.number > 1 and list(query.orderby) == [key],
+        }
+        for what, status in self.refused.items():
+            if is_asked[what]:
+                raise self._refusal(request, status, "0x80048d0b", f"{what} is not supported.")
+        if self.heaviest is not None and (request.size or 5000) > self.heaviest[0]:
+            raise self._refusal(request, self.heaviest[1], "0x80044151", "SQL timeout expired.")
+
+    def get_organization_id(self) -> str:
+        return "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"
 
     def release(self, _page: Page) -> None:
         self.held -= 1
@@ -437,6 +494,8 @@ class ModelServer:
         answer = ['"@odata.context":' + json.dumps(context)]
         if len(entries) > size:
             after = entries[size - 1][0] if size else query.after
+            if self.rng.random() < self.moods.repeat:
+                after = query.after
             link = self._link(replace(query, after=after or (), asked_in=self.run))
             answer.append('"@odata.nextLink":' + json.dumps(link))
         elif query.tracked:
@@ -472,7 +531,9 @@ class ModelServer:
         for record_id, versions in self._history[query.table.name].items():
             last = versions[-1]
             place = (last.text is None, last.position)
-            if query.since < last.position <= until and not (query.after and place <= query.after):
+            if last.is_silent or (query.after and place <= query.after):
+                continue
+            if query.since < last.position <= until:
                 entries.append((place, self._shape(query, last, record_id)))
         return sorted(entries)
 
@@ -497,11 +558,13 @@ class ModelServer:
         return link
 
     def _delta_link(self, query: _Query) -> str:
-        link = f"{API}{query.table.name}?$deltatoken={query.until}%21{len(self._links)}"
+        link = f"{API}{query.table.name}?$deltatoken={self._version}%21{len(self._links)}"
         self._links[link] = replace(query, since=query.until, after=None, asked_in=self.run)
         return link
 
-    def _refusal(self, request: PageRequest, status: int, code: str, text: str) -> RequestError:
+    def _refusal(
+        self, request: PageRequest, status: int | None, code: str, text: str
+    ) -> RequestError:
         message = f"{request}: {status} {code}: {text}"
         return RequestError(message, status=status, code=code, request=request)
 
@@ -559,7 +622,7 @@ class Workers:
     def submit(self, job: Callable[..., object], *arguments: object) -> Future[object]:
         """Queue a page request; answer metadata at once."""
         answer: Future[object] = Future()
-        if job is read_metadata:
+        if job in (read_metadata, get_environment):
             answer.set_result(job(*arguments))
             return answer
         self._jobs.append((job, arguments))

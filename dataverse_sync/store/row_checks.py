@@ -18,7 +18,7 @@ KEYS_AT_ONCE = 500
 
 
 def list_keys(connection: Connection, keys: Select[Any]) -> Sequence[str]:
-    return connection.execute(keys).scalars().all()
+    return [key for key in connection.execute(keys).scalars() if key is not None]  # of damage
 
 
 def load_versions(

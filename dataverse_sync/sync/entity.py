@@ -31,7 +31,7 @@ from dataverse_sync.sync.ways import REFUSED_QUERY, parse_way
 
 log = logging.getLogger(__name__)
 
-_REFUSED_LINK = (400, 404, 410)
+_REFUSED_LINK = (*REFUSED_QUERY, 410)
 
 
 class EntitySync:
@@ -108,6 +108,7 @@ class EntitySync:
         """Count on from an earlier pass of the same run."""
         self.storing.counts = before.counts
         self.reader.requests = before.reader.requests
+        self.reader.first_request_at = before.reader.first_request_at
 
     # The whole of an unfiltered entity
 
@@ -171,7 +172,9 @@ class EntitySync:
         try:
             yield read
         except RequestError as error:
-            if error.status in _REFUSED_LINK and error.request in kept:
+            asked = error.request and error.request.url
+            is_kept = any(request.url == asked for request in kept)
+            if error.status in _REFUSED_LINK and is_kept and not error.is_outage:
                 log.warning(
                     "%s: the service refused the link that an earlier run kept; "
                     "read from the start",

@@ -205,11 +205,12 @@ class QueryRead(ABC):
         self._queries = queries
         self._kept = kept
         self._asked: dict[PageRequest, _Asked] = {}
-        self._ever_asked: set[PageRequest] = set()  # a whole read takes the place of many
+        self._is_read_whole = False
         self._links = LinkCheck()
 
     def begin(self) -> Sequence[PageRequest]:
         asked = self._reader.build_requests(self._queries)
+        self._is_read_whole = any(how.kind == "whole" for how in asked.values())
         if self._kept is not None:
             asked[replace(self._kept, size=self._reader.way.page_size)] = _Asked(
                 None, self._reader.way
@@ -232,16 +233,15 @@ class QueryRead(ABC):
         assert error.request is not None  # noqa: S101  the client says it of every page
         asked = self._asked.pop(error.request)
         different = self._reader.ask_differently(asked, error)
-        again = [how for request, how in different.items() if request in self._ever_asked]
-        if any(asked.kind != "ids" or how.kind != "whole" for how in again):
-            raise error
+        if asked.kind == "ids" and self._reader.way.ids == "none":
+            # One read of everything takes the place of all queries by id.
+            different = {} if self._is_read_whole else different
+            self._is_read_whole = True
         return self._ask(different)
 
     def _ask(self, asked: dict[PageRequest, _Asked]) -> Sequence[PageRequest]:
-        new = {request: how for request, how in asked.items() if request not in self._ever_asked}
-        self._ever_asked.update(new)
-        self._asked.update(new)
-        return list(new)
+        self._asked.update(asked)
+        return list(asked)
 
 
 class LinkCheck:

@@ -46,6 +46,11 @@ class Storing:
         self._reader = reader
         self._log_id = log_id
 
+    @property
+    def first_request_at(self) -> datetime | None:
+        """When the entity was first asked for in this run, by the server's clock."""
+        return self._reader.first_request_at
+
     def write(
         self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
     ) -> Written:
@@ -112,7 +117,9 @@ class Progress:
         if self._returned is not None:
             self._returned.add(written.keys)
         newest = sync_state.newest_of((before.seen_max, written.newest))
-        asked_at = before.first_request_at or (page.asked_at or self._storing.now()).isoformat()
+        # Of the entity, not of this read: another may have brought what this one finds unchanged.
+        began = self._storing.first_request_at or self._storing.now()
+        asked_at = before.first_request_at or began.isoformat()
         self._checkpoint = replace(before, seen_max=newest, first_request_at=asked_at)
 
     def save(self, **went_to: Any) -> None:

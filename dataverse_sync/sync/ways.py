@@ -110,6 +110,9 @@ def next_way(
             return plainer if is_proven else replace(plainer, order=0)
     if error.status in TOO_HEAVY and size > 1:
         return replace(way, page_size=size // 2)
+    may_reorder = kind not in ("tracked", "kept") and way.order + 1 < orders
+    if error.status in REFUSED_QUERY and not is_first and may_reorder:
+        return replace(way, order=way.order + 1, page_size=None)  # paging in this order
     return None
 
 

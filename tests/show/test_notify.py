@@ -114,6 +114,7 @@ def test_summary_by_entity():
             "column": "rating",
             "old_type": "INTEGER",
             "new_type": "TEXT",
+            "is_new": False,
             "severity": "breaking",
             "text": "accounts.rating: type changed from INTEGER to TEXT",
         }
