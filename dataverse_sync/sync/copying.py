@@ -204,10 +204,14 @@ class Copying:
     ) -> Sequence[EntityFinished]:
         """Remove what is gone or no longer linked to, from each table within its guard."""
         events = []
+        # If a read failed, or not all was selected, some of what links was not read.
+        failed = any(report.state == "failed" for report in self.reports.values())
+        is_all_read = not failed and not self.setup.is_partial
         while True:
             going = [name for name in names if name not in self.reports]
             removing = [n for n in going if self.syncs[n].config.deletions == "sync"]
-            refused = self._mark_unlinked(references, removing, {*names} - {*removing})
+            kept = {*names} - {*removing}
+            refused = self._mark_unlinked(references, removing, kept, is_all_read)
             if not refused:
                 break
             # Their rows stay, and link.
@@ -220,7 +224,7 @@ class Copying:
         return events
 
     def _mark_unlinked(
-        self, references: References, names: Sequence[str], kept: set[str]
+        self, references: References, names: Sequence[str], kept: set[str], is_all_read: bool
     ) -> Mapping[str, GuardError]:
         """Mark rows of these entities for removal; returns those that the guard refuses."""
         setup, connection = self.setup, self.connection
@@ -232,7 +236,7 @@ class Copying:
             table = self.prepared.tables[name]
             deletions.unmark_all(connection, table)
             deletions.mark_for_removal(connection, table, references.gone(name), "not_returned")
-            if not setup.is_partial:  # else some of what links was not read
+            if is_all_read:
                 unlinked = references.unlinked(name)
                 deletions.mark_for_removal(connection, table, unlinked, "unlinked")
             try:

@@ -110,7 +110,8 @@ def run_verify(
         integrity = target.check_integrity(connection)
         loop = PageLoop(session.client, session.pool, config.workers, connection, _tell_nothing)
         filtered = {entity.name for entity in entities if entity.filtered}
-        comparison = _Comparison(loop, connection, tables, filtered, redactor)
+        is_whole = len(selected) == len(entities)
+        comparison = _Comparison(loop, connection, tables, filtered, is_whole, redactor)
         with transaction(connection):
             TEMPORARY_TABLES.create_all(connection)
             for entity in selected:
@@ -143,6 +144,7 @@ class _Comparison:
     connection: Connection
     tables: Mapping[str, EntityTable]
     filtered: set[str]
+    is_whole: bool  # every configured entity is compared
     redactor: Redactor
     findings: dict[str, EntityFindings] = field(default_factory=dict)
     compared: dict[str, _EntityComparison] = field(default_factory=dict)
@@ -186,10 +188,11 @@ class _Comparison:
         read_closure(self.loop, connection, references, names, make_job, self._end)
         # A record that is missing or stale may be what links to a row.
         uncertain = any(found.missing or found.stale for found in self.findings.values())
+        is_all_read = self.is_whole and all(not found.error for found in self.findings.values())
         with transaction(connection):
             for name in names:
                 one = self.compared[name]
-                if one.findings.error is None and (repair or not uncertain):
+                if is_all_read and (repair or not uncertain):
                     one.add_unlinked(list_keys(connection, references.unlinked(name)))
                 one.findings.dangling = count_dangling(connection, self.tables, self.filtered, name)
 

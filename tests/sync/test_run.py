@@ -632,3 +632,23 @@ def test_interrupted_log_counts_committed_records(
     ((stored,),) = world.query("SELECT count(*) FROM vin_candidates")
     logged = world.query("SELECT records_fetched, records_added FROM _sync_log")
     assert logged == [(stored, stored)]
+
+
+def test_failed_read_unlinks_nothing(world, monkeypatch):
+    monkeypatch.setattr(
+        "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
+    )
+    world.sync()
+    before = world.copy("accounts")
+    world.wait()
+    for record_id in world.emulator.rows("vin_candidates"):
+        world.emulator.update("vin_candidates", record_id, {"vin_developerid": None})
+    fault = Fault("status", match=rf"/{LINK_SET}", times=99, status=403)
+    world.emulator.control.fault(fault)
+
+    report = world.sync()
+
+    assert [entity.name for entity in report.failed] == [LINK_SET]
+    assert world.copy("accounts") == before
+    world.emulator.control.faults.clear()
+    assert world.sync().totals.deleted > 0
