@@ -190,6 +190,7 @@ class ModelServer:
         self.refused: dict[str, int] = {}  # what is refused from now on, and the status
         self.heaviest: tuple[int, int | None] | None = None  # records a page, and the status
         self.was_restored = False
+        self.may_read_whole = False  # a refusal may be taken for one of ids or versions
         self._version = 1000
         self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
         self._pending: list[_Pending] = []
@@ -342,8 +343,10 @@ class ModelServer:
         what = self.rng.choice(("since", "version", "or", "paging", "heavy"))
         if what == "heavy":
             self.heaviest = self.rng.choice((1, 7, 900)), self.rng.choice((500, 503, 504, None))
+            self.may_read_whole |= self.heaviest[1] == 500
         else:
             self.refused[what] = self.rng.choice((400, 404, 405, 500, 501))
+            self.may_read_whole |= what in ("version", "or")
 
     def _text(self, table: Table, values: Mapping[str, Any]) -> str:
         raw = {name: json.dumps(value) for name, value in values.items()}

@@ -220,6 +220,7 @@ class Copying:
             if name in removing:
                 self.syncs[name].storing.remove_marked()
             self.syncs[name].save_bookmark()
+            self.syncs[name].removal.save_compared()  # what is linked is asked for in each run
             events.append(self._finish(name, None))
         return events
 
