@@ -132,6 +132,7 @@ class EntityState:
     records_count: int = 0
     compared_at: datetime | None = None
     asked_how: str | None = None
+    has_completed: bool = False  # in an earlier run
 
 
 def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
@@ -161,6 +162,7 @@ def _parse_state(row: sa.RowMapping) -> EntityState:
         row["records_count"],
         parse_timestamp(row.get("compared_at")),
         row.get("asked_how"),
+        row["last_sync_time"] is not None,
     )
 
 

@@ -239,9 +239,11 @@ class EntitySync:
             return FetchRead(self.reader, self.storing, queries, wanted)
 
         deletions.start_comparison(self._connection, self.name)
-        # Without a bookmark what is there may be of another environment, with the same versions.
-        is_new = self.state.bookmark is None and self.table.entity.has("modifiedon")
-        if self.full or is_new or self.table.entity.version_column is None:
+        # If its bookmark was forgotten, the rows may be of another environment that has the same
+        # versions; a run that was killed before it wrote one is another matter.
+        has_none = self.state.bookmark is None and self.table.entity.has("modifiedon")
+        is_forgotten = has_none and self.state.has_completed
+        if self.full or is_forgotten or self.table.entity.version_column is None:
             read = fetch(self.reader.by_id([*new, *known]))
             yield read
             returned = _lower(read.returned)
