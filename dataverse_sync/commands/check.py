@@ -30,7 +30,7 @@ from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import LockedSchema, load_schema
 from dataverse_sync.store.sync_state import DIED, EntityState
-from dataverse_sync.sync.identity import get_environment, judge, refuse_other
+from dataverse_sync.sync.identity import describe_other, get_environment, judge
 from dataverse_sync.sync.plan import plan_read
 from dataverse_sync.sync.ways import parse_way
 
@@ -233,7 +233,7 @@ def _check_environment(
     found = get_environment(session.client)
     if recorded is None or judge(recorded, found) != "other":
         return []
-    error = refuse_other(recorded, found, database)
+    error = describe_other(recorded, found, database)
     return [Finding("environment", "failure", error.message, hint=error.hint)]
 
 

@@ -153,7 +153,8 @@ def read_view_comments(connection: sa.Connection) -> Mapping[str, str]:
 
 
 def mark_version(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(f"PRAGMA user_version = {DB_VERSION:d}")
+    if connection.exec_driver_sql("PRAGMA user_version").scalar_one() != DB_VERSION:
+        connection.exec_driver_sql(f"PRAGMA user_version = {DB_VERSION:d}")
 
 
 def leave_room(connection: sa.Connection) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -83,7 +84,7 @@ class EntitySync:
             self.full,
             self.reader.api_url,
             self.reader.way,
-            has_future=has_future(self._connection, self.table, self._latest),
+            has_future=partial(has_future, self._connection, self.table, self._latest),
         )
 
     @property

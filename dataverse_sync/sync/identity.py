@@ -45,9 +45,8 @@ def check_environment(recorded: Environment | None, found: Environment, setup: S
 
     Another organization is a ConfigError, unless the run is told that it is a new environment.
     """
+    refuse_another(recorded, found, setup)
     verdict = judge(recorded, found)
-    if verdict == "other" and recorded and not setup.new_environment:
-        raise refuse_other(recorded, found, str(setup.config.db_path))
     if found.organization_id is None and verdict in ("new", "moved"):
         log.warning(
             "%s: the organization cannot be asked for, so another environment at this address "
@@ -59,7 +58,13 @@ def check_environment(recorded: Environment | None, found: Environment, setup: S
     return verdict == "moved" or setup.new_environment
 
 
-def refuse_other(recorded: Environment, found: Environment, database: str) -> ConfigError:
+def refuse_another(recorded: Environment | None, found: Environment, setup: Setup) -> None:
+    """Raise a ConfigError for another organization, unless the run is told that it is new."""
+    if recorded and judge(recorded, found) == "other" and not setup.new_environment:
+        raise describe_other(recorded, found, str(setup.config.db_path))
+
+
+def describe_other(recorded: Environment, found: Environment, database: str) -> ConfigError:
     """The error for a database that was made from another organization."""
     return ConfigError(
         f"{database}: holds the environment {recorded.api_url}, organization "

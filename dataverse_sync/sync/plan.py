@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -36,11 +36,12 @@ def plan_read(
     api_url: str,
     way: Way = BEST,
     *,
-    has_future: bool = False,
+    has_future: Callable[[], bool] = lambda: False,
 ) -> ReadPlan:
     """Decide: from a checkpoint, since the bookmark, by keys and versions, or in full.
 
-    ``has_future`` says that rows are dated in the future, which a filter would bring in every run.
+    ``has_future`` says whether rows are dated in the future: a filter would bring them in every
+    run.
     """
     checkpoint = state.checkpoint
     if (
@@ -61,7 +62,7 @@ def plan_read(
         return ReadPlan("full", "the service refuses the version column")
     if not way.since:
         return ReadPlan("compare", "keys and versions: the service refuses a filter by modifiedon")
-    if has_future:
+    if has_future():
         return ReadPlan("compare", "keys and versions: rows are dated in the future")
     return ReadPlan("since", f"what changed since {state.bookmark}", state.bookmark)
 

@@ -23,7 +23,12 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
 from dataverse_sync.store.schema_lock import LockedSchema, open_copy
 from dataverse_sync.sync.copying import Copying
-from dataverse_sync.sync.identity import check_environment, get_environment, record_environment
+from dataverse_sync.sync.identity import (
+    check_environment,
+    get_environment,
+    record_environment,
+    refuse_another,
+)
 from dataverse_sync.sync.locking import (
     build_tables,
     compare_metadata,
@@ -84,20 +89,22 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     session = stack.enter_context(open_session(config, setup.redactor))
     known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
     session.sign_in()
-    found = wait_for(session.pool.submit(get_environment, session.client))
-    compares_all = check_environment(locked.environment, found, setup)
+    asked = session.pool.submit(get_environment, session.client)
+    if not _is_expected(setup, locked):  # else it is waited for beside the preparing
+        refuse_another(locked.environment, wait_for(asked), setup)
 
     emit(PhaseStarted(3, f"Preparing the database {config.db_path}"))
     connection = stack.enter_context(_prepare_database(setup))
-    if compares_all:
-        setup = replace(setup, full=True)
+
+    emit(PhaseStarted(4, "Locking or comparing the schema"))
+    prepared = lock_schema(setup, locked, known, session, connection)
+    found = wait_for(asked)
+    compares_all = check_environment(locked.environment, found, setup)
+    setup = replace(setup, full=setup.full or compares_all)
     with database.transaction(connection):
         if compares_all:
             sync_state.forget_reads(connection)
         record_environment(connection, locked.environment, found)
-
-    emit(PhaseStarted(4, "Locking or comparing the schema"))
-    prepared = lock_schema(setup, locked, known, session, connection)
 
     emit(PhaseStarted(5, "Syncing"))
     copying = Copying(setup, session, connection, prepared)
@@ -110,6 +117,13 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
 
     emit(PhaseStarted(6, "Summing up"))
     return _build_report(setup, copying, drift, session.client)
+
+
+def _is_expected(setup: Setup, locked: LockedSchema) -> bool:
+    """Whether the address is the recorded one, and no table is new: nothing would be written."""
+    recorded = locked.environment
+    is_same = recorded is not None and recorded.api_url == setup.config.api_url
+    return is_same and all(entity.name in locked.lock for entity in setup.selected)
 
 
 def _configure(setup: Setup, stack: ExitStack) -> LockedSchema:

@@ -33,7 +33,7 @@ from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.comparing import ComparisonRead
 from dataverse_sync.sync.filtered import read_closure
-from dataverse_sync.sync.identity import get_environment, judge, refuse_other
+from dataverse_sync.sync.identity import describe_other, get_environment, judge
 from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Reads
 
@@ -127,7 +127,7 @@ def _check_environment(
     """Refuse to repair from another organization than the one that was copied; else say it."""
     found = get_environment(client)
     if recorded is not None and judge(recorded, found) == "other":
-        error = refuse_other(recorded, found, database)
+        error = describe_other(recorded, found, database)
         if repair:
             raise error
         log.warning("%s", error.message)

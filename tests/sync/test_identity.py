@@ -44,7 +44,7 @@ def test_environment_is_told_by_organization(
 
 
 def data(world: Any) -> list[Any]:
-    return [one for one in world.emulator.log if one.kind in ("data", "thin", "delta", "metadata")]
+    return [one for one in world.emulator.log if one.kind in ("data", "thin", "delta")]
 
 
 def test_another_organization_is_refused(world: Any) -> None:

@@ -83,7 +83,7 @@ def test_read_in_ranges_counts_as_started_over(checkpoint, starts_over):
     ],
 )
 def test_plan_follows_what_is_refused(way, has_future, full, kind):
-    plan = plan_read(BOOKMARKED, entity(), full, API, way, has_future=has_future)
+    plan = plan_read(BOOKMARKED, entity(), full, API, way, has_future=lambda: has_future)
 
     assert plan.kind == kind
     assert plan.why
