@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -155,6 +156,7 @@ class EntitySync:
         except RequestError:
             if plan.since is None or self.reader.way.since:
                 raise
+            self.state = replace(self.state, checkpoint=None)  # its read cannot be gone on with
             self.plan = self._plan()
             log.warning("%s: the service refuses a filter by modifiedon; compared", self.name)
             return (yield from self._read_records(self.plan, False))

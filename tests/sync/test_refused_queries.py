@@ -194,3 +194,16 @@ def test_null_versions_are_fetched_when_compared(candidates: Any) -> None:
 
     assert candidates.sync(CANDIDATES_ONLY).ok
     assert candidates.is_mirror("vin_candidates")
+
+
+def test_refused_filter_of_interrupted_read_ends(candidates: Any) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    change(candidates)
+    since = candidates.state("vin_candidates", "last_timestamp")
+    link = f"{candidates.emulator.api_url}vin_candidates?$skiptoken=x"
+    checkpoint = {"next_link": link, "page": 2, "since": since}
+    candidates.execute("UPDATE _sync_state SET checkpoint = ?", json.dumps(checkpoint))
+    refuse(candidates, 400, lambda target, _: "modifiedon gt" in target or "skiptoken=x" in target)
+
+    assert candidates.sync(CANDIDATES_ONLY).ok
+    assert candidates.is_mirror("vin_candidates")
