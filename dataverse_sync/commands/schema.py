@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import Connection
+
 from dataverse_sync.commands.console import FAILED, OK, Tell, choose_tell, load, show
 from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_command, add_shared
 from dataverse_sync.config import Config, select_entities
@@ -159,29 +161,29 @@ def accept(
             if entity.name not in live.entities or entity.name not in lock:
                 continue
             before = lock[entity.name]
-            wanted = accept_entity(before, live.entities[entity.name], drop)
-            lock[entity.name] = wanted
-            with database.transaction(connection):
-                database.prepare_own_tables(connection)
-                bring_to(connection, build_table(wanted), tell)
-                if wanted.key != before.key:
-                    # Records that the other key merged were never stored: read all again.
-                    sync_state.set_state(
-                        connection,
-                        entity.name,
-                        last_timestamp=None,
-                        checkpoint=None,
-                        delta_link=None,
-                    )
-                dropped = labelled_views.drop_broken(connection)
-                save_lock_copy(connection, lock, datetime.now(UTC))
-            for view in dropped:
-                tell(
-                    f"{view}: dropped, it shows a column that is gone; make it again with: "
-                    "python -m dataverse_sync labels"
-                )
+            lock[entity.name] = accept_entity(before, live.entities[entity.name], drop)
+            _bring_table(connection, before, lock, tell)
             save_lock_file(config.schema_path, lock)
     return list(live.failures.values())
+
+
+def _bring_table(connection: Connection, before: Entity, lock: SchemaLock, tell: Tell) -> None:
+    """Bring one table to its new lock, in the transaction that keeps the lock."""
+    wanted = lock[before.name]
+    with database.transaction(connection):
+        database.prepare_own_tables(connection)
+        bring_to(connection, build_table(wanted), tell)
+        if wanted.key != before.key:
+            # Records that the other key merged were never stored: read all again.
+            forgotten = dict.fromkeys(("last_timestamp", "checkpoint", "delta_link"))
+            sync_state.set_state(connection, wanted.name, **forgotten)
+        dropped = labelled_views.drop_broken(connection)
+        save_lock_copy(connection, lock, datetime.now(UTC))
+    for view in dropped:
+        tell(
+            f"{view}: dropped, it shows a column that is gone; make it again with: "
+            "python -m dataverse_sync labels"
+        )
 
 
 def to_document(live: LiveSchema) -> dict[str, Any]:
