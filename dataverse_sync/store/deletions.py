@@ -8,7 +8,6 @@ of an incomplete read: rows are marked first, checked against the guard, and the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -184,9 +183,11 @@ class ReturnedKeys:
         if self._sum is not None and not self._is_complete:
             listed = [*keys]
             self._sum += sum(map(hash, listed))
-            self._odd += [key for key in listed if "\0" in key]
-            plain = [key for key in listed if "\0" not in key]
-            row = {"entity_name": self._table.name, "keys": json.dumps(plain)}
+            text = msgspec.json.encode(listed).decode()
+            if "\\u0000" in text:
+                self._odd += [key for key in listed if "\0" in key]
+                text = msgspec.json.encode([key for key in listed if "\0" not in key]).decode()
+            row = {"entity_name": self._table.name, "keys": text}
             self._connection.execute(sa.insert(_RETURNED), row)
 
     def find_missing(self) -> sa.Select[Any] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Page, PageRequest
+from dataverse_sync.sync import repeats
 from dataverse_sync.sync.repeats import RepeatedPages
 
 
@@ -48,6 +51,32 @@ def test_overlapping_pages_go_on(pages: list[list[str]]) -> None:
     read(pages)
 
 
-@given(st.integers(1, 7), st.integers(2, 40))
-def test_new_keys_are_never_taken_for_known(size: int, pages: int) -> None:
-    read([[f"{page}-{n}" for n in range(size)] for page in range(pages)])
+def find_end(pages: list[list[str]]) -> int | None:
+    """The second of two pages in a row that hold keys of earlier pages alone."""
+    repeated = 0
+    for number in range(1, len(pages)):
+        is_repeated = pages[number] and set(pages[number]) <= {*chain(*pages[:number])}
+        repeated = repeated + 1 if is_repeated else 0
+        if repeated == 2:
+            return number + 1
+    return None
+
+
+@given(st.lists(st.lists(st.integers(0, 200).map(str), max_size=4), max_size=30))
+def test_the_second_page_of_known_keys_ends_the_read(pages: list[list[str]]) -> None:
+    end = find_end(pages)
+    if end is None:
+        read(pages)
+    else:
+        read([*pages[: end - 1], ["new"]])
+        with pytest.raises(PageError):
+            read([*pages[:end], ["new"]])
+
+
+def test_a_long_read_ends_by_its_lowest_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repeats, "_KEPT", 1000)
+    pages = [[f"{page}-{n}" for n in range(500)] for page in range(6)]
+    read(pages)
+    read([*pages, pages[4], ["new"]])
+    with pytest.raises(PageError):
+        read([*pages, pages[4], pages[5], ["new"]])
