@@ -28,6 +28,7 @@ from functools import cache
 from math import sqrt
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import UUID
 
 API = "/api/data/v9.2/"
 KEY = "vin_rowid"
@@ -253,6 +254,8 @@ class Site:
             return [
                 b'{"token_type":"Bearer","expires_in":3599,"access_token":"benchmark-token"}'
             ], ""
+        if path == "WhoAmI":
+            return [json.dumps({"OrganizationId": str(UUID(int=1))}).encode()], ""
         if path == "EntityDefinitions":
             return [
                 json.dumps({"value": [_define(spec) for spec in self.sets.values()]}).encode()

@@ -119,12 +119,16 @@ def find_differing(
     return connection.execute(query).scalars().all()
 
 
-def has_gone_back(connection: sa.Connection, table: EntityTable) -> bool:
-    """Whether a record of the comparison has an older version than its row: a restored backup."""
+def has_gone_back(connection: sa.Connection, table: EntityTable, before: str) -> bool:
+    """Whether a record of the comparison has an older version than its row: a restored backup.
+
+    Rows that were not written ``before`` that moment may be newer than the comparison.
+    """
     if table.entity.version_column != "versionnumber":
         return False
     row, came = table.table.c["versionnumber"], sa.cast(_COMPARED.c.version, sa.BigInteger)
     older = sa.and_(table.key == _COMPARED.c.record_id, row > came, came > 0)
+    older &= table.table.c.sync_time < before
     mine = _COMPARED.c.entity_name == table.name, _COMPARED.c.deleted == 0
     query = sa.select(sa.literal(1)).where(*mine, sa.exists().where(older)).limit(1)
     return connection.execute(query).first() is not None
@@ -226,8 +230,15 @@ def mark_ids_for_removal(
         connection.execute(dialect_of(connection).insert_or_ignore(_MARKED), rows)
 
 
-def list_marked(connection: sa.Connection, table: EntityTable) -> Sequence[str]:
-    return connection.execute(_marked_keys(table)).scalars().all()
+def list_marked(
+    connection: sa.Connection, table: EntityTable, written_since: str = ""
+) -> Sequence[str]:
+    """Keys of the marked rows; of those alone that were written since a moment, if it is given."""
+    marked = _marked_keys(table)
+    if written_since:
+        written = table.table.c.sync_time >= written_since
+        marked = marked.where(_MARKED.c.record_id.in_(sa.select(table.key).where(written)))
+    return connection.execute(marked).scalars().all()
 
 
 def unmark(connection: sa.Connection, table: EntityTable, ids: Iterable[str]) -> None:

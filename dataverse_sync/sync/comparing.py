@@ -58,6 +58,7 @@ class DeltaRead(ComparisonRead):
     ) -> None:
         kept = PageRequest(table.name, link, keys_only=True)
         super().__init__(reader, connection, table, [], kept)
+        self.link = link
         self.delta_link: str | None = None
         self.changes = 0
         self._contexts: set[str] = set()

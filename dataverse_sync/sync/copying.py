@@ -166,9 +166,8 @@ class Copying:
             sync.ranges = choose_count(counts.get(sync.name), most)
             rows = counts.get(sync.name) or sync.state.records_count
             self.setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
-        # Incremental reads first: they are short, and the search for deleted records that follows
-        # them should not wait behind full reads. Of the full reads the longest begins first.
-        syncs.sort(key=lambda sync: (expected[sync.name] > 0, -expected[sync.name]))
+        # First what is compared as well, since that follows its reads, then the longest.
+        syncs.sort(key=lambda sync: (not sync.compares, -expected[sync.name]))
         jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
         self._loop.run(jobs, self._finish)
 

@@ -62,8 +62,10 @@ class EntitySync:
         self.reader = EntityReader(table.entity, api_url, way, page_size)
         self.storing = Storing(connection, table, self.reader, log_id, now)
         self.full = full
+        self.compares = compares
         self.ranges = 1  # that a read of everything is cut into, at most
         self._connection = connection
+        self._began = to_text(now())  # rows written since are of this run
         self._latest = max(now(), server_date or now())  # that any clock has reached
         self.removal = Removal(
             config,
@@ -74,6 +76,7 @@ class EntitySync:
             allow_deletes=allow_deletes,
             compares=compares,
             latest=self._latest,
+            began=self._began,
         )
         self.plan = self._plan()
         self._linked_went_back = False
@@ -151,8 +154,9 @@ class EntitySync:
             if done:
                 return fresh
         changed = Query(filter=odata.changed_since(plan.since))
+        read = ChainRead(self.reader, self._progress(started), [changed])
         try:
-            yield ChainRead(self.reader, self._progress(started), [changed])
+            yield read if plan.since is None else self.removal.ask_beside(read)
         except RequestError:
             if plan.since is None or self.reader.way.since:
                 raise
@@ -257,7 +261,7 @@ class EntitySync:
             bookmark = self.state.bookmark or ""
             now = to_text(self._latest)
             differing = deletions.find_differing(self._connection, self.table, bookmark, now)
-            if deletions.has_gone_back(self._connection, self.table):
+            if deletions.has_gone_back(self._connection, self.table, self._began):
                 self._linked_went_back = True
             again = fetch(self.reader.by_id(differing))
             yield again

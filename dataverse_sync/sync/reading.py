@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import chain
@@ -242,6 +243,51 @@ class QueryRead(ABC):
     def _ask(self, asked: dict[PageRequest, _Asked]) -> Sequence[PageRequest]:
         self._asked.update(asked)
         return list(asked)
+
+
+class SideBySide:
+    """A read, and at its side another one, which ends by itself: its failure is kept."""
+
+    def __init__(self, read: Read, other: Read) -> None:
+        self._read = read
+        self._other = other
+        self._others: set[PageRequest] = set()  # what the other one has asked for
+        self.failure: EntityError | None = None
+
+    def begin(self) -> Sequence[PageRequest]:
+        return [*self._read.begin(), *self._ask_other(self._other.begin)]
+
+    def follow(self, page: Page) -> Sequence[PageRequest]:
+        if page.request in self._others:
+            return self._ask_other(lambda: self._other.follow(page))
+        return self._read.follow(page)
+
+    def store(self, page: Page) -> None:
+        if page.request not in self._others:
+            self._read.store(page)
+        elif self.failure is None:
+            with self._keeping_failure():
+                self._other.store(page)
+
+    def refused(self, error: RequestError) -> Sequence[PageRequest]:
+        if error.request in self._others:
+            return self._ask_other(lambda: self._other.refused(error))
+        return self._read.refused(error)
+
+    def _ask_other(self, ask: Callable[[], Sequence[PageRequest]]) -> Sequence[PageRequest]:
+        requests: Sequence[PageRequest] = []
+        if self.failure is None:
+            with self._keeping_failure():
+                requests = ask()
+        self._others.update(requests)
+        return requests
+
+    @contextmanager
+    def _keeping_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except EntityError as error:
+            self.failure = error
 
 
 class LinkCheck:

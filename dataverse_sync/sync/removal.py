@@ -21,7 +21,7 @@ from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.deletions import ReturnedKeys
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead
-from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads
+from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads, SideBySide
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
 from dataverse_sync.sync.ways import REFUSED_QUERY
 
@@ -44,6 +44,7 @@ class Removal:
         allow_deletes: bool,
         compares: bool,
         latest: datetime,
+        began: str,
     ) -> None:
         self.state = state
         self.note = ""  # what the summary says of it
@@ -58,6 +59,9 @@ class Removal:
         self._compares = compares  # all keys, though change tracking tells what changed
         self._latest = latest  # the last moment that any clock has reached
         self._unsettled: str | None = None  # rows modified later count as changed
+        self._began = began  # rows written since are of this run
+        self._delta: DeltaRead | None = None  # asked at the side of another read
+        self._beside: SideBySide | None = None  # both
 
     @property
     def name(self) -> str:
@@ -68,6 +72,27 @@ class Removal:
         """Whether change tracking is asked for what was deleted."""
         entity, removes = self._table.entity, self._config.deletions == "sync"
         return entity.change_tracking and entity.has("modifiedon") and removes
+
+    def _build_delta(self) -> DeltaRead | None:
+        """A read of what changed since the token, if that can be used."""
+        link = self.state.delta_link
+        if not self.is_tracked or link is None:
+            return None
+        if odata.origin(link) != odata.origin(self._reader.api_url):
+            return None
+        return DeltaRead(self._reader, self._connection, self._table, link)
+
+    def ask_beside(self, read: Read) -> Read:
+        """The read of what was modified, and at its side, where that can be asked, what changed.
+
+        Whichever is answered first: what changes after the delta read is told by the next one,
+        and a row that is newer than what the delta says of it is asked for by id.
+        """
+        self._delta = self._build_delta()
+        if self._delta is None:
+            return read
+        self._beside = SideBySide(read, self._delta)
+        return self._beside
 
     def find(self, kind: str, *, was_resumed: bool) -> Reads:
         """Find what is no longer there, and what no read of records has shown to have changed.
@@ -84,6 +109,8 @@ class Removal:
             return
         is_compared = False
         if self.is_tracked:
+            if kind == "compare":  # what was asked beside a read that failed was not waited for
+                self._beside = self._delta = None
             is_compared = yield from self._ask_for_changes()
         if kind == "full" and not was_resumed:
             yield from self._remove_missing()
@@ -125,11 +152,13 @@ class Removal:
 
         Returns whether all keys were compared.
         """
-        link = self.state.delta_link
-        if link is not None and odata.origin(link) == odata.origin(self._reader.api_url):
-            delta = DeltaRead(self._reader, self._connection, self._table, link)
+        delta = self._delta or self._build_delta()
+        if delta is not None:
             try:
-                yield delta
+                if self._beside is None:
+                    yield delta
+                elif self._beside.failure is not None:
+                    raise self._beside.failure
             except RequestError as error:
                 if error.status is None or error.status >= 500 or error.status in (401, 429):
                     raise
@@ -144,7 +173,7 @@ class Removal:
                         deleted = deletions.deleted_in_comparison(self._table)
                         yield from self._fetch_and_remove(deleted, "deleted")
                     self._save_token(delta.delta_link)
-                    self.went_back |= odata.is_older_token(delta.delta_link, link)
+                    self.went_back |= odata.is_older_token(delta.delta_link, delta.link)
                     return False
                 log.warning(
                     "%s: the delta read did not answer with changes alone; all keys are compared",
@@ -185,7 +214,7 @@ class Removal:
         now = to_text(self._latest)
         differing = deletions.find_differing(self._connection, self._table, self._unsettled, now)
         if self._table.entity.kind == "standard":  # others may answer with what was true before
-            self.went_back |= deletions.has_gone_back(self._connection, self._table)
+            self.went_back |= deletions.has_gone_back(self._connection, self._table, self._began)
         if differing:
             log.info("%s: %d records differ and are fetched by id", self.name, len(differing))
             fetch = FetchRead(self._reader, self._storing, self._queries_for(differing))
@@ -202,7 +231,11 @@ class Removal:
         return [Query()]
 
     def _remove(self, missing: Select[Any], reason: Reason) -> Reads:
-        """Remove rows within the guard; what a read merely left out is asked for by id first."""
+        """Remove rows within the guard; what is in doubt is asked for by id first.
+
+        That is what a read merely left out, and what came at the side of the word that it was
+        deleted.
+        """
         if self._config.deletions == "ignore":
             return
         deletions.mark_for_removal(self._connection, self._table, missing, reason)
@@ -210,7 +243,9 @@ class Removal:
         if not marked:
             return
         deletions.check_guard(self._connection, self._table, self._allow_deletes)
-        if reason == "not_returned":
+        if reason == "deleted":
+            marked = deletions.list_marked(self._connection, self._table, self._began)
+        if marked:
             confirm = FetchRead(self._reader, self._storing, self._reader.by_id(marked))
             try:
                 yield confirm
@@ -220,7 +255,7 @@ class Removal:
                 log.info("%s: cannot be asked by id; the complete read stands", self.name)
             if found := confirm.returned.intersection(marked):
                 log.warning(
-                    "%s: %d records missing from the read still exist and are kept",
+                    "%s: %d records that seemed to be gone still exist and are kept",
                     self.name,
                     len(found),
                 )

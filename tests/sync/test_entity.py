@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import CANDIDATES, CANDIDATES_ONLY, OLD, PRODUCTS, insert
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Column, Fault, Table
+from dataverse_sync.sync import page_loop
 
 PRODUCTS_ONLY = [EntityConfig("vin_products")]
 
@@ -216,6 +218,53 @@ def test_foreign_delta_token_not_sent(make_world):
 
     assert report.ok
     assert world.state("vin_products", "delta_link").startswith(world.emulator.origin)
+
+
+@pytest.mark.parametrize("change", ["change", "recreate", "delete"])
+@pytest.mark.parametrize("first", ["changes", "records"])
+def test_change_between_the_two_answers(make_world, monkeypatch, caplog, change, first):
+    """What was modified and what changed are asked at once, and answered in any order."""
+    monkeypatch.setattr("dataverse_sync.sync.plan.SMALL_TABLE", 0)
+    world = make_world([PRODUCTS])
+    key, other = insert(world.emulator, "vin_products", [{"vin_name": "A"}, {"vin_name": "B"}])
+    world.sync(PRODUCTS_ONLY)
+    world.wait()
+    if change == "recreate":
+        world.emulator.delete("vin_products", key)
+    else:
+        world.emulator.update("vin_products", key, {"vin_name": "C"})
+    answered = threading.Event()
+
+    def fetch_in_order(client, name, request, arrived):
+        asks_changes = "deltatoken" in request.url
+        if "$filter=modifiedon" not in request.url and not asks_changes:
+            fetch(client, name, request, arrived)
+        elif asks_changes == (first == "changes"):
+            fetch(client, name, request, arrived)
+            if change == "recreate":
+                world.emulator.insert_many("vin_products", [{"vin_productid": key}])
+            elif change == "delete":
+                world.emulator.delete("vin_products", key)
+            else:
+                world.emulator.update("vin_products", key, {"vin_name": "D"})
+            answered.set()
+        else:
+            answered.wait(9)
+            fetch(client, name, request, arrived)
+
+    fetch = page_loop._fetch
+    monkeypatch.setattr(page_loop, "_fetch", fetch_in_order)
+    report = world.sync(PRODUCTS_ONLY)
+
+    assert report.ok
+    assert answered.is_set()
+    assert "versions are older" not in caplog.text
+    if (first, change) == ("changes", "recreate"):
+        assert world.is_mirror("vin_products")
+    monkeypatch.undo()
+    assert world.sync(PRODUCTS_ONLY).ok
+    assert world.is_mirror("vin_products")
+    assert other in world.copy("vin_products")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -156,7 +156,7 @@ class Mirror:
         if report is not None:
             assert server.held == 0, "pages were not released"
             well = {entity.name for entity in report.entities if entity.state == "completed"}
-            if partial:  # what is no longer linked to stays, and is not asked for
+            if partial or not report.ok:  # what is not linked to stays, and is not asked for
                 well -= {table.name for table in server.tables.values() if table.filtered}
             self._check_moments(position, well, went_on, before)
             if report.ok and not partial:
