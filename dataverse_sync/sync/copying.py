@@ -166,8 +166,12 @@ class Copying:
             sync.ranges = choose_count(counts.get(sync.name), most)
             rows = counts.get(sync.name) or sync.state.records_count
             self.setup.emit(ReadExpected(sync.name, expected[sync.name] or None, rows or None))
-        # First what is compared as well, since that follows its reads, then the longest.
-        syncs.sort(key=lambda sync: (not sync.compares, -expected[sync.name]))
+        # First what takes longest within the time of a few requests: what is compared as well, full
+        # reads of a page, incremental reads. Of longer reads the longest begins first.
+        page = self.setup.config.page_size
+        syncs.sort(
+            key=lambda sync: (expected[sync.name] > page, not sync.compares, -expected[sync.name])
+        )
         jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
         self._loop.run(jobs, self._finish)
 

@@ -93,20 +93,22 @@ def test_run_reports_expected_records(world):
     assert (full["vin_candidates"], full["accounts"]) == ((12, 12), (2, 2))
 
 
-def test_changes_read_first_then_longest_table(world):
+def test_short_reads_first_then_longest_table(world):
     insert(world.emulator, "vin_products", [{"vin_name": f"More {n}"} for n in range(8)])
     entities = [EntityConfig(name) for name in (LINK_SET, "vin_candidates", "vin_products")]
 
-    def order() -> list[str]:
+    def order(page_size: int) -> list[str]:
         world.emulator.log.clear()
-        run_sync(world.config(workers=1, page_size=50), entities)
+        run_sync(world.config(workers=1, page_size=page_size), entities)
         asked = [
             request.entity_set for request in world.asked() if request.query.get("$top") != "1"
         ]
         return list(dict.fromkeys(name for name in asked if name is not None))
 
-    assert order()[-2:] == ["vin_products", "vin_candidates"]
-    assert order()[-1] == LINK_SET
+    assert order(4)[-2:] == ["vin_products", "vin_candidates"]
+    world.execute("UPDATE _sync_state SET records_count = 9 WHERE entity_name = ?", LINK_SET)
+    assert order(4)[-1] == LINK_SET
+    assert order(50) == ["vin_products", LINK_SET, "vin_candidates"]  # the first is compared
 
 
 @pytest.mark.parametrize(
