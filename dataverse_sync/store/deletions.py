@@ -66,18 +66,7 @@ def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page)
 
     Returns the keys; raises PageError if an entry has none.
     """
-    rows = []
-    for record in page.records:
-        try:
-            entry = _decode_any(record)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise PageError(f"{page.request}: an entry cannot be read ({error})", _AGAIN) from error
-        deleted = entry.get("reason") == "deleted" and table.entity.key not in entry
-        key = entry.get("id") if deleted else entry.get(table.entity.key)
-        if not isinstance(key, str) or not key:
-            raise PageError(f"{page.request}: an entry has no {table.entity.key}", _AGAIN)
-        version = entry.get(table.entity.version_column or "")
-        rows.append((table.name, key, None if version is None else str(version), int(deleted), 0))
+    rows = [(table.name, *entry, 0) for entry in _read_entries(table, page)]
     if not rows:
         return []
     is_both = _COMPARED.c.deleted != _COMPARED.alias("excluded").c.deleted
@@ -89,6 +78,34 @@ def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page)
     sql = str(statement.values(dict.fromkeys(_COMPARED.c.keys())).compile(connection))
     connection.exec_driver_sql(sql, rows)
     return [row[1] for row in rows]
+
+
+def _read_entries(table: EntityTable, page: Page) -> list[tuple[str, str | None, int]]:
+    """The key, the version, and whether it is deleted, of each entry."""
+    entries = []
+    for record in page.records:
+        try:
+            entry = _decode_any(record)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise PageError(f"{page.request}: an entry cannot be read ({error})", _AGAIN) from error
+        deleted = entry.get("reason") == "deleted" and table.entity.key not in entry
+        key = entry.get("id") if deleted else entry.get(table.entity.key)
+        if not isinstance(key, str) or not key:
+            raise PageError(f"{page.request}: an entry has no {table.entity.key}", _AGAIN)
+        version = entry.get(table.entity.version_column or "")
+        entries.append((key, None if version is None else str(version), int(deleted)))
+    return entries
+
+
+def holds_exactly(connection: sa.Connection, table: EntityTable, page: Page) -> bool:
+    """Whether the entries of a page are the keys and versions of all rows: nothing differs."""
+    version = table.entity.version_column
+    stored = sa.cast(table.table.c[version], sa.Text) if version else sa.null()
+    with connection.execute(sa.select(table.key, stored, sa.literal_column("0"))) as result:
+        # By the driver's own cursor: the table may be larger than the page.
+        cursor: Any = result.cursor
+        rows = cursor.fetchmany(len(page.records) + 1)
+    return len(rows) == len(page.records) and set(rows) == set(_read_entries(table, page))
 
 
 def find_differing(

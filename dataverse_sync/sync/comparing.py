@@ -16,6 +16,8 @@ from dataverse_sync.sync.repeats import RepeatedPages
 class ComparisonRead(QueryRead):
     """Puts keys and versions beside the rows: all of them, or what the queries ask for."""
 
+    is_same = False  # nothing differs, and nothing was put there
+
     def __init__(
         self,
         reader: EntityReader,
@@ -37,6 +39,16 @@ class ComparisonRead(QueryRead):
     def store(self, page: Page) -> None:
         keys = deletions.add_to_comparison(self._connection, self._table, page)
         self._repeats.check(page, keys)
+
+
+class WholeComparison(ComparisonRead):
+    """All keys and versions; one page of them that are those of the rows ends it."""
+
+    def store(self, page: Page) -> None:
+        if page.request.number == 1 and page.next_link is None:
+            self.is_same = deletions.holds_exactly(self._connection, self._table, page)
+        if not self.is_same:
+            super().store(page)
 
 
 class TokenRead(QueryRead):

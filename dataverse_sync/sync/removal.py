@@ -20,7 +20,7 @@ from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.deletions import ReturnedKeys
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
-from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead
+from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead, WholeComparison
 from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads, SideBySide
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
 from dataverse_sync.sync.ways import REFUSED_QUERY
@@ -125,16 +125,19 @@ class Removal:
 
     def _compare_all(self) -> Reads:
         """Compare all keys and versions; read all records if the service refuses that."""
+        whole = ComparisonRead if self._unsettled is not None else WholeComparison
+        comparison = whole(self._reader, self._connection, self._table)
         if self._reader.way.versions:
             try:
-                yield ComparisonRead(self._reader, self._connection, self._table)
+                yield comparison
             except RequestError:
                 if self._reader.way.versions:
                     raise
                 log.warning("%s: the service refuses the version column; read whole", self.name)
         if self._reader.way.versions:
-            missing = deletions.missing_from_comparison(self._table)
-            yield from self._fetch_and_remove(missing, "not_returned")
+            if not comparison.is_same:
+                missing = deletions.missing_from_comparison(self._table)
+                yield from self._fetch_and_remove(missing, "not_returned")
             self.save_compared()
         else:
             self.returned = ReturnedKeys(self._connection, self._table)

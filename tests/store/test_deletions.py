@@ -62,6 +62,27 @@ def left(connection) -> list[str]:
 # Comparing keys and versions
 
 
+@pytest.mark.parametrize(
+    ("entries", "same"),
+    [
+        ([("a", 1), ("b", 1), ("n", None)], True),
+        ([("n", None), ("b", 1), ("a", 1)], True),
+        ([("a", 1), ("b", 2), ("n", None)], False),
+        ([("a", 1), ("b", None), ("n", None)], False),
+        ([("a", 1), ("b", 1)], False),
+        ([("a", 1), ("b", 1), ("n", None), ("d", 1)], False),
+        ([("a", 1), ("b", 1), ("b", 1)], False),
+        ([("a", 1), ("B", 1), ("n", None)], False),
+        ([], False),
+    ],
+)
+def test_page_of_all_keys_and_versions(connection, table, entries, same):
+    put(connection, record("a"), record("b"), record("n", None))
+    page = Page(REQUEST, tuple(raw(record(*entry)) for entry in entries))
+
+    assert deletions.holds_exactly(connection, table, page) is same
+
+
 def test_comparison_finds_missing_and_differing_rows(connection, table):
     put(connection, record("a"), record("b"), record("c"), record("n", None))
     deletions.start_comparison(connection, "products")
