@@ -82,17 +82,18 @@ def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page)
 
 def _read_entries(table: EntityTable, page: Page) -> list[tuple[str, str | None, int]]:
     """The key, the version, and whether it is deleted, of each entry."""
+    key_name, version_name = table.entity.key, table.entity.version_column or ""
     entries = []
     for record in page.records:
         try:
             entry = _decode_any(record)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise PageError(f"{page.request}: an entry cannot be read ({error})", _AGAIN) from error
-        deleted = entry.get("reason") == "deleted" and table.entity.key not in entry
-        key = entry.get("id") if deleted else entry.get(table.entity.key)
+        deleted = entry.get("reason") == "deleted" and key_name not in entry
+        key = entry.get("id") if deleted else entry.get(key_name)
         if not isinstance(key, str) or not key:
-            raise PageError(f"{page.request}: an entry has no {table.entity.key}", _AGAIN)
-        version = entry.get(table.entity.version_column or "")
+            raise PageError(f"{page.request}: an entry has no {key_name}", _AGAIN)
+        version = entry.get(version_name)
         entries.append((key, None if version is None else str(version), int(deleted)))
     return entries
 
