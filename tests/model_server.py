@@ -586,7 +586,8 @@ class ModelServer:
 
         @contextmanager
         def open_session(*_: object) -> Iterator[Session]:
-            yield SignedIn(cast(Any, self), cast(Any, pool), cast(Any, None))
+            auth = SimpleNamespace(authority=None, reach_api=lambda: None)
+            yield SignedIn(cast(Any, self), cast(Any, pool), cast(Any, auth))
 
         def open_engine(path: Path) -> Engine:
             engine = _open_engine(path)

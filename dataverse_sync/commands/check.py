@@ -230,7 +230,7 @@ def _check_address(config: Config, reached: Sequence[Finding]) -> list[Finding]:
 def _check_environment(
     database: str, recorded: Environment | None, session: Session
 ) -> list[Finding]:
-    found = get_environment(session.client)
+    found = get_environment(session)
     if recorded is None or judge(recorded, found) != "other":
         return []
     error = describe_other(recorded, found, database)

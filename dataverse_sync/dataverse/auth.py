@@ -37,6 +37,11 @@ class Auth:
         return self._token.tenant_id if self._token else None
 
     @property
+    def authority(self) -> str | None:
+        """Where the service says to sign in, if the credential knows it."""
+        return self._token.authority if self._token else None
+
+    @property
     def server_date(self) -> datetime | None:
         """The API's clock when it was first reached, if the credential asked it."""
         return self._token.api_date if self._token else None
@@ -47,6 +52,11 @@ class Auth:
             if self._token is None or self._token.is_due(self._clock() - self._asked_at):
                 self._token = self._get_new_token()
             return self._token.value
+
+    def reach_api(self) -> None:
+        """Raise an UnreachableError if the API is away; nothing is asked that was asked before."""
+        with self._lock:
+            self._credential.reach_api()
 
     def renew(self, refused: str) -> str:
         """A token other than the one that was refused; the first thread gets it for all."""

@@ -62,6 +62,11 @@ class SignInHost:
     tenant_id: str
     api_date: datetime | None = None  # by the API's clock, when it named this host
 
+    @property
+    def authority(self) -> str:
+        """Both in one, as OAuth names it: ``https://login.microsoftonline.com/TENANT``."""
+        return f"{self.origin}/{self.tenant_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -70,6 +75,7 @@ class Token:
     value: str = field(repr=False)
     life_s: float  # from when it was asked for
     tenant_id: str | None = None  # of the token, if known
+    authority: str | None = None  # that the service has named
     api_date: datetime | None = None  # by the API's clock, when it was first reached
 
     def is_due(self, age_s: float) -> bool:
@@ -84,6 +90,9 @@ class Token:
 class Credential(Protocol):
     """Gives tokens; one thread asks at a time."""
 
+    def reach_api(self) -> None:
+        """Ask the API without a token, unless that was done; an UnreachableError if it is away."""
+
     def get_token(self, scope: str) -> Token:
         """A new token for this scope, such as ``https://ORG.crm.dynamics.com/.default``."""
 
@@ -91,17 +100,38 @@ class Credential(Protocol):
 class ClientSecret:
     """The secret of an app registration, exchanged for tokens at the API's sign-in host."""
 
-    def __init__(self, config: Config, transport: Transport, redactor: Redactor) -> None:
+    def __init__(
+        self, config: Config, transport: Transport, redactor: Redactor, authority: str | None = None
+    ) -> None:
+        """``authority`` was named to an earlier run: the first token is asked for there."""
         self._config = config
         self._transport = transport
         self._redactor = redactor
         self._host: SignInHost | None = None
+        self._known = parse_authority(authority or "", config.api_url)
         redactor.add(config.client_secret)
 
-    def get_token(self, scope: str) -> Token:
+    def reach_api(self) -> None:
         if self._host is None:
             self._host = self._get_sign_in_host()
-        origin, tenant_id = self._host.origin, self._config.tenant_id or self._host.tenant_id
+
+    def get_token(self, scope: str) -> Token:
+        known, self._known = self._known, None
+        failure: AuthError | None = None
+        if known is not None:
+            try:
+                return self._get_token_from(known, scope)
+            except AuthError as error:
+                log.info("%s; the service is asked where to sign in", error.message)
+                failure = error
+        self.reach_api()
+        assert self._host is not None  # noqa: S101  else it is raised why
+        if failure and known and known.authority == self._host.authority:
+            raise failure
+        return self._get_token_from(self._host, scope)
+
+    def _get_token_from(self, host: SignInHost, scope: str) -> Token:
+        origin, tenant_id = host.origin, self._config.tenant_id or host.tenant_id
         form = {
             "grant_type": "client_credentials",
             "client_id": self._config.client_id,
@@ -128,7 +158,7 @@ class ClientSecret:
                 "Is a proxy in between? It may answer in place of the sign-in host.",
             ) from None
         log.debug("signed in, tenant %s", tenant_id)
-        return replace(token, tenant_id=tenant_id, api_date=self._host.api_date)
+        return replace(token, tenant_id=tenant_id, authority=host.authority, api_date=host.api_date)
 
     def _get_sign_in_host(self) -> SignInHost:
         """Ask the API without a token, and read the host out of its challenge."""
@@ -223,6 +253,12 @@ def parse_challenge(headers: Sequence[str]) -> SignInHost | None:
         if parts.hostname and not parts.username and TENANT.fullmatch(tenant):
             return SignInHost(f"{parts.scheme.lower()}://{parts.netloc.lower()}", tenant)
     return None
+
+
+def parse_authority(text: str, api_url: str) -> SignInHost | None:
+    """The host and tenant of an authority; None if the secret may not be sent there."""
+    host = parse_challenge([f'Bearer authorization_uri="{text}"'])
+    return host if host and is_allowed_host(host.origin, api_url) else None
 
 
 def _bearer_parameters(header: str) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.credentials import ClientSecret
 from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.dataverse.transport import Transport
+from dataverse_sync.errors import EntityError
 from dataverse_sync.redaction import Redactor
+
+log = logging.getLogger(__name__)
 
 # Windows cannot interrupt a wait without an end, so Ctrl-C would go unheard.
 LISTEN_S = 0.5
@@ -32,13 +36,31 @@ class Session:
         """Wait for the sign-in that ``open_session`` started, or raise why it failed."""
         wait_for(self.pool.submit(self.auth.get_token))
 
+    def get_organization_id(self) -> str | None:
+        """The organization that answers, None where it does not tell; on a worker.
+
+        Raises:
+            UnreachableError: The API does not answer at all.
+        """
+        try:
+            return self.client.get_organization_id()
+        except EntityError as error:
+            self.auth.reach_api()
+            log.info("the organization cannot be asked for: %s", error)
+            return None
+
 
 @contextmanager
-def open_session(config: Config, redactor: Redactor) -> Iterator[Session]:
-    """Start the sign-in on a worker; at the end wait for the workers, after an error leave them."""
+def open_session(
+    config: Config, redactor: Redactor, authority: str | None = None
+) -> Iterator[Session]:
+    """Start the sign-in on a worker; at the end wait for the workers, after an error leave them.
+
+    ``authority`` is where an earlier run has signed in.
+    """
     redactor.add_proxies(list_proxies())
     transport = Transport(Throttle(config.workers), config.connect_timeout_s, config.read_timeout_s)
-    credential = ClientSecret(config, transport, redactor)
+    credential = ClientSecret(config, transport, redactor, authority)
     auth = Auth(credential, config.token_scope, redactor)
     client = DataverseClient(config, transport, auth, redactor)
     pool = ThreadPoolExecutor(config.workers, thread_name_prefix="dataverse")

@@ -16,6 +16,7 @@ ENVIRONMENT = sa.Table(
     sa.Column("organization_id", sa.Text),  # null while the service does not tell it
     sa.Column("api_url", sa.Text, nullable=False),
     sa.Column("recorded_at", sa.Text, nullable=False),
+    sa.Column("authority", sa.Text),  # where the service has said to sign in
 )
 
 
@@ -25,12 +26,17 @@ class Environment:
 
     organization_id: str | None  # None: not known
     api_url: str
+    authority: str | None = None  # where the service has said to sign in
 
 
 def load_environment(connection: sa.Connection) -> Environment | None:
     """The environment that the database holds; None before the first run that recorded it."""
-    row = connection.execute(sa.select(ENVIRONMENT)).first()
-    return None if row is None else Environment(row.organization_id, row.api_url)
+    # By what is there: an older version did not keep all of it.
+    everything = sa.select(sa.text("*")).select_from(ENVIRONMENT)
+    row = connection.execute(everything).mappings().first()
+    if row is None:
+        return None
+    return Environment(row["organization_id"], row["api_url"], row.get("authority"))
 
 
 def save_environment(connection: sa.Connection, environment: Environment, now: datetime) -> None:
@@ -39,5 +45,10 @@ def save_environment(connection: sa.Connection, environment: Environment, now: d
         "organization_id": environment.organization_id,
         "api_url": environment.api_url,
         "recorded_at": to_text(now),
+        "authority": environment.authority,
     }
     connection.execute(sa.insert(ENVIRONMENT), values)
+
+
+def save_authority(connection: sa.Connection, authority: str) -> None:
+    connection.execute(sa.update(ENVIRONMENT).values(authority=authority))

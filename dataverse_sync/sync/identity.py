@@ -7,9 +7,9 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.errors import ConfigError, EntityError
-from dataverse_sync.store.environment import Environment, save_environment
+from dataverse_sync.dataverse.session import Session
+from dataverse_sync.errors import ConfigError
+from dataverse_sync.store.environment import Environment, save_authority, save_environment
 from dataverse_sync.sync.setup import Setup, utc_now
 
 log = logging.getLogger(__name__)
@@ -17,13 +17,10 @@ log = logging.getLogger(__name__)
 Verdict = Literal["same", "new", "moved", "other"]
 
 
-def get_environment(client: DataverseClient) -> Environment:
-    """Ask which organization answers; where the service does not tell, that is said."""
-    try:
-        return Environment(client.get_organization_id(), client.api_url)
-    except EntityError as error:
-        log.info("the organization cannot be asked for: %s", error)
-        return Environment(None, client.api_url)
+def get_environment(session: Session) -> Environment:
+    """Ask which organization answers."""
+    organization_id = session.get_organization_id()
+    return Environment(organization_id, session.client.api_url, session.auth.authority)
 
 
 def judge(recorded: Environment | None, found: Environment) -> Verdict:
@@ -78,6 +75,8 @@ def record_environment(
     connection: Connection, recorded: Environment | None, found: Environment
 ) -> None:
     """Keep what answered; a known organization is not forgotten at the same address."""
-    is_known = found.organization_id is not None
-    if recorded is None or recorded.api_url != found.api_url or (is_known and recorded != found):
+    known = (recorded.organization_id, None) if recorded else ()
+    if recorded is None or recorded.api_url != found.api_url or found.organization_id not in known:
         save_environment(connection, found, utc_now())
+    elif found.authority not in (None, recorded.authority):
+        save_authority(connection, found.authority)

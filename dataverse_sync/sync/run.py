@@ -86,10 +86,11 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     locked = _configure(setup, stack)
 
     emit(PhaseStarted(2, f"Signing in to {config.api_origin}"))
-    session = stack.enter_context(open_session(config, setup.redactor))
+    authority = _find_authority(setup, locked)
+    session = stack.enter_context(open_session(config, setup.redactor, authority))
     known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
     session.sign_in()
-    asked = session.pool.submit(get_environment, session.client)
+    asked = session.pool.submit(get_environment, session)
     if not _is_expected(setup, locked):  # else it is waited for beside the preparing
         refuse_another(locked.environment, wait_for(asked), setup)
 
@@ -117,6 +118,14 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
 
     emit(PhaseStarted(6, "Summing up"))
     return _build_report(setup, copying, drift, session.client)
+
+
+def _find_authority(setup: Setup, locked: LockedSchema) -> str | None:
+    """Where the service at this address has told an earlier run to sign in."""
+    recorded = locked.environment
+    if recorded is None or recorded.api_url != setup.config.api_url:
+        return None
+    return recorded.authority
 
 
 def _is_expected(setup: Setup, locked: LockedSchema) -> bool:

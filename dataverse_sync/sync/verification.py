@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
-from dataverse_sync.dataverse.client import DataverseClient
-from dataverse_sync.dataverse.session import open_session
+from dataverse_sync.dataverse.session import Session, open_session
 from dataverse_sync.errors import EntityError, GuardError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
@@ -104,7 +103,7 @@ def run_verify(
         tables = locked.build_tables(entities)
         session = stack.enter_context(open_session(config, redactor))
         session.sign_in()
-        _check_environment(locked.environment, session.client, target.name, repair)
+        _check_environment(locked.environment, session, target.name, repair)
         connection = target.open_writer() if repair else target.open_reader(lasting=True)
         stack.enter_context(connection)
         integrity = target.check_integrity(connection)
@@ -122,10 +121,10 @@ def run_verify(
 
 
 def _check_environment(
-    recorded: Environment | None, client: DataverseClient, database: str, repair: bool
+    recorded: Environment | None, session: Session, database: str, repair: bool
 ) -> None:
     """Refuse to repair from another organization than the one that was copied; else say it."""
-    found = get_environment(client)
+    found = get_environment(session)
     if recorded is not None and judge(recorded, found) == "other":
         error = describe_other(recorded, found, database)
         if repair:

@@ -74,10 +74,14 @@ def transport(make_transport: Callable[..., Transport]) -> Transport:
 
 
 def make_auth(
-    config: Config, transport: Transport, redactor: Redactor, clock: Callable[[], float]
+    config: Config,
+    transport: Transport,
+    redactor: Redactor,
+    clock: Callable[[], float],
+    authority: str | None = None,
 ) -> Auth:
     """An app with a client secret."""
-    credential = ClientSecret(config, transport, redactor)
+    credential = ClientSecret(config, transport, redactor, authority)
     return Auth(credential, config.token_scope, redactor, clock)
 
 

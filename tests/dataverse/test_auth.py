@@ -7,6 +7,7 @@ import logging
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,72 @@ def test_configured_tenant_wins(service: Service, transport: Transport, fake: Fa
     assert service.posts[0].target == "/contoso.example/oauth2/v2.0/token"
     assert parse_qs(service.posts[0].body.decode())["scope"] == ["api://org/.default"]
     assert auth.tenant_id == "contoso.example"
+
+
+# Where an earlier run was told to sign in
+
+
+@pytest.fixture
+def make_known(service: Service, transport: Transport, fake: FakeTime) -> Callable[..., Auth]:
+    """An app that was told where to sign in."""
+
+    def make(tenant: str = TENANT, origin: str | None = None) -> Auth:
+        authority = f"{origin or service.server.origin}/{tenant}"
+        return make_auth(config_of(service), transport, Redactor(), fake.clock, authority)
+
+    return make
+
+
+def test_known_authority_needs_no_challenge(make_known: Any, service: Service) -> None:
+    auth = make_known()
+
+    assert auth.get_token() == f"{TOKEN}-1"
+    assert [one.target for one in service.server.asked] == [f"/{TENANT}/oauth2/v2.0/token"]
+    assert auth.authority == f"{service.server.origin}/{TENANT}"
+    auth.reach_api()
+    auth.reach_api()
+    assert [one.target for one in service.server.asked[1:]] == ["/api/data/v9.2/"]
+
+
+def test_refused_token_is_renewed_where_the_service_says(make_known: Any, service: Service) -> None:
+    auth = make_known("moved.example")
+    refused = auth.get_token()
+
+    assert auth.renew(refused) == f"{TOKEN}-2"
+    assert [one.target for one in service.posts] == [
+        "/moved.example/oauth2/v2.0/token",
+        f"/{TENANT}/oauth2/v2.0/token",
+    ]
+    assert auth.tenant_id == TENANT
+
+
+def test_known_authority_that_refuses_is_left(make_known: Any, service: Service) -> None:
+    auth = make_known("gone.example")
+    replies = iter([json_reply({}, status=400)])
+    service.token = lambda: next(replies, None) or service.new_token()
+
+    assert auth.get_token() == f"{TOKEN}-1"
+    assert auth.authority == f"{service.server.origin}/{TENANT}"
+
+
+def test_refusal_of_the_named_authority_is_told_once(make_known: Any, service: Service) -> None:
+    service.token = lambda: json_reply({"error": "invalid_client"}, status=401)
+
+    with pytest.raises(AuthError, match="refused"):
+        make_known().get_token()
+
+    assert len(service.posts) == 1
+
+
+@pytest.mark.parametrize("origin", ["https://login.evil.example", "http://[", "", "x"])
+def test_secret_is_not_sent_to_a_changed_authority(
+    make_known: Any, service: Service, origin: str
+) -> None:
+    auth = make_known(origin=origin or "https:/")
+
+    assert auth.get_token() == f"{TOKEN}-1"
+    assert service.server.asked[0].target == "/api/data/v9.2/"
+    assert auth.authority == f"{service.server.origin}/{TENANT}"
 
 
 def test_bearer_found_among_other_challenges(auth: Auth, service: Service) -> None:

@@ -9,7 +9,8 @@ import pytest
 from conftest import CANDIDATES, CANDIDATES_ONLY, ENTITIES, PRODUCTS, insert
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.errors import ConfigError
+from dataverse_sync.emulator import Fault
+from dataverse_sync.errors import ConfigError, UnreachableError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.environment import Environment
 from dataverse_sync.sync.identity import judge
@@ -117,6 +118,47 @@ def test_other_address_of_unknown_organization_compares_all(world: Any) -> None:
 
     assert world.sync().ok
     assert world.is_mirror("vin_candidates")
+
+
+def test_later_run_signs_in_where_the_first_was_told(world: Any) -> None:
+    world.sync()
+    assert [one.kind for one in world.emulator.log[:2]] == ["challenge", "token"]
+    authority = world.query("SELECT authority FROM _sync_environment")
+    world.emulator.log.clear()
+
+    assert world.sync().ok
+
+    assert [one.kind for one in world.emulator.log if one.kind in ("challenge", "token")] == [
+        "token"
+    ]
+    assert world.query("SELECT authority FROM _sync_environment") == authority
+
+    world.execute("UPDATE _sync_environment SET authority = replace(authority, '/', '/x')")
+    assert world.sync().ok
+    assert world.query("SELECT authority FROM _sync_environment") == authority
+
+
+def test_environment_of_an_older_version_is_taken_up(world: Any) -> None:
+    world.sync()
+    recorded = world.query("SELECT * FROM _sync_environment")
+    world.execute("ALTER TABLE _sync_environment DROP COLUMN authority")
+
+    assert world.sync().ok
+
+    assert world.query("SELECT * FROM _sync_environment") == recorded
+
+
+def test_closed_service_ends_a_run_that_knows_where_to_sign_in(world: Any) -> None:
+    world.sync()
+    world.wait()
+    before = world.query("SELECT * FROM _sync_state")
+    closed = {"status": 503, "code": "0x8004A104", "message": "It is currently disabled."}
+    world.emulator.control.fault(Fault("status", match="/api/data", times=99, **closed))
+
+    with pytest.raises(UnreachableError, match="It is currently disabled"):
+        world.sync()
+
+    assert world.query("SELECT * FROM _sync_state") == before
 
 
 @pytest.fixture
