@@ -340,13 +340,14 @@ class ModelServer:
 
     def refuse_more(self) -> None:
         """Refuse one more kind of query, or larger pages, from now on."""
-        what = self.rng.choice(("since", "version", "or", "paging", "heavy"))
+        kinds = ("since", "version", "or", "ids", "paging", "tracked", "heavy")
+        what = self.rng.choice(kinds)
         if what == "heavy":
             self.heaviest = self.rng.choice((1, 7, 900)), self.rng.choice((500, 503, 504, None))
             self.may_read_whole |= self.heaviest[1] == 500
         else:
             self.refused[what] = self.rng.choice((400, 404, 405, 500, 501))
-            self.may_read_whole |= what in ("version", "or")
+            self.may_read_whole |= what in ("version", "or", "ids")
 
     def _text(self, table: Table, values: Mapping[str, Any]) -> str:
         raw = {name: json.dumps(value) for name, value in values.items()}
@@ -385,6 +386,8 @@ class ModelServer:
             "since": "modifiedon gt" in query.filter,
             "version": len(query.select) > 1 and not is_tracked,
             "or": " or " in query.filter,
+            "ids": f"{key} eq" in query.filter,
+            "tracked": is_tracked,
             "paging": request.number > 1 and list(query.orderby) == [key],
         }
         for what, status in self.refused.items():

@@ -296,7 +296,8 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         page = session.client.get_page(PageRequest(entity.name, url, top=True))
         session.client.release(page)
         drift = [str(item) for item in subject.find_drift(page)]
-        odd = [] if entity.filtered else find_oddities(session.client, subject.live or known, saved)
+        live = subject.live or known
+        odd = find_oddities(session.client, live, saved, is_filtered=entity.filtered)
     except EntityError as error:
         return _describe_failure(entity.name, error)
     other = odata.find_other_api_url(page.context, api_url)
@@ -331,7 +332,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
             "rows_expected": None if entity.filtered else expected,
             "record_bytes": len(bytes(page.records[0])) if page.records else 0,
             "drift": drift,
-            "kind": (subject.live or known).kind,
+            "kind": live.kind,
             "oddities": odd,
             **({"api_url": other} if other else {}),
         },

@@ -22,12 +22,18 @@ _KINDS = {
 }
 
 
-def find_oddities(client: DataverseClient, entity: Entity, saved: EntityState) -> list[str]:
-    """What the metadata, an earlier run, and a query of what changed tell of a table."""
+def find_oddities(
+    client: DataverseClient, entity: Entity, saved: EntityState, *, is_filtered: bool
+) -> list[str]:
+    """What the metadata, an earlier run, and a query of what changed tell of a table.
+
+    A filtered table is never asked what changed.
+    """
     found = [_KINDS[entity.kind]] if entity.kind in _KINDS else []
     way = parse_way(saved.asked_how, datetime.now(UTC))
     found += [f"the service {text}" for text in way.describe()]
-    if way.since and entity.has("modifiedon") and not _answers_changes(client, entity, saved):
+    asks_changes = way.since and entity.has("modifiedon") and not is_filtered
+    if asks_changes and not _answers_changes(client, entity, saved):
         found.append("the service refuses a filter by modifiedon: keys and versions are compared")
     return found
 

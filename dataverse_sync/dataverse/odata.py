@@ -107,7 +107,7 @@ class NotJsonError(Exception):
 def parse_page(request: PageRequest, body: bytes | memoryview) -> Page:
     """Split an answer into its records, each with its own bytes; nothing is decoded."""
     if body[:3] == codecs.BOM_UTF8:
-        body = body[3:]
+        body = bytes(body[3:])  # a view of a view would not keep the body from being used again
     try:
         try:
             envelope = _decode_envelope(body)

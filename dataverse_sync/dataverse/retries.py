@@ -73,7 +73,10 @@ class Retries(Retry):
 
     @classmethod
     def start(cls, throttle: Throttle, gated: bool = True, total: int | None = None) -> Self:
-        """The schedule, or so many retries of it; not gated, for a request without a place."""
+        """The schedule, or so many retries of it; not gated, for a request without a place.
+
+        Being told to come later is no failure, of a short schedule either.
+        """
         return cls(
             total=RETRIES if total is None else total,
             redirect=0,
@@ -84,7 +87,7 @@ class Retries(Retry):
             remove_headers_on_redirect=["Authorization"],
             throttle=throttle,
             gated=gated,
-            unfailing=THROTTLED_RETRIES if total is None else 2 * total,
+            unfailing=THROTTLED_RETRIES,
         )
 
     def new(self, **kwargs: Any) -> Self:

@@ -36,6 +36,9 @@ class ComparisonRead(QueryRead):
         deletions.start_comparison(self._connection, self._table.name)
         return super().begin()
 
+    def begin_again(self) -> None:
+        self._repeats = RepeatedPages()
+
     def store(self, page: Page) -> None:
         keys = deletions.add_to_comparison(self._connection, self._table, page)
         self._repeats.check(page, keys)
@@ -76,7 +79,8 @@ class DeltaRead(ComparisonRead):
         self._contexts: set[str] = set()
 
     def store(self, page: Page) -> None:
-        super().store(page)
+        # A record may come twice, changed and then deleted: that is no paging in a circle.
+        deletions.add_to_comparison(self._connection, self._table, page)
         self.delta_link = page.delta_link
         self.changes += len(page.records)
         self._contexts.add(page.context.rpartition("/")[2])

@@ -122,12 +122,14 @@ class Copying:
     def _choose_compared(
         self, chosen: Sequence[EntityConfig], before: Mapping[str, EntityState]
     ) -> set[str]:
-        """Of the tables that have change tracking, those whose keys are compared in this run."""
+        """Of the tables whose deletions are tracked, those whose keys are compared in this run."""
         tables = self.prepared.tables
         tracked = {
             entity.name: before[entity.name]
             for entity in chosen
-            if not entity.filtered and tables[entity.name].entity.change_tracking
+            if not entity.filtered
+            and tables[entity.name].entity.change_tracking
+            and entity.deletions == "sync"
         }
         return choose_compared(tracked, utc_now())
 

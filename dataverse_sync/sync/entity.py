@@ -29,7 +29,7 @@ from dataverse_sync.sync.ranges import WHOLE, DisorderError, NewestRead, RangesR
 from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads
 from dataverse_sync.sync.removal import Removal
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
-from dataverse_sync.sync.ways import REFUSED_QUERY, parse_way
+from dataverse_sync.sync.ways import REFUSED_QUERY, TOO_HEAVY, parse_way
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ class EntitySync:
             progress = self._progress(started)
             yield RangesRead(self.reader, progress, WHOLE, self.ranges, newest.moment)
         except RequestError as error:
-            if error.status not in REFUSED_QUERY:
+            if error.is_outage or error.status not in (*REFUSED_QUERY, *TOO_HEAVY):
                 raise
             self._log_refused_ranges()
             return False

@@ -72,11 +72,15 @@ def describe_other(recorded: Environment, found: Environment, database: str) -> 
 
 
 def record_environment(
-    connection: Connection, recorded: Environment | None, found: Environment
+    connection: Connection, recorded: Environment | None, found: Environment, *, is_new: bool
 ) -> None:
-    """Keep what answered; a known organization is not forgotten at the same address."""
+    """Keep what answered; a known organization is not forgotten at the same address.
+
+    ``is_new`` says that the run was told of another environment.
+    """
+    is_same = recorded is not None and recorded.api_url == found.api_url and not is_new
     known = (recorded.organization_id, None) if recorded else ()
-    if recorded is None or recorded.api_url != found.api_url or found.organization_id not in known:
+    if recorded is None or not is_same or found.organization_id not in known:
         save_environment(connection, found, utc_now())
     elif found.authority not in (None, recorded.authority):
         save_authority(connection, found.authority)

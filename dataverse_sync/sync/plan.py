@@ -67,15 +67,15 @@ def plan_read(
     return ReadPlan("since", f"what changed since {state.bookmark}", state.bookmark)
 
 
-COMPARED_AT_LATEST = timedelta(days=7)
+SOONEST, LATEST = timedelta(days=3.5), timedelta(days=6)  # a daily run is a day later at most
 SMALL_TABLE = 5000  # rows whose keys one request brings
 
 
 def choose_compared(states: Mapping[str, EntityState], now: datetime) -> set[str]:
     """Which tracked tables have their keys and versions compared in this run.
 
-    Change tracking does not tell everything. Each table has a period of its own between half a
-    week and a week, so that not all fall into one night. Of the small tables the one that was
+    Change tracking does not tell everything. Each table has a period of its own, so that not all
+    fall into one night. Of the small tables the one that was
     compared longest ago is compared as well: it takes one request.
     """
     due = {name for name, state in states.items() if is_due(name, state.compared_at, now)}
@@ -89,7 +89,7 @@ def is_due(name: str, compared_at: datetime | None, now: datetime) -> bool:
     if compared_at is None or compared_at > now:
         return True
     share = zlib.crc32(name.encode()) / 2**32
-    return now - compared_at >= COMPARED_AT_LATEST * (0.5 + share / 2)
+    return now - compared_at >= SOONEST + (LATEST - SOONEST) * share
 
 
 def _moment(compared_at: datetime | None) -> datetime:

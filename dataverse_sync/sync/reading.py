@@ -153,6 +153,7 @@ class EntityReader:
         """The same page with half as many records, if it may be too heavy; or raises the error."""
         way = next_way(self.way, "kept", error, orders=0, size=request.size or self._page_size)
         if way is None:
+            self.way = self.proven
             raise error
         log.info("%s: asked for %d records a page", self.entity.name, way.page_size)
         self.way = way
@@ -175,7 +176,9 @@ class EntityReader:
                 is_proven=self._answered_order == self.way.order,
             )
             if way is None:
-                self.way = self.proven
+                tells_nothing = asked.kind in ("tracked", "kept")
+                kept = replace(self.way, page_size=self.proven.page_size)
+                self.way = kept if tells_nothing else self.proven
                 raise error
             log.info("%s: asked differently: %s", self.entity.name, "; ".join(way.describe()))
             self.way = way
@@ -238,7 +241,12 @@ class QueryRead(ABC):
             # One read of everything takes the place of all queries by id.
             different = {} if self._is_read_whole else different
             self._is_read_whole = True
+        if error.request.number > 1 and any(request.number == 1 for request in different):
+            self.begin_again()
         return self._ask(different)
+
+    def begin_again(self) -> None:  # noqa: B027  some have nothing to forget
+        """Forget how far the read has come: it is asked for from its first page again."""
 
     def _ask(self, asked: dict[PageRequest, _Asked]) -> Sequence[PageRequest]:
         self._asked.update(asked)

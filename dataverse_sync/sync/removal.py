@@ -1,7 +1,7 @@
 """Find and remove what is no longer there: by changes, by keys and versions, by a complete read.
 
 Nothing is removed on the word of an incomplete read, and nothing that a read merely left out: that
-is asked for by id first.
+is asked for by id first, where its keys are GUIDs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Select
 
 from dataverse_sync.dataverse import odata
+from dataverse_sync.dataverse.error_codes import is_state
 from dataverse_sync.errors import RequestError
 from dataverse_sync.model import EntityConfig, Reason
 from dataverse_sync.moments import to_text
@@ -23,11 +24,13 @@ from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead, WholeComparison
 from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads, SideBySide
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
-from dataverse_sync.sync.ways import REFUSED_QUERY
 
 log = logging.getLogger(__name__)
 
-_NOT_TRACKED = (400, 403, 404, 405, 501)
+
+def _needs_no_tracking(error: RequestError) -> bool:
+    """Whether another kind of request may be answered where a tracked one failed so."""
+    return not error.is_outage and error.status not in (401, 429) and not is_state(error.code)
 
 
 class Removal:
@@ -163,8 +166,12 @@ class Removal:
                 elif self._beside.failure is not None:
                     raise self._beside.failure
             except RequestError as error:
-                if error.status is None or error.status >= 500 or error.status in (401, 429):
+                if not _needs_no_tracking(error):
                     raise
+                if error.status is None or error.status >= 500:  # the token may be good
+                    self._log_untracked(error)
+                    yield from self._compare_all()
+                    return True
                 log.warning(
                     "%s: the delta token cannot be used any more (%s); all keys are compared",
                     self.name,
@@ -204,7 +211,7 @@ class Removal:
 
     def _log_untracked(self, error: RequestError) -> None:
         """Note that change tracking cannot be used; re-raise errors that mean something else."""
-        if error.status not in _NOT_TRACKED:
+        if not _needs_no_tracking(error):
             raise error
         self.note = f"change tracking cannot be used ({error.message}); keys are compared"
         log.warning("%s: %s", self.name, self.note)
@@ -250,12 +257,7 @@ class Removal:
             marked = deletions.list_marked(self._connection, self._table, self._began)
         if marked:
             confirm = FetchRead(self._reader, self._storing, self._reader.by_id(marked))
-            try:
-                yield confirm
-            except RequestError as error:
-                if error.status not in REFUSED_QUERY or error.is_outage:
-                    raise
-                log.info("%s: cannot be asked by id; the complete read stands", self.name)
+            yield confirm
             if found := confirm.returned.intersection(marked):
                 log.warning(
                     "%s: %d records that seemed to be gone still exist and are kept",

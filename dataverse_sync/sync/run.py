@@ -105,7 +105,7 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     with database.transaction(connection):
         if compares_all:
             sync_state.forget_reads(connection)
-        record_environment(connection, locked.environment, found)
+        record_environment(connection, locked.environment, found, is_new=setup.new_environment)
 
     emit(PhaseStarted(5, "Syncing"))
     copying = Copying(setup, session, connection, prepared)

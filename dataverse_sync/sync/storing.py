@@ -108,6 +108,12 @@ class Progress:
         self._records = 0  # of this read, in this run
         self._repeats = RepeatedPages()
 
+    def begin_again(self) -> None:
+        """Forget how far the read has come; the rows that it has written stay."""
+        self._records = 0
+        self._repeats = RepeatedPages()
+        self._checkpoint = replace(self._checkpoint, fresh=False)
+
     def store(self, page: Page) -> None:
         before = self._checkpoint
         again: Expected = "same" if before.since is None else "changed"
@@ -159,6 +165,9 @@ class ChainRead(QueryRead):
     ) -> None:
         super().__init__(reader, queries, kept)
         self._progress = progress
+
+    def begin_again(self) -> None:
+        self._progress.begin_again()
 
     def store(self, page: Page) -> None:
         self._progress.store(page)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import CANDIDATES, ENTITIES, TABLES, World, fill, insert
+from conftest import CANDIDATES, ENTITIES, PRODUCTS, TABLES, World, fill, insert
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.commands.check import Finding, format_findings, run_check, to_document
@@ -374,10 +374,13 @@ def test_last_line_counts_findings() -> None:
         ({}, ""),
     ],
 )
-def test_kind_of_table_is_named(make_world: Any, changes: dict[str, Any], text: str) -> None:
-    world = make_world([replace(CANDIDATES, **changes)])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_kind_of_table_is_named(
+    make_world: Any, changes: dict[str, Any], text: str, filtered: bool
+) -> None:
+    world = make_world([replace(CANDIDATES, **changes), PRODUCTS])
     insert(world.emulator, "vin_candidates", [{"vin_name": "one"}])
-    entities = [EntityConfig("vin_candidates")]
+    entities = [EntityConfig("vin_candidates", filtered=filtered), EntityConfig("vin_products")]
 
     (found,) = [
         finding

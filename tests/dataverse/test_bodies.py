@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import mmap
 import weakref
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,9 +36,10 @@ def test_a_map_is_used_again_once_its_page_is_gone() -> None:
     assert maps.take(700_000) is first
 
 
-def test_a_record_that_is_kept_keeps_its_bytes() -> None:
+@pytest.mark.parametrize("before", [b"", codecs.BOM_UTF8])
+def test_a_record_that_is_kept_keeps_its_bytes(before: bytes) -> None:
     maps = BodyMaps()
-    page = parse_page(REQUEST, fill(maps, b'{"value":[{"id":"a"},{"id":"b"}]}'))
+    page = parse_page(REQUEST, fill(maps, before + b'{"value":[{"id":"a"},{"id":"b"}]}'))
     kept: msgspec.Raw = page.records[1]
     del page
 

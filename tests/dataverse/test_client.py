@@ -215,7 +215,7 @@ def test_refused_definitions_are_an_error(
         (RESET, 2, [1]),
         (CLOSE, 2, [1]),
         (http(200, b"<html>"), 2, [1]),
-        (http(429), 4, [1, 2, 4]),
+        (http(429), 12, [1, 2, 4, 8, *[16] * 7]),
     ],
 )
 def test_fewer_retries_end_sooner(

@@ -261,7 +261,7 @@ def test_change_between_the_two_answers(make_world, monkeypatch, caplog, change,
     assert "versions are older" not in caplog.text
     if (first, change) == ("changes", "recreate"):
         assert world.is_mirror("vin_products")
-    monkeypatch.undo()
+    monkeypatch.setattr(page_loop, "_fetch", fetch)
     assert world.sync(PRODUCTS_ONLY).ok
     assert world.is_mirror("vin_products")
     assert other in world.copy("vin_products")
@@ -288,6 +288,66 @@ def test_lost_access_removes_rows(make_world, full, tracked):
     assert world.is_mirror("vin_products")
     removed = world.removed("vin_products")
     assert {reason for reason, _ in removed.values()} == {"not_returned"}
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_changes_alone_keep_the_copy_true(make_world, monkeypatch, size):
+    """Changes that no filter by modifiedon brings, records that are changed and then deleted."""
+    monkeypatch.setattr("dataverse_sync.sync.plan.SMALL_TABLE", 0)
+    world = make_world([PRODUCTS], max_page_size=size)
+    keys = insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(9)])
+    world.sync(PRODUCTS_ONLY)
+    world.wait()
+    for key in keys[:5]:
+        world.emulator.update("vin_products", key, {"vin_name": "import"}, modifiedon=OLD)
+    for key in keys[3:7]:
+        world.emulator.delete("vin_products", key)
+
+    report = world.sync(PRODUCTS_ONLY)
+
+    assert report.ok
+    assert (report.totals.updated, report.totals.deleted) == (3, 4)
+    assert world.is_mirror("vin_products")
+    assert world.asked("vin_products", "thin") == []
+
+
+def test_delta_that_names_ids_twice_is_no_circle(make_world, monkeypatch):
+    monkeypatch.setattr("dataverse_sync.sync.plan.SMALL_TABLE", 0)
+    world = make_world([PRODUCTS])
+    keys = insert(world.emulator, "vin_products", [{"vin_name": str(n)} for n in range(4)])
+    world.sync(PRODUCTS_ONLY)
+    world.wait()
+    rows = {key: json.loads(world.copy("vin_products")[key]) for key in keys}
+    changed = [{"vin_productid": key, "versionnumber": rows[key]["versionnumber"]} for key in keys]
+    gone = [{"id": key, "reason": "deleted"} for key in keys]
+    link = world.state("vin_products", "delta_link")
+    entries = [*changed, *gone]
+    for at, entry in enumerate(entries):
+        page = {"@odata.context": f"{world.emulator.api_url}$metadata#vin_products/$delta"}
+        page["value"] = [entry]
+        if at + 1 < len(entries):
+            page["@odata.nextLink"] = f"{link}&$skiptoken={at}"
+        else:
+            page["@odata.deltaLink"] = link
+        world.emulator.control.fault(
+            Fault("body", match="deltatoken", body=json.dumps(page).encode())
+        )
+
+    assert world.sync(PRODUCTS_ONLY).ok
+    assert world.is_mirror("vin_products")
+
+
+def test_tables_that_keep_what_is_gone_are_not_compared(make_world):
+    world = make_world([PRODUCTS, replace(CANDIDATES, change_tracking=True)])
+    for name in ("vin_products", "vin_candidates"):
+        insert(world.emulator, name, [{"vin_name": str(n)} for n in range(3)])
+    both = [EntityConfig("vin_products"), EntityConfig("vin_candidates", deletions="ignore")]
+    world.sync(both)
+    world.wait()
+
+    world.sync(both)
+
+    assert len(world.asked("vin_products", "thin")) == 1
 
 
 def test_large_tracked_table_is_compared_when_due(make_world, monkeypatch):

@@ -95,6 +95,16 @@ def test_new_environment_keeps_the_guard(make_world: Callable[..., Any]) -> None
     assert len(world.copy("vin_candidates")) == 12
 
 
+def test_new_environment_of_unknown_organization_is_kept(world: Any) -> None:
+    world.sync()
+    world.emulator.control.organization_id = None
+    assert world.sync(new_environment=True).ok
+    world.emulator.control.organization_id = THERE
+
+    assert world.sync().ok
+    assert world.query("SELECT organization_id FROM _sync_environment") == [(THERE,)]
+
+
 def test_unknown_organization_is_said_once(world: Any, caplog: Any) -> None:
     world.emulator.control.organization_id = None
 

@@ -38,7 +38,7 @@ def refuse(world: Any, status: int, is_refused: Callable[[str, str], bool]) -> N
 
     def look(request: Any) -> None:
         target, prefer = request.target, request.headers.get("Prefer", "")
-        if request.kind == "data" and is_refused(unquote(target), prefer):
+        if request.entity_set is not None and is_refused(unquote(target), prefer):
             match = re.escape(target) + "$"
             fault = Fault("status", match=match, status=status, code="0x80048d0b", message="No.")
             world.emulator.control.fault(fault)
@@ -114,6 +114,8 @@ def test_refused_version_column_reads_whole(candidates: Any, status: int) -> Non
 
         assert report.ok
         assert candidates.is_mirror("vin_candidates")
+        found = json.loads(candidates.state("vin_candidates", "asked_how"))
+        assert (found["since"], found["versions"]) == (False, False)
 
 
 @pytest.mark.parametrize("status", [404, 500])
@@ -134,15 +136,92 @@ def test_refused_ids_are_asked_singly_or_whole(world: Any, status: int, all_ids:
     )
 
 
+def sort_keys(world: Any, name: str) -> None:
+    """Insert records whose keys rise as their ``createdon`` does, as sequential ones do."""
+    key = {"vin_candidates": "vin_candidateid", "vin_products": "vin_productid"}[name]
+    for record_id in list(world.emulator.rows(name)):
+        world.emulator.delete(name, record_id)
+    records = [
+        {key: f"00000000-0000-4000-8000-{n:012}", "createdon": f"2024-01-01T00:00:{n:02}Z"}
+        for n in range(50)
+    ]
+    insert(world.emulator, name, records)
+
+
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
-def test_refused_paging_takes_next_order(candidates: Any, status: int) -> None:
+@pytest.mark.parametrize("how", ["first", "full", "compared"])
+def test_refused_paging_takes_next_order(candidates: Any, status: int, how: str) -> None:
+    sort_keys(candidates, "vin_candidates")
+    if how != "first":
+        candidates.sync(CANDIDATES_ONLY)
+
+    pages: list[str] = []
+
     def is_refused(target: str, _: str) -> bool:
-        return "$skiptoken" in target and "$orderby=vin_candidateid" in target
+        is_later = "$skiptoken" in target and "$orderby=vin_candidateid" in target
+        pages.extend([target] * is_later)
+        return is_later and len(pages) > 2
 
     refuse(candidates, status, is_refused)
 
+    assert candidates.sync(CANDIDATES_ONLY, full=how == "full").ok
+    assert candidates.is_mirror("vin_candidates")
+
+
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_rows_in_doubt_are_not_removed_while_ids_fail(candidates: Any, status: int) -> None:
+    candidates.sync(CANDIDATES_ONLY)
+    before = candidates.copy("vin_candidates")
+    missing = min(before)
+    body = json.dumps(
+        {"value": [json.loads(text) for key, text in before.items() if key != missing]}
+    )
+    left_out = Fault("body", match="select=vin_candidateid,versionnumber", body=body.encode())
+    candidates.emulator.control.fault(left_out)
+    refuse(
+        candidates, status, lambda target, _: "vin_candidateid eq" in target or "?$order" in target
+    )
+
+    report = candidates.sync(CANDIDATES_ONLY)
+
+    assert not report.ok
+    assert candidates.copy("vin_candidates") == before
+
+
+@pytest.mark.parametrize("status", [400, 500, 504])
+@pytest.mark.parametrize("later", [False, True])
+def test_refused_tracking_compares_keys(candidates: Any, status: int, later: bool) -> None:
+    if later:
+        candidates.sync(PRODUCTS_ONLY)
+        change(candidates, "vin_products")
+        candidates.emulator.delete("vin_products", min(candidates.emulator.rows("vin_products")))
+    refuse(
+        candidates,
+        status,
+        lambda target, prefer: "track-changes" in prefer or "deltatoken" in target,
+    )
+
+    for _ in range(2):
+        assert candidates.sync(PRODUCTS_ONLY).ok
+        assert candidates.is_mirror("vin_products")
+
+
+def test_refusals_are_kept_though_the_delta_is_refused(candidates: Any) -> None:
+    candidates.sync(PRODUCTS_ONLY)
+    refuse(candidates, 400, lambda target, _: "modifiedon gt" in target or "deltatoken" in target)
+
+    assert candidates.sync(PRODUCTS_ONLY).ok
+    assert json.loads(candidates.state("vin_products", "asked_how"))["since"] is False
+
+
+@pytest.mark.parametrize("status", [400, 500, 504])
+def test_refused_createdon_reads_one_chain(candidates: Any, monkeypatch: Any, status: int) -> None:
+    monkeypatch.setattr("dataverse_sync.sync.ranges.ROWS_PER_RANGE", 2)
+    refuse(candidates, status, lambda target, _: "createdon" in target)
+
     assert candidates.sync(CANDIDATES_ONLY).ok
     assert candidates.is_mirror("vin_candidates")
+    assert any("createdon" in one.target for one in candidates.asked("vin_candidates"))
 
 
 @pytest.mark.parametrize("status", [500, 504])

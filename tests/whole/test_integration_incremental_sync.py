@@ -696,17 +696,22 @@ def test_refused_delta_read_compares_keys(synced, status):
     assert synced.is_mirror("vin_products")
 
 
-def test_service_error_keeps_delta_token(synced, monkeypatch):
+@pytest.mark.parametrize("status", [500, 503, 504])
+def test_changes_that_cannot_be_had_compare_keys(synced, monkeypatch, status):
     monkeypatch.setattr(
         "dataverse_sync.dataverse.transport.Retries.get_backoff_time", lambda _: 0.0
     )
     before = delta_link(synced)
-    synced.emulator.control.fault(Fault("status", match="deltatoken", times=99, status=503))
+    synced.emulator.delete("vin_products", min(synced.copy("vin_products")))
+    synced.emulator.control.fault(Fault("status", match="deltatoken", times=999, status=status))
 
     report = synced.sync()
 
-    assert [entity.name for entity in report.failed] == ["vin_products"]
+    assert report.ok
+    assert synced.is_mirror("vin_products")
     assert delta_link(synced) == before
+    assert f"answered {status}" in report.notes["vin_products"]
+    assert synced.state("vin_products", "asked_how") is None
 
 
 def test_full_answer_to_delta_removes_missing(make_world, caplog):

@@ -144,7 +144,9 @@ class Mirror:
             report = run_sync(
                 self.config, entities, only=only, full=full, on_event=self._count_stored
             )
-        if not server.refused and not server.heaviest:  # else a read may begin again
+        if not (
+            server.refused or server.heaviest or server.was_restored
+        ):  # else it may begin again
             self._check_went_on(report, full)
         self.is_unfinished = report is None or not report.ok or (went_on and partial)
         if not self.database.exists():
