@@ -8,7 +8,7 @@ of an incomplete read: rows are marked first, checked against the guard, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -61,12 +61,20 @@ def start_comparison(connection: sa.Connection, name: str) -> None:
         connection.execute(sa.delete(kept).where(kept.c.entity_name == name))
 
 
-def add_to_comparison(connection: sa.Connection, table: EntityTable, page: Page) -> list[str]:
+def add_to_comparison(
+    connection: sa.Connection,
+    table: EntityTable,
+    page: Page,
+    wanted: Collection[str] | None = None,
+) -> list[str]:
     """Add the keys and versions of a page, and its deleted entries, in the order they came.
 
-    Returns the keys; raises PageError if an entry has none.
+    Only the keys ``wanted``, in lower case, are added; all if None. Returns those that were;
+    raises PageError if an entry has none.
     """
     rows = [(table.name, *entry, 0) for entry in _read_entries(table, page)]
+    if wanted is not None:
+        rows = [row for row in rows if row[1].lower() in wanted]
     if not rows:
         return []
     is_both = _COMPARED.c.deleted != _COMPARED.alias("excluded").c.deleted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
@@ -14,7 +14,10 @@ from dataverse_sync.sync.repeats import RepeatedPages
 
 
 class ComparisonRead(QueryRead):
-    """Puts keys and versions beside the rows: all of them, or what the queries ask for."""
+    """Puts keys and versions beside the rows: all of them, or what the queries ask for.
+
+    ``wanted`` are the keys, in lower case, of the only records to put there; None for all.
+    """
 
     is_same = False  # nothing differs, and nothing was put there
 
@@ -25,11 +28,13 @@ class ComparisonRead(QueryRead):
         table: EntityTable,
         queries: Sequence[Query] | None = None,
         kept: PageRequest | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
         whole = [Query(select=reader.keys_and_versions)]
         super().__init__(reader, whole if queries is None else queries, kept)
         self._connection = connection
         self._table = table
+        self._wanted = wanted
         self._repeats = RepeatedPages()
 
     def begin(self) -> Sequence[PageRequest]:
@@ -40,7 +45,7 @@ class ComparisonRead(QueryRead):
         self._repeats = RepeatedPages()
 
     def store(self, page: Page) -> None:
-        keys = deletions.add_to_comparison(self._connection, self._table, page)
+        keys = deletions.add_to_comparison(self._connection, self._table, page, self._wanted)
         self._repeats.check(page, keys)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import Session, open_session
-from dataverse_sync.errors import EntityError, GuardError
+from dataverse_sync.errors import EntityError, GuardError, RequestError
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
@@ -35,6 +35,7 @@ from dataverse_sync.sync.filtered import read_closure
 from dataverse_sync.sync.identity import describe_other, get_environment, judge
 from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Reads
+from dataverse_sync.sync.ways import Way, parse_way
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,10 @@ def run_verify(
         comparison = _Comparison(loop, connection, tables, filtered, is_whole, redactor)
         with transaction(connection):
             TEMPORARY_TABLES.create_all(connection)
+            states = sync_state.load_states(connection, [entity.name for entity in selected])
             for entity in selected:
-                comparison.add(entity, config.api_url, repair, allow_deletes)
+                way = parse_way(states[entity.name].asked_how, datetime.now(UTC))
+                comparison.add(entity, config, way, repair, allow_deletes)
         comparison.compare_unfiltered()
         comparison.compare_filtered(repair)
         return Verification(integrity, tuple(comparison.findings.values()))
@@ -148,7 +151,9 @@ class _Comparison:
     findings: dict[str, EntityFindings] = field(default_factory=dict)
     compared: dict[str, _EntityComparison] = field(default_factory=dict)
 
-    def add(self, entity: EntityConfig, api_url: str, repair: bool, allow_deletes: bool) -> None:
+    def add(
+        self, entity: EntityConfig, config: Config, way: Way, repair: bool, allow_deletes: bool
+    ) -> None:
         findings = self.findings[entity.name] = EntityFindings(entity.name)
         if (table := self.tables.get(entity.name)) is None:
             findings.error = f"{entity.name}: there is no table yet; it was never synced"
@@ -158,7 +163,7 @@ class _Comparison:
             findings,
             self.connection,
             table,
-            EntityReader(table.entity, api_url),
+            EntityReader(table.entity, config.api_url, way, config.page_size),
             entity.deletions == "ignore",
             repair,
             allow_deletes,
@@ -231,15 +236,22 @@ class _EntityComparison:
     now: str = field(default_factory=lambda: to_text(datetime.now(UTC)))
 
     def compare_all(self) -> Reads:
-        """Compare all keys and versions of an unfiltered entity."""
-        yield ComparisonRead(self.reader, self.connection, self.table)
+        """Compare all keys and versions of an unfiltered entity; if refused, by whole records."""
+        if self.reader.way.versions:
+            try:
+                yield ComparisonRead(self.reader, self.connection, self.table)
+            except RequestError:
+                if self.reader.way.versions:
+                    raise
+        if not self.reader.way.versions:
+            yield ComparisonRead(self.reader, self.connection, self.table, [Query()])
         yield from self._tell_and_mend(self._list_missing())
 
     def compare_linked(self, ids: Sequence[str]) -> Reads:
         """Compare keys and versions of the records of a filtered entity that are linked to."""
         queries = self.reader.by_id(ids, self.reader.keys_and_versions)
-        yield ComparisonRead(self.reader, self.connection, self.table, queries)
         asked = {key.lower() for key in ids}
+        yield ComparisonRead(self.reader, self.connection, self.table, queries, wanted=asked)
         yield from self._tell_and_mend(
             [key for key in self._list_missing() if key.lower() in asked]
         )

@@ -9,10 +9,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from conftest import CANDIDATES, CANDIDATES_ONLY, LINK_SET, PRODUCTS, insert
+from conftest import CANDIDATES, CANDIDATES_ONLY, ENTITIES, LINK_SET, OLD, PRODUCTS, insert
 
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Fault
+from dataverse_sync.redaction import Redactor
+from dataverse_sync.sync.verification import run_verify
 
 STATUSES = [400, 404, 405, 500, 501]
 PRODUCTS_ONLY = [EntityConfig("vin_products")]
@@ -286,3 +288,40 @@ def test_refused_filter_of_interrupted_read_ends(candidates: Any) -> None:
 
     assert candidates.sync(CANDIDATES_ONLY).ok
     assert candidates.is_mirror("vin_candidates")
+
+
+@pytest.mark.parametrize("pattern", ["versionnumber", "accountid eq ", " or "])
+@pytest.mark.parametrize("repair", [False, True])
+@pytest.mark.parametrize("since", ["first run", "verify"])
+def test_verify_asks_differently_too(world: Any, pattern: str, repair: bool, since: str) -> None:
+    if since == "verify":
+        world.sync()
+    refuse(world, 400, lambda target, _: pattern in target)
+    if since == "first run":
+        world.sync()
+    rows = {name: world.copy(name) for name in ("vin_candidates", "vin_products", "accounts")}
+    assert len(world.source("accounts")) > len(rows["accounts"])
+
+    found = run_verify(
+        world.config(), ENTITIES, only=(), repair=repair, allow_deletes=False, redactor=Redactor()
+    )
+
+    assert [(one.differences, one.error) for one in found.entities] == [(0, None)] * 5
+    assert {name: world.copy(name) for name in rows} == rows
+
+
+def test_verify_finds_differences_without_the_version_column(world: Any) -> None:
+    world.sync()
+    refuse(world, 400, lambda target, _: "versionnumber" in target)
+    stale, extra, missing = sorted(world.copy("vin_candidates"))[:3]
+    world.emulator.update("vin_candidates", stale, {"vin_name": "changed"}, modifiedon=OLD)
+    world.emulator.delete("vin_candidates", extra)
+    world.execute("DELETE FROM vin_candidates WHERE vin_candidateid = ?", missing)
+
+    found = run_verify(
+        world.config(), ENTITIES, only=(), repair=True, allow_deletes=False, redactor=Redactor()
+    )
+
+    (one,) = [one for one in found.entities if one.entity == "vin_candidates"]
+    assert (one.stale, one.extra, one.missing) == ([stale], [extra], [missing])
+    assert world.is_mirror("vin_candidates")
