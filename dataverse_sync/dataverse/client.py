@@ -366,9 +366,12 @@ class DataverseClient:
         except odata.NotJsonError as error:
             raise BrokenBodyError(str(error)) from error
         except bodies.TooLargeError as error:
+            is_one = request.size == 1
             raise RequestError(
                 f"{request}: the answer is larger than {error.limit // 2**20} MiB",
-                "Read fewer records at once: --page-size.",
+                "One record is larger than a page may be: take the table out of the configuration."
+                if is_one
+                else "Read fewer records at once: --page-size.",
                 requests=sent,
                 request=request,
             ) from error

@@ -132,8 +132,8 @@ class EntitySync:
         if fresh and not resumed:
             self.removal.save_compared()
         else:
-            was_full = resumed and plan.since is None
-            yield from self.removal.find(self.plan.kind, was_resumed=was_full)
+            resumed_full = resumed and plan.since is None
+            yield from self.removal.find(self.plan.kind, resumed_full=resumed_full)
         if self.plan.kind == "compare":
             self.save_bookmark()
 
@@ -162,7 +162,11 @@ class EntitySync:
                 raise
             self.state = replace(self.state, checkpoint=None)  # its read cannot be gone on with
             self.plan = self._plan()
-            log.warning("%s: the service refuses a filter by modifiedon; compared", self.name)
+            log.warning(
+                "%s: the service refuses a filter by modifiedon; keys and versions are compared "
+                "for a week, then it is tried again",
+                self.name,
+            )
             return (yield from self._read_records(self.plan, False))
         return fresh
 

@@ -14,11 +14,14 @@ from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.sync.ways import BEST, Way
 
 
+ReadKind = Literal["full", "since", "resume", "compare"]  # the last: keys and versions alone
+
+
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
     """How an entity's records are read in this run, and why."""
 
-    kind: Literal["full", "since", "resume", "compare"]  # the last: keys and versions alone
+    kind: ReadKind
     why: str
     since: str | None = None
     checkpoint: Checkpoint | None = None

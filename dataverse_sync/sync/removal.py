@@ -22,6 +22,7 @@ from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.deletions import ReturnedKeys
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.sync.comparing import ComparisonRead, DeltaRead, TokenRead, WholeComparison
+from dataverse_sync.sync.plan import ReadKind
 from dataverse_sync.sync.reading import EntityReader, Query, Read, Reads, SideBySide
 from dataverse_sync.sync.storing import ChainRead, FetchRead, Progress, Storing
 
@@ -97,7 +98,7 @@ class Removal:
         self._beside = SideBySide(read, self._delta)
         return self._beside
 
-    def find(self, kind: str, *, was_resumed: bool) -> Reads:
+    def find(self, kind: ReadKind, *, resumed_full: bool) -> Reads:
         """Find what is no longer there, and what no read of records has shown to have changed.
 
         What was read before a break may have changed or gone since: nothing shows it but a
@@ -115,9 +116,9 @@ class Removal:
             if kind == "compare":  # what was asked beside a read that failed was not waited for
                 self._beside = self._delta = None
             is_compared = yield from self._ask_for_changes()
-        if kind == "full" and not was_resumed:
+        if kind == "full" and not resumed_full:
             yield from self._remove_missing()
-        elif not is_compared and (not self.is_tracked or self._compares or was_resumed):
+        elif not is_compared and (not self.is_tracked or self._compares or resumed_full):
             yield from self._compare_all()
 
     def _remove_missing(self) -> Reads:
@@ -136,7 +137,11 @@ class Removal:
             except RequestError:
                 if self._reader.way.versions:
                     raise
-                log.warning("%s: the service refuses the version column; read whole", self.name)
+                log.warning(
+                    "%s: the service refuses the version column; the table is read whole "
+                    "for a week, then it is tried again",
+                    self.name,
+                )
         if self._reader.way.versions:
             if not comparison.is_same:
                 missing = deletions.missing_from_comparison(self._table)

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataverse_sync import moments
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.odata import NotJsonError, parse_page
+from dataverse_sync.dataverse.odata import NotJsonError, is_older_token, parse_page
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Column, Entity, Page, PageRequest
 
@@ -398,6 +398,23 @@ def test_broken_escape_is_not_json(text):
 
 
 # Links
+
+
+@pytest.mark.parametrize(
+    ("token", "than", "older"),
+    [
+        ("919001!11/28/2026 17:45:43", "919002!11/28/2026 17:45:43", True),
+        ("919002!11/28/2026 17:45:43", "919002!11/28/2026 17:45:43", False),
+        ("919010!11/28/2026 17:45:43", "91999!11/28/2026 17:45:43", False),
+        ("opaque", "919002!11/28/2026 17:45:43", False),
+        ("919001!11/28/2026 17:45:43", "opaque", False),
+    ],
+)
+def test_versions_of_tokens_are_compared(token, than, older):
+    links = [f"https://x/things?$deltatoken={quote(text)}" for text in (token, than)]
+
+    assert is_older_token(*links) is older
+    assert not is_older_token(None, links[1])
 
 
 def test_link_to_same_origin_is_followed():

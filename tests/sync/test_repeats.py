@@ -27,13 +27,11 @@ def read(pages: list[list[str]]) -> None:
     [
         [["a", "b"], ["a", "b"], ["a", "b"]],
         [["a", "b"], ["c", "d"], ["b", "c"], ["a"]],
-        [["a", "b"], ["b"], [], ["a"]],
+        [["a", "b"], ["b"], ["a"]],
         [["a"], ["b"], ["a"], ["b"], ["a"]],
     ],
 )
 def test_two_pages_without_new_keys_end_the_read(pages: list[list[str]]) -> None:
-    if [] in pages:
-        pages.remove([])
     with pytest.raises(PageError, match="two pages in a row brought only records already read"):
         read(pages)
 
@@ -45,6 +43,7 @@ def test_two_pages_without_new_keys_end_the_read(pages: list[list[str]]) -> None
         [["a", "b"], ["b", "c"], ["c", "d"], ["d"]],
         [["a"], ["a"], ["b"], ["b"], ["c"]],
         [[], [], ["a"]],
+        [["a", "b"], ["b"], [], ["a"]],
     ],
 )
 def test_overlapping_pages_go_on(pages: list[list[str]]) -> None:
