@@ -13,7 +13,6 @@ from dataverse_sync.model import Entity
 from dataverse_sync.store.sync_state import Checkpoint, EntityState
 from dataverse_sync.sync.ways import BEST, Way
 
-
 ReadKind = Literal["full", "since", "resume", "compare"]  # the last: keys and versions alone
 
 
