@@ -46,7 +46,7 @@ _COMPARED = record_set(
     "_compared",
     sa.Column("version", sa.Text),
     sa.Column("deleted", sa.Integer, nullable=False),
-    sa.Column("twice", sa.Integer, nullable=False),  # both changed and deleted in one delta
+    sa.Column("twice", sa.Integer, nullable=False),  # came as two things: to be asked for
 )
 _MARKED = record_set("_marked", sa.Column("reason", sa.Text, nullable=False))
 
@@ -78,6 +78,8 @@ def add_to_comparison(
     if not rows:
         return []
     is_both = _COMPARED.c.deleted != _COMPARED.alias("excluded").c.deleted
+    if table.entity.kind == "elastic":  # of whose records two may have the same id
+        is_both = sa.true()
     twice = sa.case((is_both, sa.literal_column("1")), else_=_COMPARED.c.twice)
     statement = dialect_of(connection).insert_or_update(
         _COMPARED, ["version", "deleted"], {"twice": twice}
@@ -122,12 +124,15 @@ def find_differing(
     table: EntityTable,
     bookmark: str | None = None,
     now: str | None = None,
+    *,
+    began: str | None = None,
 ) -> Sequence[str]:
     """Ids in the comparison whose row is missing or of another version: they must be fetched.
 
     If ``modifiedon`` alone tells versions apart, rows that are newer than ``bookmark`` may have
     changed again within their second, and count as of another version; but not those that are
-    dated after ``now``.
+    dated after ``now``. What change tracking has named has changed, whatever ``modifiedon`` or a
+    version that is null say, unless its row was written since that run ``began``.
     """
     same = table.key == _COMPARED.c.record_id
     if (name := table.entity.version_column) is not None:
@@ -138,6 +143,9 @@ def find_differing(
         if bookmark is not None and name == "modifiedon":
             is_settled = version <= bookmark
             same &= is_settled if now is None else sa.or_(is_settled, version > now)
+        if began is not None:
+            is_told = version.is_not(None) if name == "versionnumber" else sa.false()
+            same &= sa.or_(is_told, table.table.c.sync_time >= began)
     query = sa.select(_COMPARED.c.record_id).where(
         _COMPARED.c.entity_name == table.name,
         sa.or_(sa.and_(_COMPARED.c.deleted == 0, ~sa.exists().where(same)), _COMPARED.c.twice == 1),
@@ -278,10 +286,13 @@ def unmark_all(connection: sa.Connection, table: EntityTable) -> None:
     connection.execute(sa.delete(_MARKED).where(_MARKED.c.entity_name == table.name))
 
 
-def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bool) -> None:
+def check_guard(
+    connection: sa.Connection, table: EntityTable, allow_deletes: bool, *, added: int
+) -> None:
     """Raise GuardError if too much is marked.
 
-    That is more than half of a table of more than 100 rows, or all of one of more than 10.
+    That is more than half of a table of more than 100 rows, or all of one of more than 10; so many
+    rows were ``added`` in this run, and do not count.
     """
     query = sa.select(_MARKED.c.reason, sa.func.count()).where(
         _MARKED.c.entity_name == table.name, _MARKED.c.record_id.in_(sa.select(table.key))
@@ -289,9 +300,9 @@ def check_guard(connection: sa.Connection, table: EntityTable, allow_deletes: bo
     query = query.group_by(_MARKED.c.reason).order_by(sa.func.count().desc())
     reasons = connection.execute(query).all()
     marked = sum(number for _, number in reasons)
-    rows = count_rows(connection, table) if marked else 0
+    rows = count_rows(connection, table) - added if marked else 0
     is_half = rows > GUARDED_ROWS and marked * 2 > rows
-    if not allow_deletes and (is_half or rows == marked > EMPTIED_ROWS):
+    if not allow_deletes and (is_half or rows <= marked > EMPTIED_ROWS):
         raise GuardError(
             f"{table.name}: {marked} of {rows} rows would be removed, "
             f"{'more than half' if marked < rows else 'the whole table'} "

@@ -246,7 +246,8 @@ class Copying:
                 unlinked = references.unlinked(name)
                 deletions.mark_for_removal(connection, table, unlinked, "unlinked")
             try:
-                deletions.check_guard(connection, table, setup.allow_deletes)
+                added = self.syncs[name].counts.added
+                deletions.check_guard(connection, table, setup.allow_deletes, added=added)
             except GuardError as error:
                 refused[name] = error
         return refused

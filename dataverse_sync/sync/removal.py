@@ -227,7 +227,13 @@ class Removal:
     def _fetch_and_remove(self, missing: Select[Any], reason: Reason) -> Reads:
         """Fetch the records that the comparison shows to differ, remove those that are missing."""
         now = to_text(self._latest)
-        differing = deletions.find_differing(self._connection, self._table, self._unsettled, now)
+        differing = deletions.find_differing(
+            self._connection,
+            self._table,
+            self._unsettled,
+            now,
+            began=self._began if reason == "deleted" else None,
+        )
         if self._table.entity.kind == "standard":  # others may answer with what was true before
             self.went_back |= deletions.has_gone_back(self._connection, self._table, self._began)
         if differing:
@@ -257,7 +263,8 @@ class Removal:
         marked = deletions.list_marked(self._connection, self._table)
         if not marked:
             return
-        deletions.check_guard(self._connection, self._table, self._allow_deletes)
+        added = self._storing.counts.added
+        deletions.check_guard(self._connection, self._table, self._allow_deletes, added=added)
         if reason == "deleted":
             marked = deletions.list_marked(self._connection, self._table, self._began)
         if marked:

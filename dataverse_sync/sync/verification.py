@@ -313,7 +313,8 @@ class _EntityComparison:
 
     def _remove(self, keys: Sequence[str], reason: Reason) -> None:
         deletions.mark_ids_for_removal(self.connection, self.table, keys, reason)
-        deletions.check_guard(self.connection, self.table, self.allow_deletes)
+        added = len(self.findings.missing)
+        deletions.check_guard(self.connection, self.table, self.allow_deletes, added=added)
         removed = deletions.remove_marked(self.connection, self.table, self.now)
         self.findings.repaired += removed
         rows = count_rows(self.connection, self.table)

@@ -133,6 +133,44 @@ def test_unsettled_modifiedon_counts_as_differing(connection):
     assert deletions.find_differing(connection, notes, "2024-01-02T00:00:00Z") == ["3"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "version", "named"),
+    [("1", 1, []), ("1", None, ["a"]), ("3", None, []), ("3", 1, [])],
+)
+def test_what_a_delta_names_has_changed(connection, table, stored, version, named):
+    write_records(connection, PRODUCTS, [raw(record("a", version))], stored)
+
+    take(connection, record("a", version))
+
+    assert deletions.find_differing(connection, table) == []
+    assert deletions.find_differing(connection, table, began="2") == named
+
+
+@pytest.mark.parametrize("stored", ["1", "3"])
+def test_modifiedon_does_not_gainsay_a_delta(connection, stored):
+    columns = (Column("noteid", "TEXT"), Column("modifiedon", "TEXT"))
+    notes = build_table(Entity("notes", "noteid", columns, "metadata"))
+    notes.table.create(connection)
+    entry = '{"noteid":"1","modifiedon":"2024-01-01T00:00:00Z"}'
+    write_records(connection, notes, [raw(entry)], stored)
+
+    take(connection, entry, table=notes)
+
+    assert deletions.find_differing(connection, notes, began="2") == ["1"] * (stored == "1")
+
+
+def test_elastic_id_that_comes_twice_is_asked_for(connection):
+    columns = (Column("thingid", "TEXT"), Column("versionnumber", "INTEGER"))
+    things = build_table(Entity("things", "thingid", columns, "metadata", kind="elastic"))
+    things.table.create(connection)
+    entries = ['{"thingid":"a","versionnumber":1}', '{"thingid":"b","versionnumber":1}']
+    write_records(connection, things, [raw(text) for text in entries], "now")
+
+    take(connection, *entries, entries[0], table=things)
+
+    assert deletions.find_differing(connection, things) == ["a"]
+
+
 def test_delta_names_deleted_and_changed(connection, table):
     put(connection, record("a"), record("b"), record("c"))
 
@@ -334,7 +372,7 @@ def test_half_or_small_table_may_go(connection, table, rows, marked):
     put(connection, *(record(f"{n:03}") for n in range(rows)))
     deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
 
-    deletions.check_guard(connection, table, allow_deletes=False)
+    deletions.check_guard(connection, table, allow_deletes=False, added=0)
 
     assert deletions.remove_marked(connection, table, "now") == marked
 
@@ -347,7 +385,16 @@ def test_more_than_half_needs_permission(connection, table, rows, marked):
     deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
 
     with pytest.raises(GuardError, match=f"{marked} of {rows} rows") as caught:
-        deletions.check_guard(connection, table, allow_deletes=False)
-    deletions.check_guard(connection, table, allow_deletes=True)
+        deletions.check_guard(connection, table, allow_deletes=False, added=0)
+    deletions.check_guard(connection, table, allow_deletes=True, added=0)
 
     assert "--allow-deletes" in caught.value.hint
+
+
+@pytest.mark.parametrize(("rows", "marked", "added"), [(22, 11, 11), (202, 51, 101), (30, 20, 15)])
+def test_rows_added_meanwhile_do_not_count(connection, table, rows, marked, added):
+    put(connection, *(record(f"{n:03}") for n in range(rows)))
+    deletions.mark_ids_for_removal(connection, table, [f"{n:03}" for n in range(marked)], "deleted")
+
+    with pytest.raises(GuardError, match=f"{marked} of {rows - added} rows"):
+        deletions.check_guard(connection, table, allow_deletes=False, added=added)
