@@ -35,12 +35,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="exit 1 when the last success of an entity is older, such as 26h",
     )
+    parser.add_argument(
+        "--max-proof-age",
+        type=argument(parse_age),
+        metavar="AGE",
+        help="exit 1 when an entity was last proven by verify longer ago, such as 8d",
+    )
     add_shared(parser, "--json", *CONSOLE)
 
 
 def run(options: Options, redactor: Redactor) -> int:
     open_log(options, redactor)
     max_age: timedelta | None = options.max_age
+    max_proof_age: timedelta | None = options.max_proof_age
     path = find_database(options)
     configured = None
     if options.config.exists():
@@ -49,23 +56,30 @@ def run(options: Options, redactor: Redactor) -> int:
     if found is None:
         message = f"{path}: there is no database yet; the first sync makes it"
         show(options, {"database": None, "entities": []}, lambda: [message], ok=True)
-        return OK if max_age is None else FAILED
+        return OK if max_age is None and max_proof_age is None else FAILED
     document = to_document(found)
-    problem = None
+    problems = []
     if max_age is not None:
         document["too_old"] = [entity.entity for entity in find_too_old(found, max_age)]
         if document["too_old"]:
-            problem = (
+            problems.append(
                 f"no success within --max-age: {', '.join(document['too_old'])}. "
                 "Look into the job's log, or run it now: python -m dataverse_sync sync"
             )
-        elif not found.entities:
-            problem = f"{path}: it was never synced"
+    if max_proof_age is not None:
+        document["unproven"] = [entity.entity for entity in find_unproven(found, max_proof_age)]
+        if document["unproven"]:
+            problems.append(
+                f"not proven within --max-proof-age: {', '.join(document['unproven'])}. "
+                "Run: python -m dataverse_sync verify"
+            )
+    if not found.entities and (max_age is not None or max_proof_age is not None):
+        problems.append(f"{path}: it was never synced")
     done = all(entity.state == "completed" for entity in found.entities if entity.configured)
     show(options, document, lambda: format_status(found), ok=done)
-    if problem:
+    for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    return FAILED if problem else OK
+    return FAILED if problems else OK
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,8 @@ class EntityStatus:
     error: str | None
     configured: bool
     last_run: LogEntry | None
+    last_proven: str | None = None  # when a verify last found the table to be the same
+    proof_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ def load_status(
     history = load_history(db_path)
     entities = []
     for entity in history.entities:
-        success = entity.last_success_at
+        success, proven = entity.last_success_at, entity.proven_at
         status = EntityStatus(
             entity=entity.name,
             state=entity.state,
@@ -111,6 +127,8 @@ def load_status(
             error=entity.error,
             configured=configured is None or entity.name in configured,
             last_run=entity.last,
+            last_proven=to_text(proven) if proven else None,
+            proof_age_s=(now - proven).total_seconds() if proven else None,
         )
         entities.append(status)
     return Status(str(db_path), history.holder, tuple(entities))
@@ -129,6 +147,13 @@ def find_too_old(status: Status, max_age: timedelta) -> Sequence[EntityStatus]:
     limit_s = max_age.total_seconds()
     configured = (entity for entity in status.entities if entity.configured)
     return [one for one in configured if one.age_s is None or one.age_s > limit_s]
+
+
+def find_unproven(status: Status, max_age: timedelta) -> Sequence[EntityStatus]:
+    """Find configured entities whose last proof is older than ``max_age``, or missing."""
+    limit_s = max_age.total_seconds()
+    configured = (entity for entity in status.entities if entity.configured)
+    return [one for one in configured if one.proof_age_s is None or one.proof_age_s > limit_s]
 
 
 def to_document(status: Status) -> dict[str, Any]:
@@ -151,12 +176,13 @@ def to_document(status: Status) -> dict[str, Any]:
 
 def format_status(status: Status) -> list[str]:
     """Lay out the status for a person, line by line."""
-    heads = ("entity", "rows", "age", "bookmark", "last run", "state")
+    heads = ("entity", "rows", "age", "proven", "bookmark", "last run", "state")
     rows = [
         (
             entity.entity if entity.configured else f"{entity.entity} (not configured)",
             str(entity.rows),
             format_age(entity.age_s),
+            format_age(entity.proof_age_s),
             entity.bookmark or "-",
             to_text(entity.last_run.started_at)[:19] if entity.last_run else "-",
             entity.state,

@@ -20,6 +20,7 @@ from dataverse_sync.model import Counts, State
 from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store.database import Target, dialect_of, open_target, reading
 from dataverse_sync.store.deletions import DELETED
+from dataverse_sync.store.proof import VERIFY, load_proven
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import (
     COUNTED,
@@ -107,6 +108,7 @@ class EntityHistory:
     last_success_at: datetime | None
     saved: EntityState  # as stored: what the next sync plans by
     last: LogEntry | None
+    proven_at: datetime | None = None  # when a verify last found the table to be the same
 
     @property
     def rows(self) -> int:
@@ -214,6 +216,8 @@ def _load_entities(
     connection: Connection, last: Mapping[str, LogEntry], holder: str | None
 ) -> tuple[EntityHistory, ...]:
     rows = load_rows(connection)
+    is_kept = VERIFY.name in dialect_of(connection).read_tables(connection)
+    proven = load_proven(connection) if is_kept else {}
     saved = load_states(connection, [row["entity_name"] for row in rows])
     entities = []
     for row in rows:
@@ -223,7 +227,8 @@ def _load_entities(
         if state == "in_progress" and not holder:
             state, error = "failed", f"{name}: {DIED}"
         success_at = row["last_sync_time"] and _read_moment(row["last_sync_time"])
-        entities.append(EntityHistory(name, state, error, success_at, saved[name], last.get(name)))
+        known = (success_at, saved[name], last.get(name), proven.get(name))
+        entities.append(EntityHistory(name, state, error, *known))
     return tuple(entities)
 
 

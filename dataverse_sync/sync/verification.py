@@ -8,6 +8,7 @@ also held against its own ``json_response``, which needs no network.
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,13 +18,20 @@ from sqlalchemy import Connection
 
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse.session import Session, open_session
-from dataverse_sync.errors import EntityError, GuardError, RequestError
+from dataverse_sync.errors import (
+    ConfigError,
+    EntityError,
+    GuardError,
+    RequestError,
+    StorageError,
+)
 from dataverse_sync.model import EntityConfig, Event, Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import deletions, sync_state
-from dataverse_sync.store.database import TEMPORARY_TABLES, open_target, transaction
+from dataverse_sync.store.database import TEMPORARY_TABLES, Target, open_target, transaction
 from dataverse_sync.store.environment import Environment
+from dataverse_sync.store.proof import Proof, keep_proofs
 from dataverse_sync.store.references import References, count_dangling
 from dataverse_sync.store.row_checks import find_altered, list_keys, load_versions
 from dataverse_sync.store.rows import SqlRow, to_rows
@@ -65,6 +73,19 @@ class EntityFindings:
     @property
     def ok(self) -> bool:
         return self.error is None and self.repaired >= self.differences
+
+    @property
+    def proof(self) -> Proof:
+        """What of it is kept."""
+        return Proof(
+            self.entity,
+            self.rows,
+            len(self.missing),
+            len(self.stale),
+            len(self.extra) + len(self.unlinked),
+            len(self.altered),
+            "failed" if self.error is not None else "same" if self.ok else "differs",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +141,19 @@ def run_verify(
                 comparison.add(entity, config, way, repair, allow_deletes)
         comparison.compare_unfiltered()
         comparison.compare_filtered(repair)
-        return Verification(integrity, tuple(comparison.findings.values()))
+        found = Verification(integrity, tuple(comparison.findings.values()))
+    _keep(target, found)
+    return found
+
+
+def _keep(target: Target, found: Verification) -> None:
+    """Keep what was found; where the database cannot be written, that is said."""
+    try:
+        with target.open_writer() as connection, transaction(connection):
+            proofs = [entity.proof for entity in found.entities]
+            keep_proofs(connection, uuid.uuid4().hex, proofs, datetime.now(UTC))
+    except (ConfigError, StorageError) as error:
+        log.warning("what was found cannot be kept for status and report: %s", error.message)
 
 
 def _check_environment(

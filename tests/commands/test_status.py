@@ -11,6 +11,7 @@ from conftest import ENTITIES, World
 
 from dataverse_sync.commands.status import (
     find_too_old,
+    find_unproven,
     format_status,
     load_status,
     parse_age,
@@ -18,6 +19,7 @@ from dataverse_sync.commands.status import (
 )
 from dataverse_sync.emulator import Fault
 from dataverse_sync.errors import ConfigError
+from dataverse_sync.moments import to_text
 from dataverse_sync.store.database import open_target, transaction
 from dataverse_sync.store.run_lock import hold
 
@@ -128,6 +130,44 @@ def test_entity_without_success_too_old(world: World) -> None:
 
     assert status is not None
     assert [e.entity for e in find_too_old(status, timedelta(days=9))] == ["vin_products"]
+
+
+def test_last_proof_is_told(world: World) -> None:
+    world.sync()
+    now = datetime.now(UTC)
+    rows = [
+        ("1", "vin_candidates", "2026-11-01T00:00:00.000Z", "same"),
+        ("2", "vin_candidates", "2026-11-02T00:00:00.000Z", "differs"),
+        ("1", "vin_products", "2026-11-01T00:00:00.000Z", "failed"),
+        ("3", "accounts", to_text(now - timedelta(days=7)), "same"),
+    ]
+    for row in rows:
+        world.execute(
+            "INSERT INTO _sync_verify (run_id, entity_name, verified_at, status, rows, missing, "
+            "stale, surplus, altered) VALUES (?, ?, ?, ?, 0, 0, 0, 0, 0)",
+            *row,
+        )
+
+    status = load_status(world.db_path, now, ["vin_candidates", "vin_products", "accounts"])
+
+    assert status is not None
+    proven = {entity.entity: entity.last_proven for entity in status.entities}
+    assert proven["vin_candidates"] == "2026-11-01T00:00:00.000Z"
+    assert proven["vin_products"] is None
+    assert proven["contacts"] is None
+    unproven = [entity.entity for entity in find_unproven(status, timedelta(days=8))]
+    assert unproven == ["vin_candidates", "vin_products"]
+    assert any(" 7 d " in line for line in format_status(status))
+
+
+def test_database_without_proofs_is_read(world: World) -> None:
+    world.sync()
+    world.execute("DROP TABLE _sync_verify")
+
+    status = load_status(world.db_path, NOW)
+
+    assert status is not None
+    assert {entity.last_proven for entity in status.entities} == {None}
 
 
 def test_document_holds_everything(world: World) -> None:

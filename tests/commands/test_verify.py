@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from emulator_caller import Caller
 from dataverse_sync import EntityConfig
 from dataverse_sync.commands.verify import format_verification, to_document
 from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
-from dataverse_sync.errors import ConfigError, LockedError
+from dataverse_sync.errors import ConfigError, LockedError, StorageError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.sync.verification import EntityFindings, Verification, run_verify
@@ -296,14 +298,63 @@ def test_nothing_is_extra_where_deletions_are_ignored(world: World) -> None:
     assert verify(world, entities=entities).ok
 
 
-def test_without_repair_nothing_is_written(world: World) -> None:
+def test_without_repair_the_findings_alone_are_written(world: World) -> None:
     world.sync()
     world.execute("DELETE FROM vin_products")
-    before = world.db_path.read_bytes()
 
+    def dump() -> list[str]:
+        with closing(sqlite3.connect(world.db_path)) as connection:
+            return [line for line in connection.iterdump() if "_sync_verify" not in line]
+
+    before = dump()
     verify(world)
 
-    assert world.db_path.read_bytes() == before
+    assert dump() == before
+
+
+def test_what_was_found_is_kept(world: World) -> None:
+    world.sync()
+    gone = a_key(world, "vin_candidates")
+    world.execute("DELETE FROM vin_candidates WHERE vin_candidateid = ?", gone)
+    world.execute(
+        "UPDATE vin_products SET vin_name = 'by hand' WHERE vin_productid IN "
+        "(SELECT vin_productid FROM vin_products LIMIT 2)"
+    )
+    world.execute(
+        "INSERT INTO contacts (contactid, sync_time, json_response) VALUES ('x', '', '{}')"
+    )
+    world.emulator.control.fault(Fault("status", match="accountset", status=403, times=99))
+    query = (
+        "SELECT entity_name, rows, missing, stale, surplus, altered, status FROM _sync_verify "
+        "WHERE run_id = ? ORDER BY id"
+    )
+    last = "SELECT run_id FROM _sync_verify ORDER BY id DESC LIMIT 1"
+
+    verify(world, repair=True)
+    assert world.query(query, *world.query(last)[0]) == [
+        ("vin_candidates", 11, 1, 0, 0, 0, "same"),
+        ("vin_products", 8, 0, 0, 0, 2, "same"),
+        ("vin_vin_candidate_accountset", 1, 0, 0, 0, 0, "failed"),
+        ("accounts", 2, 0, 0, 0, 0, "same"),
+        ("contacts", 2, 0, 0, 0, 1, "differs"),
+    ]
+    verify(world, "vin_products")
+    assert world.query(query, *world.query(last)[0]) == [("vin_products", 8, 0, 0, 0, 0, "same")]
+    assert len(world.query("SELECT DISTINCT run_id FROM _sync_verify")) == 2
+
+
+def test_findings_that_cannot_be_kept_are_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.sync()
+
+    def refuse(_: object) -> None:
+        raise StorageError("attempt to write a readonly database")
+
+    monkeypatch.setattr("dataverse_sync.store.sqlite.SqliteFile.open_writer", refuse)
+
+    assert verify(world).ok
+    assert "cannot be kept for status and report: attempt to write" in caplog.text
 
 
 def test_repair_takes_the_run_lock(world: World) -> None:

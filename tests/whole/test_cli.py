@@ -331,6 +331,12 @@ def test_status_shows_state_and_age(shell: Shell) -> None:
     assert status == 1
     assert err.startswith("error: no success within --max-age: ")
     assert "vin_candidates" in err
+    status, _, err = shell.run("status", "--max-proof-age", "8d")
+    assert status == 1
+    assert err.startswith("error: not proven within --max-proof-age: ")
+    assert err.endswith("Run: python -m dataverse_sync verify\n")
+    assert shell.run("verify")[0] == 0
+    assert shell.run("status", "--max-proof-age", "8d", "--max-age", "26h")[0] == 0
 
 
 def test_never_synced_database_is_too_old(shell: Shell) -> None:
