@@ -150,7 +150,7 @@ def sort_keys(world: Any, name: str) -> None:
     insert(world.emulator, name, records)
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 501])
 @pytest.mark.parametrize("how", ["first", "full", "compared"])
 def test_refused_paging_takes_next_order(candidates: Any, status: int, how: str) -> None:
     sort_keys(candidates, "vin_candidates")
@@ -291,9 +291,8 @@ def test_refused_filter_of_interrupted_read_ends(candidates: Any) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["versionnumber", "accountid eq ", " or "])
-@pytest.mark.parametrize("repair", [False, True])
 @pytest.mark.parametrize("since", ["first run", "verify"])
-def test_verify_asks_differently_too(world: Any, pattern: str, repair: bool, since: str) -> None:
+def test_verify_asks_differently_too(world: Any, pattern: str, since: str) -> None:
     if since == "verify":
         world.sync()
     refuse(world, 400, lambda target, _: pattern in target)
@@ -303,7 +302,7 @@ def test_verify_asks_differently_too(world: Any, pattern: str, repair: bool, sin
     assert len(world.source("accounts")) > len(rows["accounts"])
 
     found = run_verify(
-        world.config(), ENTITIES, only=(), repair=repair, allow_deletes=False, redactor=Redactor()
+        world.config(), ENTITIES, only=(), repair=True, allow_deletes=False, redactor=Redactor()
     )
 
     assert [(one.differences, one.error) for one in found.entities] == [(0, None)] * 5

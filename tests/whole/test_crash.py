@@ -427,6 +427,6 @@ def test_scenes_cover_requests_and_removals(scenes):
         name: {request.kind for request in scene.emulator.log} for name, scene in scenes.items()
     }
     assert scenes["first"].requests > 20
-    assert kinds["incremental"] >= {"challenge", "token", "metadata", "data", "thin", "delta"}
+    assert kinds["incremental"] >= {"token", "metadata", "data", "thin", "delta"}
     reasons = {row[2] for row in scenes["incremental"].undisturbed["_sync_deleted"]}
     assert reasons == {"deleted", "not_returned", "unlinked"}
