@@ -302,11 +302,13 @@ class SlowTime:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.waiting: set[int] = set()  # threads that have waited
 
     def clock(self) -> float:
         return self.now
 
     def wait(self, condition: threading.Condition, _: float | None) -> object:
+        self.waiting.add(threading.get_ident())
         return condition.wait(0.002)
 
 

@@ -257,9 +257,10 @@ def test_closed_gate_lets_no_request_out(serve: Any, make_transport: Any) -> Non
     for thread in others:
         thread.start()
 
-    time.sleep(0.05)
+    assert has(lambda: len(slow.waiting) == 4)
     slow.now += 29.9
-    time.sleep(0.05)
+    slow.waiting.clear()
+    assert has(lambda: len(slow.waiting) == 4)  # each has looked at the clock again
     before = len(arrivals)
     slow.now += 0.2
     for thread in [first, *others]:
