@@ -290,7 +290,7 @@ def _get_counts(session: Session, entities: Iterable[Entity]) -> dict[str, int]:
 def _check_entity(subject: _Subject, session: Session) -> Finding:
     """Ask for one record, to see whether the table may be read and how large a record is."""
     entity, known, saved = subject.entity, subject.known, subject.saved
-    api_url, expected = session.client.api_url, subject.expected
+    api_url = session.client.api_url
     url = odata.build_url(api_url, entity.name, top=1)
     try:
         page = session.client.get_page(PageRequest(entity.name, url, top=True))
@@ -301,17 +301,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
     except EntityError as error:
         return _describe_failure(entity.name, error)
     other = odata.find_other_api_url(page.context, api_url)
-    plan = plan_read(saved, known, False, api_url, parse_way(saved.asked_how, datetime.now(UTC)))
-    how = f"all of it ({plan.why})" if plan.kind == "full" else plan.why
-    cells = [
-        _count_rows(entity, saved.records_count, expected),
-        "only what the synced tables link to" if entity.filtered else how,
-        f"{len(known.columns)} columns",
-        "modifiedon" if known.has("modifiedon") else "no modifiedon",
-        "change tracking" if known.change_tracking else "no change tracking",
-        f"key {known.key}" + ("" if known.source == "metadata" else f" ({known.key_found})"),
-    ]
-    cells += odd
+    cells = [*_describe_table(subject, api_url), *odd]
     if drift:
         more = f" and {len(drift) - _NAMED} more" if len(drift) > _NAMED else ""
         cells.append(f"schema drift: {'; '.join(drift[:_NAMED])}{more} (see: schema diff)")
@@ -329,7 +319,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
             "empty": not page.records,
             "rows": saved.records_count,
             # Of a filtered table only a part is wanted, and nobody has counted that.
-            "rows_expected": None if entity.filtered else expected,
+            "rows_expected": None if entity.filtered else subject.expected,
             "record_bytes": len(bytes(page.records[0])) if page.records else 0,
             "drift": drift,
             "kind": live.kind,
@@ -338,6 +328,21 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         },
         tuple(cells),
     )
+
+
+def _describe_table(subject: _Subject, api_url: str) -> list[str]:
+    """How many rows, how the next sync would read it, and what is known of its columns."""
+    entity, known, saved = subject.entity, subject.known, subject.saved
+    plan = plan_read(saved, known, False, api_url, parse_way(saved.asked_how, datetime.now(UTC)))
+    how = f"all of it ({plan.why})" if plan.kind == "full" else plan.why
+    return [
+        _count_rows(entity, saved.records_count, subject.expected),
+        "only what the synced tables link to" if entity.filtered else how,
+        f"{len(known.columns)} columns",
+        "modifiedon" if known.has("modifiedon") else "no modifiedon",
+        "change tracking" if known.change_tracking else "no change tracking",
+        f"key {known.key}" + ("" if known.source == "metadata" else f" ({known.key_found})"),
+    ]
 
 
 def _count_rows(entity: EntityConfig, here: int, expected: int | None) -> str:

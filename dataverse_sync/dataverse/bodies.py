@@ -31,6 +31,11 @@ class TooLargeError(Exception):
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self.limit = limit  # bytes
+        self.hint = (
+            "One record is larger than a page may be: take the table out of the configuration."
+            if limit == LARGEST_RECORD
+            else "Read fewer records at once: --page-size."
+        )
 
 
 class PageBudget:

@@ -366,15 +366,8 @@ class DataverseClient:
         except odata.NotJsonError as error:
             raise BrokenBodyError(str(error)) from error
         except bodies.TooLargeError as error:
-            is_one = request.size == 1
-            raise RequestError(
-                f"{request}: the answer is larger than {error.limit // 2**20} MiB",
-                "One record is larger than a page may be: take the table out of the configuration."
-                if is_one
-                else "Read fewer records at once: --page-size.",
-                requests=sent,
-                request=request,
-            ) from error
+            text = f"{request}: the answer is larger than {error.limit // 2**20} MiB"
+            raise RequestError(text, error.hint, requests=sent, request=request) from error
         except PageError as error:
             raise PageError(error.message, error.hint, requests=sent) from error
 

@@ -172,7 +172,11 @@ class Copying:
         # reads of a page, incremental reads. Of longer reads the longest begins first.
         page = self.setup.config.page_size
         syncs.sort(
-            key=lambda sync: (expected[sync.name] > page, not sync.compares, -expected[sync.name])
+            key=lambda sync: (
+                expected[sync.name] > page,
+                not sync.removal.compares,
+                -expected[sync.name],
+            )
         )
         jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
         self._loop.run(jobs, self._finish)

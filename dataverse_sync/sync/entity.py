@@ -62,7 +62,6 @@ class EntitySync:
         self.reader = EntityReader(table.entity, api_url, way, page_size)
         self.storing = Storing(connection, table, self.reader, log_id, now)
         self.full = full
-        self.compares = compares
         self.ranges = 1  # that a read of everything is cut into, at most
         self._connection = connection
         self._began = to_text(now())  # rows written since are of this run

@@ -78,9 +78,12 @@ def record_environment(
 
     ``is_new`` says that the run was told of another environment.
     """
-    is_same = recorded is not None and recorded.api_url == found.api_url and not is_new
-    known = (recorded.organization_id, None) if recorded else ()
-    if recorded is None or not is_same or found.organization_id not in known:
+    if (
+        recorded is None
+        or is_new
+        or recorded.api_url != found.api_url
+        or found.organization_id not in (None, recorded.organization_id)
+    ):
         save_environment(connection, found, utc_now())
     elif found.authority not in (None, recorded.authority):
         save_authority(connection, found.authority)

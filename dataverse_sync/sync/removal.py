@@ -60,12 +60,11 @@ class Removal:
         self._storing = storing
         self._table = storing.table
         self._allow_deletes = allow_deletes
-        self._compares = compares  # all keys, though change tracking tells what changed
+        self.compares = compares  # all keys, though change tracking tells what changed
         self._latest = latest  # the last moment that any clock has reached
         self._unsettled: str | None = None  # rows modified later count as changed
         self._began = began  # rows written since are of this run
-        self._delta: DeltaRead | None = None  # asked at the side of another read
-        self._beside: SideBySide | None = None  # both
+        self._asked: tuple[SideBySide, DeltaRead] | None = None  # changes, beside another read
 
     @property
     def name(self) -> str:
@@ -92,11 +91,11 @@ class Removal:
         Whichever is answered first: what changes after the delta read is told by the next one,
         and a row that is newer than what the delta says of it is asked for by id.
         """
-        self._delta = self._build_delta()
-        if self._delta is None:
+        if (delta := self._build_delta()) is None:
             return read
-        self._beside = SideBySide(read, self._delta)
-        return self._beside
+        both = SideBySide(read, delta)
+        self._asked = both, delta
+        return both
 
     def find(self, kind: ReadKind, *, resumed_full: bool) -> Reads:
         """Find what is no longer there, and what no read of records has shown to have changed.
@@ -114,11 +113,11 @@ class Removal:
         is_compared = False
         if self.is_tracked:
             if kind == "compare":  # what was asked beside a read that failed was not waited for
-                self._beside = self._delta = None
+                self._asked = None
             is_compared = yield from self._ask_for_changes()
         if kind == "full" and not resumed_full:
             yield from self._remove_missing()
-        elif not is_compared and (not self.is_tracked or self._compares or resumed_full):
+        elif not is_compared and (not self.is_tracked or self.compares or resumed_full):
             yield from self._compare_all()
 
     def _remove_missing(self) -> Reads:
@@ -163,13 +162,13 @@ class Removal:
 
         Returns whether all keys were compared.
         """
-        delta = self._delta or self._build_delta()
+        both, delta = self._asked or (None, self._build_delta())
         if delta is not None:
             try:
-                if self._beside is None:
+                if both is None:
                     yield delta
-                elif self._beside.failure is not None:
-                    raise self._beside.failure
+                elif both.failure is not None:
+                    raise both.failure
             except RequestError as error:
                 if not _needs_no_tracking(error):
                     raise

@@ -21,6 +21,7 @@ from dataverse_sync.errors import ConfigError
 from dataverse_sync.model import Drift, EntityConfig, Event, PhaseStarted, SyncReport
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
+from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.schema_lock import LockedSchema, open_copy
 from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.identity import (
@@ -86,12 +87,13 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     locked = _configure(setup, stack)
 
     emit(PhaseStarted(2, f"Signing in to {config.api_origin}"))
-    authority = _find_authority(setup, locked)
+    here = _find_recorded(setup, locked)
+    authority = here.authority if here else None
     session = stack.enter_context(open_session(config, setup.redactor, authority))
     known = build_tables(locked.lock, setup.entities)  # while the sign-in waits for its answers
     session.sign_in()
     asked = session.pool.submit(get_environment, session)
-    if not _is_expected(setup, locked):  # else it is waited for beside the preparing
+    if here is None or _has_new(setup, locked):  # else it is waited for beside the preparing
         refuse_another(locked.environment, wait_for(asked), setup)
 
     emit(PhaseStarted(3, f"Preparing the database {config.db_path}"))
@@ -120,19 +122,15 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     return _build_report(setup, copying, drift, session.client)
 
 
-def _find_authority(setup: Setup, locked: LockedSchema) -> str | None:
-    """Where the service at this address has told an earlier run to sign in."""
+def _find_recorded(setup: Setup, locked: LockedSchema) -> Environment | None:
+    """What an earlier run has recorded of the environment at this address."""
     recorded = locked.environment
-    if recorded is None or recorded.api_url != setup.config.api_url:
-        return None
-    return recorded.authority
+    return recorded if recorded and recorded.api_url == setup.config.api_url else None
 
 
-def _is_expected(setup: Setup, locked: LockedSchema) -> bool:
-    """Whether the address is the recorded one, and no table is new: nothing would be written."""
-    recorded = locked.environment
-    is_same = recorded is not None and recorded.api_url == setup.config.api_url
-    return is_same and all(entity.name in locked.lock for entity in setup.selected)
+def _has_new(setup: Setup, locked: LockedSchema) -> bool:
+    """Whether a table will be new, so that something will be written before any record is read."""
+    return any(entity.name not in locked.lock for entity in setup.selected)
 
 
 def _configure(setup: Setup, stack: ExitStack) -> LockedSchema:
