@@ -19,6 +19,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 ColumnType = Literal["TEXT", "INTEGER", "REAL"]
 Source = Literal["metadata", "sample"]
 Kind = Literal["standard", "elastic", "virtual"]
+LimitKind = Literal["depth", "secured", "elastic", "virtual"]
 State = Literal["pending", "in_progress", "completed", "failed"]
 Reason = Literal["deleted", "not_returned", "unlinked"]
 
@@ -185,6 +186,19 @@ class Drift:
                 return f"{what}: is the key, not what the locked schema takes for it"
             case "type_changed":
                 return f"{what}: type changed from {self.old_type} to {self.new_type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What this app does not see of a table, or of a column; or what is odd about the table."""
+
+    entity: str
+    column: str | None
+    kind: LimitKind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.entity}{f'.{self.column}' if self.column else ''}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from dataverse_sync.schema.discovery import read_metadata
 from dataverse_sync.store import sqlite
 from dataverse_sync.store import tables as schema_manager
 from dataverse_sync.sync.identity import get_environment
+from dataverse_sync.sync.sight import find_depths, find_readable
 
 API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
 BEGAN_AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -396,8 +397,11 @@ class ModelServer:
         if self.heaviest is not None and (request.size or 5000) > self.heaviest[0]:
             raise self._refusal(request, self.heaviest[1], "0x80044151", "SQL timeout expired.")
 
-    def get_organization_id(self) -> str:
-        return "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"
+    def get_document(self, function: str, path: str, *, is_trial: bool = False) -> Any:
+        if function == "WhoAmI":
+            organization_id = "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"
+            return {"OrganizationId": organization_id, "UserId": organization_id}
+        raise AssertionError(path)
 
     def release(self, _page: Page) -> None:
         self.held -= 1
@@ -629,7 +633,7 @@ class Workers:
     def submit(self, job: Callable[..., object], *arguments: object) -> Future[object]:
         """Queue a page request; answer metadata at once."""
         answer: Future[object] = Future()
-        if job in (read_metadata, get_environment):
+        if job in (read_metadata, get_environment, find_depths, find_readable):
             answer.set_result(job(*arguments))
             return answer
         self._jobs.append((job, arguments))

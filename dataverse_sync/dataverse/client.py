@@ -83,12 +83,13 @@ class DataverseClient:
         self._clock = clock
         self._now = now  # used only if the service sends no Date
         self._budget = bodies.PageBudget()
+        self._documents = bodies.PageBudget()  # of answers that pages may have to wait for
         self._maps = bodies.BodyMaps()
         self._sizes: dict[tuple[str, bool, bool, int], int] = {}  # kind of page → bytes of its last
         self._lock = threading.Lock()
         self._answered_at = clock()
         self._outage = ""  # why no request is sent any more
-        self._has_table_type = True  # until the service refused TableType
+        self._definitions = definitions.NEWEST  # how it is asked for definitions
 
     @property
     def waited_s(self) -> float:
@@ -126,7 +127,10 @@ class DataverseClient:
 
     def release(self, page: Page) -> None:
         """Make room for another page."""
-        self._budget.release(page.size)
+        self._budget_of(page.request).release(page.size)
+
+    def _budget_of(self, request: PageRequest) -> bodies.PageBudget:
+        return self._budget if request.number else self._documents
 
     def get_sample(self, entity_set: str) -> dict[str, Any] | None:
         """The first record of an entity set, decoded; None if it is empty."""
@@ -151,21 +155,24 @@ class DataverseClient:
         return found
 
     def _get_definitions(self, filter: str, is_trial: bool) -> list[dict[str, Any]]:
-        def get(select: Sequence[str]) -> list[dict[str, Any]]:
-            path, expand = "EntityDefinitions", definitions.DEFINITION_EXPAND
-            return self.get_metadata(
-                path, select=select, filter=filter, expand=expand, is_trial=is_trial
-            )
-
-        if self._has_table_type:
+        """Definitions; older services refuse a query that names what they do not know."""
+        version = self._definitions
+        while True:
             try:
-                return get(definitions.DEFINITION_SELECT)
+                found = self.get_metadata(
+                    "EntityDefinitions",
+                    select=version.select,
+                    filter=filter,
+                    expand=version.expand,
+                    is_trial=is_trial,
+                )
             except RequestError as error:
-                if error.status != 400:
+                if error.status != 400 or version.older is None:
                     raise
-        found = get(definitions.OLDER_DEFINITION_SELECT)
-        self._has_table_type = False
-        return found
+                version = version.older
+            else:
+                self._definitions = version
+                return found
 
     def get_metadata(
         self,
@@ -196,29 +203,19 @@ class DataverseClient:
         """
         function = "RetrieveTotalRecordCount"
         names = quote(json.dumps(list(logical_names), separators=(",", ":")))
-        url = f"{self.api_url}{function}(EntityNames={names})"
-        request = PageRequest(function, url, number=0)
-        page = self._get(request, odata.parse_document)
-        self.release(page)
+        answer = self.get_document(function, f"{function}(EntityNames={names})")
         try:
-            counts = json.loads(bytes(page.records[0]))["EntityRecordCountCollection"]
+            counts = answer["EntityRecordCountCollection"]
             return dict(zip(counts["Keys"], map(int, counts["Values"]), strict=True))
         except (KeyError, TypeError, ValueError) as error:
-            raise PageError(f"{request}: the answer is not understood") from error
+            raise PageError(f"{function}: the answer is not understood") from error
 
-    def get_organization_id(self) -> str:
-        """The id of the organization that answers; retried once alone.
-
-        Source: learn.microsoft.com, "WhoAmI function".
-        """
-        request = PageRequest("WhoAmI", f"{self.api_url}WhoAmI", number=0, is_trial=True)
+    def get_document(self, function: str, path: str, *, is_trial: bool = False) -> Any:
+        """The answer of a function, decoded; ``path`` is its call, below the API root."""
+        request = PageRequest(function, self.api_url + path, number=0, is_trial=is_trial)
         page = self._get(request, odata.parse_document)
         self.release(page)
-        answer = _decode(page.records[0], str(request))
-        found = answer.get("OrganizationId") if isinstance(answer, dict) else None
-        if not odata.is_guid(found):
-            raise PageError(f"{request}: the answer has no OrganizationId")
-        return str(found).lower()
+        return _decode(page.records[0], str(request))
 
     def get_bytes(self, url: str, prefer: str = "") -> Answer:
         """An answer of any status, as it came, from a URL or a path below the API root."""
@@ -231,6 +228,7 @@ class DataverseClient:
         """Send no further request; threads that wait raise ``StoppedError``."""
         self._throttle.stop()
         self._budget.stop()
+        self._documents.stop()
 
     def _get(
         self,
@@ -244,15 +242,15 @@ class DataverseClient:
             arrived, sent = self._clock(), self._transport.sent - asked.sent_before
             if response.status_code != 200:
                 raise build_refusal(request, response, sent, self._redactor)
-            held = _announced(response) or expected or _WIDE_PAGE
-            self._budget.acquire(held)
+            held, budget = _announced(response) or expected or _WIDE_PAGE, self._budget_of(request)
+            budget.acquire(held)
             admitted = self._clock()
             try:
                 page = self._split(response, request, parse, held, sent)
             except BaseException:
-                self._budget.release(held)
+                budget.release(held)
                 raise
-            self._budget.adjust(page.size - held)
+            budget.adjust(page.size - held)
             return replace(
                 page,
                 asked_at=self._find_asked_at(response, arrived - asked.began),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain
 
 import msgspec
@@ -80,20 +81,36 @@ class _Definition(msgspec.Struct, rename="pascal"):
 
 
 _LISTS = ("Attributes", "ManyToOneRelationships")  # not selected but expanded
-DEFINITION_SELECT = tuple(
-    name for name in _Definition.__struct_encode_fields__ if name not in _LISTS
+_SELECT = tuple(name for name in _Definition.__struct_encode_fields__ if name not in _LISTS)
+_ATTRIBUTES = (
+    "LogicalName,AttributeType,AttributeTypeName,AttributeOf,IsValidForRead,IsValidODataAttribute"
+)
+_EXPAND = (
+    "Attributes($select={}),ManyToOneRelationships($select=ReferencingAttribute,ReferencedEntity)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionQuery:
+    """What definitions are asked for."""
+
+    select: tuple[str, ...]
+    expand: str
+    older: DefinitionQuery | None  # asked for where a service refuses this one
+
+
+_OLDEST = DefinitionQuery(
+    tuple(name for name in _SELECT if name != "TableType"), _EXPAND.format(_ATTRIBUTES), None
 )
 # Services of 2022 and before, on-premises ones too, refuse a $select that names TableType.
-OLDER_DEFINITION_SELECT = tuple(name for name in DEFINITION_SELECT if name != "TableType")
-DEFINITION_EXPAND = (
-    "Attributes($select=LogicalName,AttributeType,AttributeTypeName,AttributeOf,"
-    "IsValidForRead,IsValidODataAttribute),"
-    "ManyToOneRelationships($select=ReferencingAttribute,ReferencedEntity)"
+_OLDER = DefinitionQuery(
+    (*_OLDEST.select, "Privileges"), _EXPAND.format(f"{_ATTRIBUTES},IsSecured,MetadataId"), _OLDEST
 )
+NEWEST = DefinitionQuery((*_SELECT, "Privileges"), _OLDER.expand, _OLDER)
 
 
 def parse_definition(definition: object) -> Entity:
-    """One element of an answer with ``DEFINITION_SELECT`` and ``DEFINITION_EXPAND``."""
+    """One element of the answer to a ``DefinitionQuery``."""
     found = msgspec.convert(definition, _Definition)
     targets: dict[str, list[str]] = {}
     for relationship in found.many_to_one_relationships or ():
@@ -128,7 +145,7 @@ def find_kind(table_type: object, provider: object, columns: Collection[str]) ->
     An elastic table has a data provider too: always the same.
     """
     told = table_type.strip().lower() if isinstance(table_type, str) else ""
-    provider = provider.strip(" {}").lower() if isinstance(provider, str) else ""
+    provider = _to_id(provider)
     # Activities and what else may come are told apart by the other signs.
     is_known = told in ("standard", "elastic", "virtual")
     if told == "elastic" or provider == _ELASTIC_PROVIDER:
@@ -160,6 +177,46 @@ def _is_readable(attribute: _Attribute) -> bool:
     if parent is None:
         return bool(attribute.is_valid_for_read)
     return name == parent or name in [parent + suffix for suffix in _IMAGE_COMPANIONS]
+
+
+# What decides on whether it may be read
+
+
+class _Privilege(msgspec.Struct, rename="pascal"):
+    name: str
+    privilege_id: str | None = None
+    privilege_type: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What rights a caller needs to read a table, and which of its columns need one of their own.
+
+    Its records need a privilege; a column that is secured is null for who may not read it.
+    """
+
+    privilege: str | None = None  # its name; None: not told
+    privilege_id: str = ""
+    secured: Mapping[str, str] = field(default_factory=dict)  # column → id of its attribute
+
+
+def parse_security(definition: Mapping[str, object]) -> Security:
+    """The security part of an element that ``parse_definition`` has accepted."""
+    attributes = definition.get("Attributes")
+    secured: dict[str, str] = {}
+    for each in attributes if isinstance(attributes, list) else ():
+        if each.get("IsSecured") is True:
+            columns = _columns_of(msgspec.convert(each, _Attribute), {})
+            secured.update((column.name, _to_id(each.get("MetadataId"))) for column in columns)
+    with suppress(msgspec.ValidationError):
+        for found in msgspec.convert(definition.get("Privileges"), list[_Privilege]):
+            if found.privilege_type in ("Read", 2):
+                return Security(found.name, _to_id(found.privilege_id), secured)
+    return Security(secured=secured)
+
+
+def _to_id(value: object) -> str:
+    return value.strip(" {}").lower() if isinstance(value, str) else ""
 
 
 # Choice columns and their labels

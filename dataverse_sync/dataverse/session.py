@@ -13,6 +13,7 @@ from dataverse_sync.config import Config, list_proxies
 from dataverse_sync.dataverse.auth import Auth
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.credentials import ClientSecret
+from dataverse_sync.dataverse.rights import Identity, get_identity
 from dataverse_sync.dataverse.throttle import Throttle
 from dataverse_sync.dataverse.transport import Transport
 from dataverse_sync.errors import EntityError
@@ -36,14 +37,14 @@ class Session:
         """Wait for the sign-in that ``open_session`` started, or raise why it failed."""
         wait_for(self.pool.submit(self.auth.get_token))
 
-    def get_organization_id(self) -> str | None:
-        """The organization that answers, None where it does not tell; on a worker.
+    def get_identity(self) -> Identity | None:
+        """Who this app is there, None where the service does not tell; on a worker.
 
         Raises:
             UnreachableError: The API does not answer at all.
         """
         try:
-            return self.client.get_organization_id()
+            return get_identity(self.client)
         except EntityError as error:
             self.auth.reach_api()
             log.info("the organization cannot be asked for: %s", error)

@@ -23,6 +23,11 @@ class Control:
     limits: Limits | None = None
     faults: list[Fault] = field(default_factory=list)  # the first that matches strikes
     on_request: Callable[[LoggedRequest], object] | None = None  # called before the answer
+    # What the app may not see: a depth by entity set, and the ids that it shows; secured columns,
+    # each as entity set and name.
+    depths: dict[str, tuple[str, set[str]]] = field(default_factory=dict)
+    hidden: set[tuple[str, str]] = field(default_factory=set)
+    unknown_functions: set[str] = field(default_factory=set)
     tracking_denied: set[str] = field(default_factory=set)  # entity sets: tracked reads get 403
     full_read_on_expiry: bool = False  # an expired delta link brings everything, not an error
     # What was sent and still holds.

@@ -17,7 +17,13 @@ from typing import Any
 import msgspec
 
 from dataverse_sync.dataverse.client import DEFINITIONS_AT_ONCE, DataverseClient
-from dataverse_sync.dataverse.definitions import find_kind, find_name, parse_definition
+from dataverse_sync.dataverse.definitions import (
+    Security,
+    find_kind,
+    find_name,
+    parse_definition,
+    parse_security,
+)
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, Column, ColumnType, Entity
 
@@ -39,6 +45,7 @@ class Discovery:
     """What was found about some entity sets."""
 
     entities: dict[str, Entity] = field(default_factory=dict)
+    securities: dict[str, Security] = field(default_factory=dict)  # of those in the metadata
     unknown: tuple[str, ...] = ()  # not in the metadata, or refused: to be guessed
     refused: tuple[str, ...] = ()  # of the unknown, those whose metadata was refused
     empty: tuple[str, ...] = ()  # no metadata, and no record to learn from
@@ -49,7 +56,7 @@ class Discovery:
 def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
     """Find these entity sets in the metadata: one request for a hundred, if it is answered."""
     answers = _get_definitions(client, names)
-    entities = {}
+    entities, securities = {}, {}
     for definition in answers.definitions:
         try:
             entity = parse_definition(definition)
@@ -62,9 +69,11 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
             continue
         if entity.name in names:
             entities[entity.name] = entity
+            securities[entity.name] = parse_security(definition)
     unread = {**answers.refused, **answers.failures}
     return Discovery(
         entities,
+        securities,
         unknown=tuple(n for n in names if n not in entities and n not in answers.failures),
         refused=tuple(answers.refused),
         failures=answers.failures,

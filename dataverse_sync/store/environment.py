@@ -27,6 +27,7 @@ class Environment:
     organization_id: str | None  # None: not known
     api_url: str
     authority: str | None = None  # where the service has said to sign in
+    user_id: str | None = None  # of this app in it; not kept
 
 
 def load_environment(connection: sa.Connection) -> Environment | None:

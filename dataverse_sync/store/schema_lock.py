@@ -56,6 +56,7 @@ _STATE_TYPES = {
     "delta_link": str | None,
     "compared_at": str | None,
     "asked_how": str | None,
+    "rights": str | None,
 }
 
 

@@ -37,6 +37,7 @@ STATE = sa.Table(
     sa.Column("delta_link", sa.Text),  # opaque: where the next delta read starts
     sa.Column("compared_at", sa.Text),  # when a complete read was last held against the rows
     sa.Column("asked_how", sa.Text),  # JSON: what the service refuses, and what it is asked instead
+    sa.Column("rights", sa.Text),  # JSON: what the app might read when the rows were read
 )
 LOG = sa.Table(
     "_sync_log",
@@ -133,6 +134,7 @@ class EntityState:
     compared_at: datetime | None = None
     asked_how: str | None = None
     has_completed: bool = False  # in an earlier run
+    rights: str | None = None
 
 
 def ensure_rows(connection: sa.Connection, names: Iterable[str]) -> None:
@@ -163,6 +165,7 @@ def _parse_state(row: sa.RowMapping) -> EntityState:
         parse_timestamp(row.get("compared_at")),
         row.get("asked_how"),
         row["last_sync_time"] is not None,
+        row.get("rights"),
     )
 
 
@@ -171,10 +174,13 @@ def set_state(connection: sa.Connection, name: str, **columns: Any) -> None:
     connection.execute(_CHANGE_STATE, {"changed": name, **columns})
 
 
-def forget_reads(connection: sa.Connection) -> None:
-    """Forget every bookmark, checkpoint and token: all entities are read in full."""
-    names = ("last_timestamp", "checkpoint", "delta_link", "compared_at", "asked_how")
-    connection.execute(sa.update(STATE).values(dict.fromkeys(names)))
+def forget_reads(connection: sa.Connection, names: Collection[str] | None = None) -> None:
+    """Forget bookmarks, checkpoints and tokens: these entities, or all, are read in full."""
+    columns = ("last_timestamp", "checkpoint", "delta_link", "compared_at", "asked_how", "rights")
+    statement = sa.update(STATE).values(dict.fromkeys(columns))
+    if names is not None:
+        statement = statement.where(STATE.c.entity_name.in_(names))
+    connection.execute(statement)
 
 
 def save_checkpoint(connection: sa.Connection, name: str, checkpoint: Checkpoint) -> None:

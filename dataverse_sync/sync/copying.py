@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from sqlalchemy import Connection
 
@@ -37,6 +38,14 @@ from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.plan import choose_compared
 from dataverse_sync.sync.ranges import choose_count
 from dataverse_sync.sync.setup import Setup, utc_now
+from dataverse_sync.sync.sight import (
+    Asking,
+    Change,
+    Sight,
+    describe_loss,
+    dump_rights,
+    parse_rights,
+)
 from dataverse_sync.sync.ways import format_way
 
 log = logging.getLogger(__name__)
@@ -50,6 +59,7 @@ class Copying:
     session: Session
     connection: Connection
     prepared: Prepared
+    asking: Asking  # what the app may read
     syncs: dict[str, EntitySync] = field(default_factory=dict)
     reports: dict[str, EntityReport] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)  # on the clock that only goes forward
@@ -88,6 +98,11 @@ class Copying:
                 "%s: empty and not in the metadata; left pending, and tried again next run", name
             )
         self._tell(events)
+
+    @cached_property
+    def sight(self) -> Sight:
+        """What the app may read; waited for when the first answer has come."""
+        return self.asking.wait()
 
     def _begin(self) -> None:
         setup = self.setup
@@ -143,19 +158,68 @@ class Copying:
         done = {name: sync for name, sync in self.syncs.items() if self._is_completed(name)}
         with transaction(self.connection):
             sync_state.forget_reads(self.connection)
-            states = sync_state.load_states(self.connection, list(done))
-            for name, sync in done.items():
-                del self.reports[name]
-                self.syncs[name] = self._make_sync(sync.config, states[name])
-                self.syncs[name].go_on_from(sync)
+            self._make_again(done)
+
+    def _make_again(self, done: Mapping[str, EntitySync]) -> None:
+        """Read these entities once more, by what is kept of them now."""
+        states = sync_state.load_states(self.connection, list(done))
+        for name, sync in done.items():
+            self.reports.pop(name, None)
+            self.syncs[name] = self._make_sync(sync.config, states[name])
+            self.syncs[name].go_on_from(sync)
 
     def _is_completed(self, name: str) -> bool:
         return name in self.reports and self.reports[name].state == "completed"
+
+    # What the app may read
+
+    def _compare_rights(self, name: str) -> Change:
+        """How the rights to an entity differ from those that its copy was made with."""
+        return self.sight.compare(name, self.syncs[name].state.rights)
+
+    def _admit(self, name: str) -> None:
+        """Raise an EntityError if the app may read less of an entity than what was copied."""
+        if (change := self._compare_rights(name)).lost and not self.setup.allow_deletes:
+            raise describe_loss(name, change)
+
+    def _find_changed(self, names: Iterable[str]) -> list[str]:
+        """Say which entities the app may read otherwise than when they were copied."""
+        found = []
+        for name in names:
+            change = self._compare_rights(name)
+            if texts := (*change.gained, *change.lost):
+                found.append(name)
+                log.warning(
+                    "%s: what the app may read of it has changed (%s); it is read in full once",
+                    name,
+                    "; ".join(texts),
+                )
+        return found
+
+    def _read_anew(self) -> None:
+        """Read once more, and in full, what was read by a bookmark from before its rights grew."""
+        done = [name for name, sync in self.syncs.items() if not sync.config.filtered]
+        changed = self._find_changed(name for name in done if self._is_completed(name))
+        again = {n: self.syncs[n] for n in changed if not self.syncs[n].is_full_read}
+        if not again:
+            return
+        with transaction(self.connection):
+            sync_state.forget_reads(self.connection, again)
+            for name in again:  # a run that is killed need not see it again
+                self._save_rights(name)
+            self._make_again(again)
+        self._copy_unfiltered()
+
+    def _save_rights(self, name: str) -> None:
+        if (now := self.sight.rights.get(name)) is not None:
+            before = parse_rights(self.syncs[name].state.rights)
+            sync_state.set_state(self.connection, name, rights=dump_rights(before, now))
 
     # The unfiltered entities
 
     def _copy_all(self) -> None:
         self._copy_unfiltered()
+        self._read_anew()
         self._copy_filtered()
 
     def _copy_unfiltered(self) -> None:
@@ -178,7 +242,10 @@ class Copying:
                 -expected[sync.name],
             )
         )
-        jobs = {sync.name: Job(sync.reader, sync.sync_unfiltered()) for sync in syncs}
+        jobs = {
+            sync.name: Job(sync.reader, sync.sync_unfiltered(), partial(self._admit, sync.name))
+            for sync in syncs
+        }
         self._loop.run(jobs, self._finish)
 
     # The filtered entities
@@ -189,6 +256,9 @@ class Copying:
         if not names:
             return
         setup, connection = self.setup, self.connection
+        self._refuse_lost(names)
+        for name in self._find_changed(name for name in names if name not in self.reports):
+            self.syncs[name].full = True
         with transaction(connection):
             references = References(connection, self.prepared.tables, setup.filtered)
         records: Counter[str] = Counter()  # that are asked for, whole, and by their keys
@@ -206,6 +276,18 @@ class Copying:
         read_closure(self._loop, connection, references, names, make_job, self._finish_if_failed)
         with transaction(connection):
             events = self._finish_filtered(references, names)
+        self._tell(events)
+
+    def _refuse_lost(self, names: Sequence[str]) -> None:
+        """End the entities that the app may read less of than what was copied."""
+        events = []
+        with transaction(self.connection):
+            for name in names:
+                try:
+                    if name not in self.reports:
+                        self._admit(name)
+                except EntityError as error:
+                    events.append(self._finish(name, error))
         self._tell(events)
 
     def _finish_filtered(
@@ -291,6 +373,8 @@ class Copying:
             changes["asked_how"] = format_way(sync.reader.proven, known, utc_now())
         if state == "completed":
             changes["last_sync_time"] = now
+            if sync is not None and (sync.is_full_read or self._compare_rights(name) == Change()):
+                self._save_rights(name)
         sync_state.set_state(self.connection, name, **changes)
         requests = sync.reader.requests if sync else 0
         sync_state.update_log(

@@ -99,6 +99,11 @@ class EntitySync:
         return self.storing.counts
 
     @property
+    def is_full_read(self) -> bool:
+        """Whether all of its records are read, from the beginning, in this run."""
+        return self.full if self.config.filtered else self.plan.kind == "full"
+
+    @property
     def note(self) -> str:
         """What the summary says of it."""
         return self.removal.note

@@ -18,9 +18,10 @@ Verdict = Literal["same", "new", "moved", "other"]
 
 
 def get_environment(session: Session) -> Environment:
-    """Ask which organization answers."""
-    organization_id = session.get_organization_id()
-    return Environment(organization_id, session.client.api_url, session.auth.authority)
+    """Ask which organization answers, and who this app is there."""
+    identity = session.get_identity()
+    found = (identity.organization_id, identity.user_id) if identity else (None, None)
+    return Environment(found[0], session.client.api_url, session.auth.authority, found[1])
 
 
 def judge(recorded: Environment | None, found: Environment) -> Verdict:

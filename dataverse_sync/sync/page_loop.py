@@ -37,6 +37,7 @@ class Job:
 
     reader: EntityReader  # counts what its reads ask for
     reads: Reads
+    admit: Callable[[], None] = lambda: None  # raises if no answer of it may be taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,7 @@ class PageLoop:
         running.job.reader.count(answer)
         if running.failure is None and running.read is not None:
             try:
+                running.job.admit()
                 if isinstance(answer, Page):
                     self._follow_and_store(running, running.read, answer)
                 elif isinstance(answer, RequestError):

@@ -23,6 +23,7 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
 from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.schema_lock import LockedSchema, open_copy
+from dataverse_sync.sync import sight
 from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.identity import (
     check_environment,
@@ -101,6 +102,7 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
 
     emit(PhaseStarted(4, "Locking or comparing the schema"))
     prepared = lock_schema(setup, locked, known, session, connection)
+    asking = sight.ask(session, asked, prepared.live, singles=sight.SINGLES_OF_A_RUN)
     found = wait_for(asked)
     compares_all = check_environment(locked.environment, found, setup)
     setup = replace(setup, full=setup.full or compares_all)
@@ -110,8 +112,12 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
         record_environment(connection, locked.environment, found, is_new=setup.new_environment)
 
     emit(PhaseStarted(5, "Syncing"))
-    copying = Copying(setup, session, connection, prepared)
+    copying = Copying(setup, session, connection, prepared, asking)
     copying.run()
+    live = {**prepared.lock, **copying.sight.entities}
+    entities = [live[entity.name] for entity in setup.selected if entity.name in live]
+    before = [sync.state for sync in copying.syncs.values()]
+    sight.keep_limits(copying.sight, entities, before, connection)
     drift = [
         *prepared.added,
         *compare_metadata(setup, prepared, connection),

@@ -157,9 +157,10 @@ def test_definitions_are_not_paged(client: DataverseClient, service: Service) ->
     assert definitions == [{"LogicalName": "account"}]
     assert service.data[0].target == (
         "/api/data/v9.2/EntityDefinitions?$select=LogicalName,EntitySetName,PrimaryIdAttribute,"
-        "IsIntersect,ChangeTrackingEnabled,TableType,DataProviderId&$filter=EntitySetName%20eq%20'accounts'%20or%20"
+        "IsIntersect,ChangeTrackingEnabled,TableType,DataProviderId,Privileges"
+        "&$filter=EntitySetName%20eq%20'accounts'%20or%20"
         "EntitySetName%20eq%20'contacts'&$expand=Attributes($select=LogicalName,AttributeType,"
-        "AttributeTypeName,AttributeOf,IsValidForRead,IsValidODataAttribute),"
+        "AttributeTypeName,AttributeOf,IsValidForRead,IsValidODataAttribute,IsSecured,MetadataId),"
         "ManyToOneRelationships($select=ReferencingAttribute,ReferencedEntity)"
     )
     assert "prefer" not in service.data[0].headers
@@ -194,7 +195,7 @@ def test_table_type_refused_once_by_older_service(
     assert all("DataProviderId" in asked.target for asked in service.data)
 
 
-@pytest.mark.parametrize(("status", "requests"), [(400, 2), (401, 2), (403, 1), (404, 1), (501, 1)])
+@pytest.mark.parametrize(("status", "requests"), [(400, 3), (401, 2), (403, 1), (404, 1), (501, 1)])
 def test_refused_definitions_are_an_error(
     client: DataverseClient, service: Service, status: int, requests: int
 ) -> None:

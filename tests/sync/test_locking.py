@@ -400,7 +400,10 @@ KIND_NAMES = ["vin_candidates", "vin_sensors", "vin_rates"]
 ALL_KINDS = [EntityConfig(name) for name in KIND_NAMES]
 
 
-@pytest.mark.parametrize(("unknown", "requests"), [((), 1), (("TableType",), 2)])
+@pytest.mark.parametrize(
+    ("unknown", "requests"),
+    [((), 1), (("TableType",), 2), (("Privileges",), 3), (("TableType", "Privileges"), 3)],
+)
 def test_kinds_are_locked(make_world: Any, unknown: tuple[str, ...], requests: int) -> None:
     world: World = make_world(KINDS, unknown_properties=unknown)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 JSON_TYPE = "application/json; odata.metadata=minimal; odata.streaming=true"
 _ERROR_TYPE = "application/json; odata.metadata=minimal"
-_USER_ID = "4026be43-6b69-e111-8f65-78e7d1620f5e"
+USER_ID = "4026be43-6b69-e111-8f65-78e7d1620f5e"
 
 
 def to_json(value: object) -> bytes:
@@ -86,6 +86,11 @@ def unknown_segment(segment: str) -> ServiceError:
 
 
 def missing_privilege(logical_name: str) -> ServiceError:
-    privilege_id = uuid.uuid5(uuid.NAMESPACE_OID, f"prvRead{logical_name}")
+    privilege_id = to_privilege_id(logical_name)
     missing = f"is missing prvRead{logical_name} privilege (Id={privilege_id})"
-    return ServiceError(403, "0x80040220", f"Principal user (Id={_USER_ID}, type=8) {missing}")
+    return ServiceError(403, "0x80040220", f"Principal user (Id={USER_ID}, type=8) {missing}")
+
+
+def to_privilege_id(logical_name: str) -> str:
+    """The id of the privilege to read a table."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"prvRead{logical_name}"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..data.columns import CHOICES, LOOKUPS, Column
 from ..data.tables import Table
+from .answers import to_privilege_id
 
 Definition = dict[str, Any]
 
@@ -28,7 +29,7 @@ _CLASSES = {
 def describe_entity(table: Table) -> Definition:
     name = table.logical_name
     return {
-        "MetadataId": _id(name),
+        "MetadataId": to_id(name),
         "LogicalName": name,
         "EntitySetName": table.entity_set,
         "PrimaryIdAttribute": table.key,
@@ -41,9 +42,18 @@ def describe_entity(table: Table) -> Definition:
         "TableType": table.table_type,
         "DataProviderId": table.data_provider,
         "ChangeTrackingEnabled": table.change_tracking,
+        "Privileges": [] if table.intersect else [_read_privilege(name)],
         "DisplayName": _label(_words(name)),
         "DisplayCollectionName": _label(_words(table.entity_set)),
         "Description": _label(None),
+    }
+
+
+def _read_privilege(logical_name: str) -> Definition:
+    return {
+        "Name": f"prvRead{logical_name}",
+        "PrivilegeId": to_privilege_id(logical_name),
+        "PrivilegeType": "Read",
     }
 
 
@@ -58,6 +68,7 @@ def _column_definition(table: Table, column: Column) -> Definition:
     name, type_ = column.name, column.type
     definition = _attribute(table, name, "Virtual" if type_ in _VIRTUAL else type_, type_)
     definition["IsValidForRead"] = column.readable
+    definition["IsSecured"] = column.secured
     definition["IsValidODataAttribute"] = column.readable and bool(column.members)
     if type_ in LOOKUPS or type_ == "PartyList":
         definition["Targets"] = list(column.targets)
@@ -83,13 +94,14 @@ def _companions(table: Table, column: Column) -> Iterator[Definition]:
 def _attribute(table: Table, name: str, attribute_type: str, type_: str) -> Definition:
     return {
         "@odata.type": f"#Microsoft.Dynamics.CRM.{_CLASSES.get(type_, type_)}AttributeMetadata",
-        "MetadataId": _id(table.logical_name, name),
+        "MetadataId": to_id(table.logical_name, name),
         "LogicalName": name,
         "AttributeType": attribute_type,
         "AttributeTypeName": {"Value": f"{type_}Type"},
         "AttributeOf": None,
         "IsValidForRead": True,
         "IsValidODataAttribute": True,
+        "IsSecured": False,
         "DisplayName": _label(_words(name)),
     }
 
@@ -102,7 +114,7 @@ def describe_relationships(table: Table) -> Iterator[Definition]:
         for target in ("owner",) if column.type == "Owner" else column.targets:
             name = f"{target}_{table.logical_name}_{column.name}"
             yield {
-                "MetadataId": _id("relationship", name),
+                "MetadataId": to_id("relationship", name),
                 "SchemaName": name,
                 "ReferencedEntity": target,
                 "ReferencingEntity": table.logical_name,
@@ -112,7 +124,7 @@ def describe_relationships(table: Table) -> Iterator[Definition]:
 
 def _option_set(table: Table, column: Column) -> Definition:
     name = f"{table.logical_name}_{column.name}"
-    common = {"MetadataId": _id("options", name), "Name": name, "IsGlobal": False}
+    common = {"MetadataId": to_id("options", name), "Name": name, "IsGlobal": False}
     options = {
         value: {"Value": value, "Label": _label(text), "ExternalValue": None}
         for value, text in (column.options or {}).items()
@@ -131,5 +143,5 @@ def _words(name: str) -> str:
     return name.removeprefix("vin_").replace("_", " ").capitalize()
 
 
-def _id(*names: str) -> str:
+def to_id(*names: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, ".".join(names)))

@@ -6,11 +6,12 @@ import json
 import re
 
 from ..data.records import StoredTable
-from .answers import Answer, ServiceError, bad_request, json_answer, unknown_segment
+from .answers import USER_ID, Answer, ServiceError, bad_request, json_answer, unknown_segment
 from .metadata import answer_metadata
 from .query import API_PATH, MAX_URL, Query, parse_prefer, split_target
 from .reading import count_set, link_to_same_page, read_set
 from .request import Backend, SetRequest
+from .rights import answer_rights
 from .tracking import is_tracked, read_tracked
 
 _TOTALS = re.compile(r"RetrieveTotalRecordCount\(EntityNames=(.+)\)")
@@ -48,7 +49,11 @@ class Service:
         if path == "WhoAmI" and (organization := self.backend.control.organization_id):
             kind = "Microsoft.Dynamics.CRM.WhoAmIResponse"
             context = f"{base}$metadata#{kind}"
-            return json_answer({"@odata.context": context, "OrganizationId": organization})
+            return json_answer(
+                {"@odata.context": context, "UserId": USER_ID, "OrganizationId": organization}
+            )
+        if path.startswith(f"systemusers({USER_ID})/"):
+            return answer_rights(self.backend, path, query, base)
         name, _, rest = path.partition("/")
         table = store.tables.get(name)
         if table is None or rest not in {"", "$count"}:

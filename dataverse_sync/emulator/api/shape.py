@@ -5,7 +5,7 @@ The place to hide a column, or to show it otherwise than it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -50,9 +50,17 @@ class Shape:
         return f"{self._request.base}$metadata#{self._table.spec.entity_set}{listed}"
 
     def rows(self, where: Sequence[Condition], keys: Sequence[SortKey], limit: int) -> list[Row]:
-        table, count = self._table, len(keys)
+        table, count, control = self._table, len(keys), self._request.backend.control
+        name = table.spec.entity_set
+        if name in control.depths:
+            where = [*where, table.key.in_(control.depths[name][1])]
+        hidden = {
+            member
+            for member, about in table.spec.members.items()
+            if (name, about.column.name) in control.hidden
+        }
         shown = [table.sql.c[key.name] for key in keys]
-        whole = self._names is None and self._annotator is None
+        whole = self._names is None and self._annotator is None and not hidden
         names = tuple(table.spec.members) if self._names is None else self._names
         wanted = [table.json] if whole else [table.sql.c[name] for name in names]
         query = sa.select(table.version, *shown, *wanted).where(*where)
@@ -60,11 +68,27 @@ class Shape:
         found = self._request.backend.store.read(query)
         if whole:
             return [Row(row[-1], row[0], tuple(row[1:-1])) for row in found]
-        write = self._annotator.to_json if self._annotator else table.to_partial_json
+        write = table.to_partial_json if self._names else self._write_whole
+        write = self._annotator.to_json if self._annotator else write
         return [
-            Row(write(names, row[1 + count :], row[0]), row[0], tuple(row[1 : 1 + count]))
+            Row(
+                write(names, _hide(names, row[1 + count :], hidden), row[0]),
+                row[0],
+                tuple(row[1 : 1 + count]),
+            )
             for row in found
         ]
+
+    def _write_whole(self, _: Sequence[str], values: Sequence[SqlValue], version: int) -> bytes:
+        return self._table.to_json(values, version)
+
+
+def _hide(
+    names: Sequence[str], values: Sequence[SqlValue], hidden: Collection[str]
+) -> Sequence[SqlValue]:
+    if not hidden:
+        return values
+    return [None if name in hidden else value for name, value in zip(names, values, strict=True)]
 
 
 def _selected(query: Query, table: StoredTable) -> tuple[str, ...] | None:

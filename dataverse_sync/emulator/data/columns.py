@@ -70,6 +70,7 @@ class Column:
     options: Mapping[int, str] | None = None  # value to label, of a choice
     date_only: bool = False
     readable: bool = True  # IsValidForRead
+    secured: bool = False  # needs a right of its own to be read
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:

@@ -98,9 +98,9 @@ class StoredTable:
 
     def to_row(self, values: Sequence[SqlValue], version: int) -> tuple[Any, ...]:
         id_ = str(values[self._place[self.spec.key]])
-        return (guid_rank(id_), version, self._to_json(values, version), *values)
+        return (guid_rank(id_), version, self.to_json(values, version), *values)
 
-    def _to_json(self, values: Sequence[SqlValue], version: int) -> bytes:
+    def to_json(self, values: Sequence[SqlValue], version: int) -> bytes:
         """The whole record: its filled members first, then its nulls, as the service does."""
         filled, nulls = [], []
         for (prefix, write), value in zip(self._writers.values(), values, strict=True):
