@@ -287,4 +287,19 @@ class EntityFinished:
     report: EntityReport
 
 
-Event = PhaseStarted | EntityStarted | ReadExpected | PageStored | StillWaiting | EntityFinished
+@dataclass(frozen=True, slots=True)
+class EntityVerified:
+    """Nothing of an entity is compared any more; told again if more of it was."""
+
+    entity: str
+
+
+Event = (
+    PhaseStarted
+    | EntityStarted
+    | ReadExpected
+    | PageStored
+    | StillWaiting
+    | EntityFinished
+    | EntityVerified
+)

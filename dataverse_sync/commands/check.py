@@ -16,7 +16,7 @@ from dataverse_sync.commands.oddities import find_oddities
 from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import Config, select_entities
 from dataverse_sync.dataverse import odata
-from dataverse_sync.dataverse.session import Session, open_session
+from dataverse_sync.dataverse.session import Session, open_session, wait_for
 from dataverse_sync.errors import EntityError, RequestError
 from dataverse_sync.files import find_existing_folder
 from dataverse_sync.model import Drift, Entity, EntityConfig, Page, PageRequest
@@ -30,8 +30,10 @@ from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import LockedSchema, load_schema
 from dataverse_sync.store.sync_state import DIED, EntityState
+from dataverse_sync.sync import sight
 from dataverse_sync.sync.identity import describe_other, get_environment, judge
 from dataverse_sync.sync.plan import plan_read
+from dataverse_sync.sync.sight import HIDES, Sight, describe_limit, describe_loss
 from dataverse_sync.sync.ways import parse_way
 
 CLOCK_TOLERANCE_S = 60.0
@@ -85,10 +87,13 @@ def run_check(
     names = [entity.name for entity in selected]
     with open_session(config, redactor) as session:
         session.sign_in()
-        organization = _check_environment(target.name, locked.environment, session)
+        environment = session.pool.submit(get_environment, session)
+        asked = session.pool.submit(discovery.read_metadata, session.client, names)
+        asking = sight.ask(session, environment, asked, singles=sight.SINGLES_OF_A_CHECK)
+        organization = _check_environment(target.name, locked.environment, wait_for(environment))
         history = load_history(config.db_path)
-        live = discovery.read_metadata(session.client, names)
-        reached = _check_entities(session, selected, locked.lock, live, history)
+        live, seen = wait_for(asked), asking.wait()
+        reached = _check_entities(session, selected, locked.lock, live, history, seen)
     return [
         _check_sign_in(config, session),
         *_check_clock(session),
@@ -97,6 +102,7 @@ def run_check(
         _check_schema(config, locked, [entity.name for entity in entities]),
         *organization,
         *_check_metadata(live),
+        *([Finding("rights", "warning", seen.describe_problem())] if seen.problem else []),
         *_check_address(config, reached),
         *reached,
     ]
@@ -108,6 +114,7 @@ def _check_entities(
     lock: Mapping[str, Entity],
     live: discovery.Discovery,
     history: History,
+    seen: Sight,
 ) -> list[Finding]:
     names = [entity.name for entity in selected]
     known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
@@ -131,6 +138,7 @@ def _check_entities(
             lock.get(name),
             live.entities.get(name),
             counted.get(name),
+            seen,
         )
         return _check_entity(subject, session)
 
@@ -228,9 +236,8 @@ def _check_address(config: Config, reached: Sequence[Finding]) -> list[Finding]:
 
 
 def _check_environment(
-    database: str, recorded: Environment | None, session: Session
+    database: str, recorded: Environment | None, found: Environment
 ) -> list[Finding]:
-    found = get_environment(session)
     if recorded is None or judge(recorded, found) != "other":
         return []
     error = describe_other(recorded, found, database)
@@ -260,6 +267,7 @@ class _Subject:
     locked: Entity | None
     live: Entity | None
     expected: int | None  # rows that the service counts; None: not known
+    sight: Sight  # what the app may read
 
     def find_drift(self, page: Page) -> list[Drift]:
         if self.locked is None:
@@ -300,6 +308,15 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         odd = find_oddities(session.client, live, saved, is_filtered=entity.filtered)
     except EntityError as error:
         return _describe_failure(entity.name, error)
+    change = subject.sight.compare(entity.name, saved.rights)
+    if change.lost:
+        lost = describe_loss(entity.name, change)
+        text = lost.message.removeprefix(f"{entity.name}: ")
+        return Finding(entity.name, "failure", text, {"error": str(lost)}, hint=lost.hint)
+    limits = subject.sight.find_limits([live])
+    odd = [*(describe_limit(limit) for limit in limits), *odd]
+    if change.gained:
+        odd.append(f"the next sync reads all of it, since more may be read: {change.gained[0]}")
     other = odata.find_other_api_url(page.context, api_url)
     cells = [*_describe_table(subject, api_url), *odd]
     if drift:
@@ -307,7 +324,7 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         cells.append(f"schema drift: {'; '.join(drift[:_NAMED])}{more} (see: schema diff)")
     return Finding(
         entity.name,
-        "warning" if drift else "ok",
+        "warning" if drift or any(limit.kind in HIDES for limit in limits) else "ok",
         ", ".join(cells),
         {
             "key": known.key,

@@ -11,27 +11,16 @@ from dataverse_sync.model import Entity, PageRequest
 from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.sync.ways import REFUSED_QUERY, parse_way
 
-_KINDS = {
-    "elastic": (
-        "an elastic table: ids are unique only within a partition, expired records are found by "
-        "comparing keys, and a record just written may come with a later run"
-    ),
-    "virtual": (
-        "a virtual table: its provider may refuse queries and cut it off at 1,000 or 5,000 records"
-    ),
-}
-
 
 def find_oddities(
     client: DataverseClient, entity: Entity, saved: EntityState, *, is_filtered: bool
 ) -> list[str]:
-    """What the metadata, an earlier run, and a query of what changed tell of a table.
+    """What an earlier run and a query of what changed tell of a table.
 
     A filtered table is never asked what changed.
     """
-    found = [_KINDS[entity.kind]] if entity.kind in _KINDS else []
     way = parse_way(saved.asked_how, datetime.now(UTC))
-    found += [f"the service {text}" for text in way.describe()]
+    found = [f"the service {text}" for text in way.describe()]
     asks_changes = way.since and entity.has("modifiedon") and not is_filtered
     if asks_changes and not _answers_changes(client, entity, saved):
         found.append("the service refuses a filter by modifiedon: keys and versions are compared")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dataverse_sync import logs
 from dataverse_sync.commands.console import FAILED, OK, describe_end, load
+from dataverse_sync.commands.display import showing
 from dataverse_sync.commands.options import (
     CONSOLE,
     PLACES,
@@ -25,7 +24,7 @@ from dataverse_sync.config import MAX_PAGE_SIZE, Config
 from dataverse_sync.errors import ConfigError, SyncError
 from dataverse_sync.model import EntityConfig, SyncReport
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.show import progress, text
+from dataverse_sync.show import text
 from dataverse_sync.sync.run import run_sync
 
 log = logging.getLogger(__name__)
@@ -108,36 +107,10 @@ def run_and_show(
     **arguments: Any,
 ) -> SyncReport:
     """Run a sync and show it on the console; ``arguments`` are others of ``run_sync``."""
-    display = choose_display(options)
-    log_line = display.log_line if sys.stderr.isatty() else None
-    try:
-        with logs.diverted(log_line):
-            report = run_sync(
-                config, entities, on_event=display.show, redactor=redactor, **arguments
-            )
-    finally:
-        display.close()
+    with showing(options) as show:
+        report = run_sync(config, entities, on_event=show, redactor=redactor, **arguments)
     _print_summary(report, options)
     return report
-
-
-def choose_display(options: Options) -> progress.Display:
-    """Bars on a terminal, lines in a pipe, nothing with ``-q``."""
-    if options.quiet:
-        return progress.QuietDisplay()
-    if sys.stdout.isatty() and not options.no_progress:
-        from dataverse_sync.show.live_display import LiveDisplay
-
-        live = LiveDisplay()
-        if live.is_possible:
-            return live
-    return progress.PlainDisplay(_write_line)
-
-
-def _write_line(line: str) -> None:
-    """Print and flush; a closed pipe is ignored, so that it never ends a sync."""
-    with suppress(OSError):
-        print(line, flush=True)
 
 
 def _print_summary(report: SyncReport, options: Options) -> None:

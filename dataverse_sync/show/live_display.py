@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dataverse_sync.model import Event, PhaseStarted
+from dataverse_sync.model import EntityStarted, Event, PhaseStarted
 from dataverse_sync.show.progress import EntityProgress, Tally, format_event
 
 SHOWN_AFTER_S = 1.0  # what is read faster would only flash
@@ -25,7 +25,6 @@ MOST_BARS = 8
 _OTHER_LINES = 4  # of the terminal's height: about all, about the rest, and room to breathe
 _BAR_WIDTH = 24
 _REDRAWS_A_SECOND = 4
-_SYNCING = 5  # the phase whose progress is shown
 
 
 class LiveDisplay:
@@ -57,8 +56,10 @@ class LiveDisplay:
             self._tally.add(event)
         if line := format_event(event):
             self.log_line(line)
-        if isinstance(event, PhaseStarted) and event.number >= _SYNCING:
-            self._change(self._live.start if event.number == _SYNCING else self._live.stop)
+        if isinstance(event, EntityStarted) and not self._live.is_started:
+            self._change(self._live.start)
+        elif isinstance(event, PhaseStarted) and self._live.is_started:
+            self._change(self._live.stop)
 
     def log_line(self, line: str) -> None:
         """Print a line above the bars; from any thread."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from dataverse_sync.model import (
     EntityFinished,
     EntityStarted,
+    EntityVerified,
     Event,
     PageStored,
     PhaseStarted,
@@ -78,9 +79,9 @@ class Tally:
     rows: int = 0
     in_flight: int = 0
     waited_s: float = 0.0
-    done: int = 0
     _began_at: float = field(init=False)
     _started: set[str] = field(default_factory=set)
+    _done: set[str] = field(default_factory=set)
     _expected: dict[str, ReadExpected] = field(default_factory=dict)
     _reading: dict[str, tuple[float, bool]] = field(default_factory=dict)  # since when, keys_only
     _counts: Counter[tuple[str, bool]] = field(default_factory=Counter)  # by entity, keys_only
@@ -102,8 +103,13 @@ class Tally:
             case StillWaiting():
                 self.in_flight, self.waited_s = event.in_flight, event.waited_s
             case EntityFinished():
-                self.done += 1
-                self._reading.pop(event.report.name, None)
+                self._end(event.report.name)
+            case EntityVerified():
+                self._end(event.entity)
+
+    def _end(self, entity: str) -> None:
+        self._done.add(entity)
+        self._reading.pop(entity, None)
 
     def _add_page(self, page: PageStored) -> None:
         now = self.clock()
@@ -148,7 +154,7 @@ class Tally:
         rows = sum(rows for _, rows, _ in self._recent) / seconds
         size = sum(size for _, _, size in self._recent) / seconds
         parts = [
-            f"{self.done} of {len(self._started)} done",
+            f"{len(self._done)} of {len(self._started)} done",
             f"{self.rows:,} rows",
             f"{rows:,.0f} rows/s",
             f"{size / 1e6:.1f} MB/s",

@@ -16,10 +16,11 @@ from typing import Literal
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from dataverse_sync.errors import ConfigError
-from dataverse_sync.model import Counts, State
+from dataverse_sync.model import Counts, Limit, State
 from dataverse_sync.moments import parse_timestamp
 from dataverse_sync.store.database import Target, dialect_of, open_target, reading
 from dataverse_sync.store.deletions import DELETED
+from dataverse_sync.store.limits import LIMITS, load_limits, parse_rights
 from dataverse_sync.store.proof import VERIFY, load_proven
 from dataverse_sync.store.schema_lock import SCHEMA_CHANGES
 from dataverse_sync.store.sync_state import (
@@ -109,6 +110,8 @@ class EntityHistory:
     saved: EntityState  # as stored: what the next sync plans by
     last: LogEntry | None
     proven_at: datetime | None = None  # when a verify last found the table to be the same
+    proven_how: str | None = None  # what it had compared
+    limits: tuple[Limit, ...] = ()  # what the app may not see of it
 
     @property
     def rows(self) -> int:
@@ -117,6 +120,12 @@ class EntityHistory:
     @property
     def bookmark(self) -> str | None:
         return self.saved.bookmark
+
+    @property
+    def is_sight_known(self) -> bool:
+        """Whether it is known what the app may read of it."""
+        rights = parse_rights(self.saved.rights)
+        return rights is not None and rights.is_known
 
     @property
     def is_killed(self) -> bool:
@@ -216,8 +225,9 @@ def _load_entities(
     connection: Connection, last: Mapping[str, LogEntry], holder: str | None
 ) -> tuple[EntityHistory, ...]:
     rows = load_rows(connection)
-    is_kept = VERIFY.name in dialect_of(connection).read_tables(connection)
-    proven = load_proven(connection) if is_kept else {}
+    made = dialect_of(connection).read_tables(connection)
+    proven = load_proven(connection) if VERIFY.name in made else {}
+    limits = load_limits(connection) if LIMITS.name in made else []
     saved = load_states(connection, [row["entity_name"] for row in rows])
     entities = []
     for row in rows:
@@ -227,7 +237,9 @@ def _load_entities(
         if state == "in_progress" and not holder:
             state, error = "failed", f"{name}: {DIED}"
         success_at = row["last_sync_time"] and _read_moment(row["last_sync_time"])
-        known = (success_at, saved[name], last.get(name), proven.get(name))
+        proven_at, how = proven.get(name) or (None, None)
+        mine = tuple(limit for limit in limits if limit.entity == name)
+        known = (success_at, saved[name], last.get(name), proven_at, how, mine)
         entities.append(EntityHistory(name, state, error, *known))
     return tuple(entities)
 

@@ -1,4 +1,4 @@
-"""What this app does not see of the environment: kept in ``_sync_limits`` while it stands."""
+"""What this app may read, and what it does not see: ``_sync_limits`` keeps it while it stands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import astuple
 from datetime import datetime
 
+import msgspec
 import sqlalchemy as sa
 
 from dataverse_sync.model import Limit
@@ -23,6 +24,34 @@ LIMITS = sa.Table(
     sa.Column("detected_at", sa.Text, nullable=False),
 )
 _NAMES = ("entity_name", "column_name", "kind", "detail")  # as the fields of a Limit
+
+
+class Rights(msgspec.Struct, frozen=True):
+    """What the app may read of a table: kept in ``_sync_state`` as JSON. None: not known."""
+
+    depths: dict[str, int] | None = None  # business unit → how deep, of its privilege
+    hidden: tuple[str, ...] | None = None  # secured columns that it may not read
+    is_refused: bool = False  # some of it may not be asked for, and that was said
+
+    @property
+    def is_known(self) -> bool:
+        return not self.is_refused and self.hidden is not None
+
+
+def parse_rights(text: str | None) -> Rights | None:
+    """Rights out of their column; None where there are none that this version can use."""
+    try:
+        return msgspec.json.decode(text or "", type=Rights)
+    except msgspec.DecodeError:
+        return None
+
+
+def dump_rights(before: Rights | None, now: Rights) -> str:
+    """What is kept: what is told now, and else what was known before."""
+    before = before or Rights()
+    depths = before.depths if now.depths is None else now.depths
+    hidden = before.hidden if now.hidden is None else now.hidden
+    return msgspec.json.encode(Rights(depths, hidden, now.is_refused)).decode()
 
 
 def load_limits(connection: sa.Connection) -> list[Limit]:

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, Text, cast, literal, select
 
 from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_heads, to_rows
 from dataverse_sync.store.tables import EntityTable
 
@@ -72,6 +73,58 @@ def _refuse_partitions(table: EntityTable, key: str, one: str | None, two: str |
         "has the id alone. Take the table out of the configuration, or give its records ids of "
         "their own.",
     )
+
+
+def find_unlike(
+    connection: Connection, table: EntityTable, records: Sequence[msgspec.Raw]
+) -> list[str]:
+    """Keys of records whose row holds other bytes; annotations aside.
+
+    Records that have no row are left out.
+    """
+    heads = to_heads(table, records)
+    came = {key: record for (key, _), record in zip(heads, records, strict=True)}
+    unlike, keys = [], list(came)
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        part = keys[start : start + KEYS_AT_ONCE]
+        texts = [came[key] for key in part]
+        same = dialect_of(connection).find_unchanged(connection, table, part, texts)
+        others = [key for key in part if key not in same]
+        stored = select(table.key, table.table.c.json_response).where(table.key.in_(others))
+        for key, text in connection.execute(stored) if others else ():
+            if not _differs_in_annotations_alone(bytes(came[key]), str(text).encode()):
+                unlike.append(key)
+    return unlike
+
+
+def _differs_in_annotations_alone(one: bytes, other: bytes) -> bool:
+    """Whether two records of other bytes have the same members, but for those that annotate."""
+    try:
+        split = [_split_members(record) for record in (one, other)]
+    except (msgspec.MsgspecError, RecursionError):  # damaged, or half a surrogate pair
+        return False
+    (members, notes), (other_members, other_notes) = split
+    return members == other_members and notes != other_notes
+
+
+def _split_members(record: bytes) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+    """The members of a record in their order, and those that annotate it or another member."""
+    items = [(name, bytes(value)) for name, value in _decode_members(record).items()]
+    return [one for one in items if "@" not in one[0]], [one for one in items if "@" in one[0]]
+
+
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def choose_sample(
+    connection: Connection, table: EntityTable, count: int, after: str | None
+) -> Sequence[str]:
+    """So many keys, the next ones after a key in their order; from the first on after the last."""
+    following = select(table.key).order_by(table.key).limit(count)
+    keys = list_keys(connection, following.where(table.key > (after or "")))
+    if len(keys) < count:
+        keys = list(dict.fromkeys([*keys, *list_keys(connection, following)]))[:count]
+    return keys
 
 
 def find_altered(connection: Connection, table: EntityTable, known: Collection[str]) -> list[str]:

@@ -28,6 +28,7 @@ from dataverse_sync.model import (
 from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import transaction
+from dataverse_sync.store.limits import dump_rights, parse_rights
 from dataverse_sync.store.references import References
 from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.store.upsert import count_rows
@@ -38,14 +39,7 @@ from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.plan import choose_compared
 from dataverse_sync.sync.ranges import choose_count
 from dataverse_sync.sync.setup import Setup, utc_now
-from dataverse_sync.sync.sight import (
-    Asking,
-    Change,
-    Sight,
-    describe_loss,
-    dump_rights,
-    parse_rights,
-)
+from dataverse_sync.sync.sight import Asking, Change, Sight, describe_loss
 from dataverse_sync.sync.ways import format_way
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
-import msgspec
 from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.definitions import Security
@@ -30,7 +29,7 @@ from dataverse_sync.model import Entity, Limit
 from dataverse_sync.schema.discovery import Discovery
 from dataverse_sync.store.database import transaction
 from dataverse_sync.store.environment import Environment
-from dataverse_sync.store.limits import record_limits
+from dataverse_sync.store.limits import Rights, parse_rights, record_limits
 from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.sync.setup import utc_now
 
@@ -53,31 +52,9 @@ _KINDS = {
     ),
 }
 
+HIDES = ("depth", "secured")  # the kinds of limits that hide something
+
 T = TypeVar("T")
-
-
-class Rights(msgspec.Struct, frozen=True):
-    """What the app may read of a table: kept in ``_sync_state`` as JSON. None: not known."""
-
-    depths: dict[str, int] | None = None  # business unit → how deep, of its privilege
-    hidden: tuple[str, ...] | None = None  # secured columns that it may not read
-    is_refused: bool = False  # some of it may not be asked for, and that was said
-
-
-def parse_rights(text: str | None) -> Rights | None:
-    """Rights out of their column; None where there are none that this version can use."""
-    try:
-        return msgspec.json.decode(text or "", type=Rights)
-    except msgspec.DecodeError:
-        return None
-
-
-def dump_rights(before: Rights | None, now: Rights) -> str:
-    """What is kept: what is told now, and else what was known before."""
-    before = before or Rights()
-    depths = before.depths if now.depths is None else now.depths
-    hidden = before.hidden if now.hidden is None else now.hidden
-    return msgspec.json.encode(Rights(depths, hidden, now.is_refused)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +149,11 @@ def _describe_reach(depths: Depths, privilege: str | None) -> str:
     return f"this app may read only {_REACH[depth]} ({privilege} at depth {DEPTHS[depth]})"
 
 
+def describe_limit(limit: Limit) -> str:
+    """A limit in a line that names its table already."""
+    return f"{limit.column}: {limit.detail}" if limit.column else limit.detail
+
+
 def describe_loss(name: str, change: Change) -> EntityError:
     """The error for a table that the app may read less of than what was copied."""
     return EntityError(
@@ -196,7 +178,15 @@ def keep_limits(
     with transaction(connection):
         new = record_limits(connection, found, sight.list_settled(), utc_now())
     for limit in new:
-        log.log(logging.INFO if limit.kind in _KINDS else logging.WARNING, "%s", limit)
+        log.log(logging.WARNING if limit.kind in HIDES else logging.INFO, "%s", limit)
+
+
+def describe_gain(name: str, change: Change) -> EntityError:
+    """The error for a table that the app may read more of than what was copied."""
+    return EntityError(
+        f"{name}: the app may read more of it than was copied ({'; '.join(change.gained)})",
+        "Run a sync, which reads it in full once.",
+    )
 
 
 # Asking

@@ -429,3 +429,41 @@ def test_other_organization_is_a_failure(world: World) -> None:
     assert found.result == "failure"
     assert "is organization 99999999" in found.text
     assert "--new-environment" in found.hint
+
+
+def test_what_the_app_may_not_see_is_named_alone(world: World) -> None:
+    secured = Column("vin_dose", "Decimal", secured=True)
+    columns = [secured if one.name == "vin_dose" else one for one in CANDIDATES.columns]
+    world.emulator.tables["vin_candidates"].spec = replace(CANDIDATES, columns=columns)
+    control = world.emulator.control
+    control.hidden = {("vin_candidates", "vin_dose")}
+    control.depths["accounts"] = "Deep", set()
+
+    found = check(world)
+
+    assert {name for name, one in found.items() if one.result != "ok"} == {
+        "vin_candidates",
+        "accounts",
+    }
+    assert "vin_dose: a secured column that this app may not read" in found["vin_candidates"].text
+    assert "prvReadaccount at depth Deep" in found["accounts"].text
+    world.sync()
+    control.hidden, control.depths = set(), {"accounts": ("Local", set())}
+    found = check(world)
+    assert "the next sync reads all of it" in found["vin_candidates"].text
+    assert found["accounts"].result == "failure"
+    assert "prvReadaccount reaches depth Local, was depth Deep" in found["accounts"].text
+
+
+def test_rights_that_cannot_be_asked_for_are_a_warning(world: World) -> None:
+    control = world.emulator.control
+    control.unknown_functions = {"RetrieveUserSetOfPrivilegesByNames", "RetrieveUserPrivileges"}
+    control.depths["accounts"] = "Local", set()
+    assert "prvReadaccount at depth Local" in check(world)["accounts"].text  # asked one by one
+
+    control.unknown_functions.add("RetrieveUserPrivilegeByPrivilegeName")
+    found = check(world)
+
+    assert found["rights"].result == "warning"
+    assert "how deep it may read (RetrieveUserPriv" in found["rights"].text
+    assert found["accounts"].result == "ok"

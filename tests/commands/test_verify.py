@@ -17,7 +17,8 @@ from dataverse_sync.emulator import Column, Fault, LoggedRequest, Table
 from dataverse_sync.errors import ConfigError, LockedError, StorageError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
-from dataverse_sync.sync.verification import EntityFindings, Verification, run_verify
+from dataverse_sync.sync.entity_verification import EntityFindings
+from dataverse_sync.sync.verification import Verification, run_verify
 
 ALL = ["vin_candidates", "vin_products", "vin_vin_candidate_accountset", "accounts", "contacts"]
 KEYS = {

@@ -20,8 +20,8 @@ from loopback import SlowTime
 
 from dataverse_sync import cli
 from dataverse_sync import logs as console
+from dataverse_sync.commands.display import choose_display
 from dataverse_sync.commands.options import Options
-from dataverse_sync.commands.sync import choose_display
 from dataverse_sync.emulator import Fault
 from dataverse_sync.model import (
     EntityFinished,

@@ -6,6 +6,7 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -27,6 +28,7 @@ from run_tables import (
 )
 
 from dataverse_sync.errors import ConfigError, StorageError
+from dataverse_sync.model import Limit
 from dataverse_sync.show.report.data import judge, load_report
 from dataverse_sync.show.report.page import (
     CHANGES_SHOWN,
@@ -37,6 +39,8 @@ from dataverse_sync.show.report.page import (
 )
 from dataverse_sync.store import run_lock
 from dataverse_sync.store.database import open_target
+from dataverse_sync.store.limits import Rights, dump_rights, record_limits
+from dataverse_sync.store.proof import Proof, keep_proofs
 from dataverse_sync.store.sync_state import DIED
 
 HOSTILE = "<script>alert(1)</script></style><!--\"'><img src=x onerror=alert(1)>&amp;{{7*7}}"
@@ -255,7 +259,7 @@ def test_first_run_under_way(db_path, page):
         said = page()
 
     assert said.text("verdict").startswith("The first run is under way A run is under way since")
-    assert "contacts pending 0 never never none not read yet" in said.text("tables")
+    assert "contacts pending 0 never none not read yet" in said.text("tables")
     assert said.problems == []
 
 
@@ -317,7 +321,7 @@ def test_numbers_have_separators(db_path, page):
     said = page()
 
     assert (
-        "accounts completed 1,234,567 2026-11-23 02:00 5 h 40 min ago never 2026-11-22T21:14Z "
+        "accounts completed 1,234,567 2026-11-23 02:00 5 h 40 min ago 2026-11-22T21:14Z "
         "41 s 45,678 34,569 1,111 9,998 2 1,024"
     ) in said.text("tables")
     assert "2026-11-22 02:00 completed 1 h 2 min 1 1,200,000 1,200,000 0 0 0 2" in said.text("runs")
@@ -465,10 +469,10 @@ def test_readable_by_screen_reader_and_keyboard(hostile, page):
     assert all(after <= before + 1 for before, after in pairwise(levels))
     tags = [tag for tag, _ in said.elements]
     assert tags.count("main") == tags.count("nav") == 1
-    assert tags.count("caption") == tags.count("table") == 5
+    assert tags.count("caption") == tags.count("table") == 6
     assert all(cell.get("scope") for cell in said.all("th"))
     scrolled = [one for one in said.all("div") if one.get("class") == "scroll"]
-    assert len(scrolled) == 5
+    assert len(scrolled) == 6
     assert all(one["tabindex"] == "0" and one["role"] == "region" for one in scrolled)
     for svg in said.all("svg"):
         assert (
@@ -637,3 +641,27 @@ def test_phone_scrolls_only_tables(hostile, page, tmp_path):
     )
 
     assert "<title>390 0 true</title>" in done.stdout
+
+
+def test_proof_and_its_limits_told(db_path, page):
+    known = dump_rights(None, Rights({"unit": 3}, ("pay",)))
+    with writing(db_path) as connection:
+        add_state(connection, "accounts", records_count=1200, rights=known)
+        add_state(connection, "contacts", records_count=3, rights=known)
+        add_state(connection, "vin_things", rights=dump_rights(None, Rights(is_refused=True)))
+        proof = Proof("accounts", 1200, 0, 0, 0, 0, "same", "values of 5 %")
+        keep_proofs(connection, "v1", [proof], NIGHT)
+        keep_proofs(connection, "v2", [replace(proof, status="differs")], NIGHT + DAY)
+        limits = [
+            Limit("contacts", None, "depth", "this app may read only <half>"),
+            Limit("contacts", "pay", "secured", "a secured column"),
+        ]
+        record_limits(connection, limits, set(), NIGHT)
+
+    said = page()
+
+    text = said.text("proof")
+    assert "accounts 1,200 2026-11-23 02:00 5 h 40 min ago values of 5 % nothing is hidden" in text
+    assert "contacts 3 never this app may read only <half> pay: a secured column" in text
+    assert "vin_things 0 never not all of it can be asked for" in text
+    assert said.problems == []

@@ -16,7 +16,8 @@ from dataverse_sync.dataverse.definitions import Security
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.model import Column as LockedColumn
 from dataverse_sync.model import Entity, Event, PageStored
-from dataverse_sync.sync.sight import Change, Rights, compare_rights, dump_rights, parse_rights
+from dataverse_sync.store.limits import Rights, dump_rights, parse_rights
+from dataverse_sync.sync.sight import Change, compare_rights
 
 PEOPLE = Table(
     "vin_person",
