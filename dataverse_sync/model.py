@@ -79,7 +79,7 @@ class PageRequest:
     track_changes: bool = False
     keys_only: bool = False  # for keys and versions, not for whole records
     size: int | None = None  # records at most; None: as many as the run asks for
-    is_trial: bool = False  # another way of asking: retried once alone
+    retries: int | None = None  # at most, of another way of asking; None: as many as help
 
     def __str__(self) -> str:
         return f"{self.entity}, page {self.number}" if self.number else self.entity
@@ -289,7 +289,7 @@ class EntityFinished:
 
 @dataclass(frozen=True, slots=True)
 class EntityVerified:
-    """Nothing of an entity is compared any more; told again if more of it was."""
+    """An entity was compared; it is told again where more of it is compared later."""
 
     entity: str
 

@@ -28,7 +28,7 @@ from dataverse_sync.commands.verify import format_verification
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.progress import PlainDisplay
 from dataverse_sync.show.text import format_summary
-from dataverse_sync.sync.verification import run_verify
+from dataverse_sync.sync.verification import VerifyOptions, run_verify
 
 __test__ = False  # for pytest: this is a program, not a test
 
@@ -88,9 +88,7 @@ def _run(config: Config, entities: Sequence[EntityConfig], redactor: Redactor) -
     print("\nThe second sync, which should find nothing new:", flush=True)
     second = _sync(config, entities, redactor)
     print("\nThe database against Dataverse:", flush=True)
-    verified = run_verify(
-        config, entities, only=(), repair=False, allow_deletes=False, redactor=redactor
-    )
+    verified = run_verify(config, entities, VerifyOptions(), only=(), redactor=redactor)
     for line in format_verification(verified):
         print(line)
     problems = [f"first sync: {one.error}" for one in first.failed]

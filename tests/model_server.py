@@ -26,7 +26,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sqlalchemy import Dialect, Engine
 
@@ -37,8 +37,8 @@ from dataverse_sync.model import EntityConfig, Page, PageRequest
 from dataverse_sync.schema.discovery import read_metadata
 from dataverse_sync.store import sqlite
 from dataverse_sync.store import tables as schema_manager
+from dataverse_sync.sync.asking_rights import find_depths, find_readable
 from dataverse_sync.sync.identity import get_environment
-from dataverse_sync.sync.sight import find_depths, find_readable
 
 API = "https://model.api.crm.dynamics.com/api/data/v9.2/"
 BEGAN_AT = datetime(2026, 5, 1, tzinfo=UTC)
@@ -191,6 +191,9 @@ class ModelServer:
         self.refused: dict[str, int] = {}  # what is refused from now on, and the status
         self.heaviest: tuple[int, int | None] | None = None  # records a page, and the status
         self.was_restored = False
+        self.visible: dict[str, set[str]] = {}  # table → the only ids that the app may see
+        self.hidden: set[str] = set()  # tables of which it may not see the name
+        self.were_limited = False
         self.may_read_whole = False  # a refusal may be taken for one of ids or versions
         self._version = 1000
         self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
@@ -350,6 +353,30 @@ class ModelServer:
             self.refused[what] = self.rng.choice((400, 404, 405, 500, 501))
             self.may_read_whole |= what in ("version", "or", "ids")
 
+    def limit(self, name: str) -> None:
+        """Let the app see less of a table from now on."""
+        self.were_limited = True
+        if self.rng.random() < 0.5:
+            self.hidden.add(name)
+        else:
+            ids = self.tables[name].ids
+            self.visible[name] = set(self.rng.sample(ids, self.rng.randint(0, len(ids) - 1)))
+
+    def lift(self, name: str) -> None:
+        """Let the app see all of a table again."""
+        self.hidden.discard(name)
+        self.visible.pop(name, None)
+
+    @property
+    def limited(self) -> set[str]:
+        return self.hidden | self.visible.keys()
+
+    def texts_of(self, table: Table, version: Version) -> set[str | None]:
+        """The texts that a version may be stored as, whatever of it may be seen."""
+        if version.values is None:
+            return {None}
+        return {version.text, self._text(table, {**version.values, "name": None})}
+
     def _text(self, table: Table, values: Mapping[str, Any]) -> str:
         raw = {name: json.dumps(value) for name, value in values.items()}
         raw["amount"] = values["amount"]  # a decimal with its scale, which no float keeps
@@ -397,11 +424,24 @@ class ModelServer:
         if self.heaviest is not None and (request.size or 5000) > self.heaviest[0]:
             raise self._refusal(request, self.heaviest[1], "0x80044151", "SQL timeout expired.")
 
-    def get_document(self, function: str, path: str, *, is_trial: bool = False) -> Any:
+    def get_document(self, function: str, path: str, *, retries: int | None = None) -> Any:
         if function == "WhoAmI":
             organization_id = "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"
             return {"OrganizationId": organization_id, "UserId": organization_id}
-        raise AssertionError(path)
+        if function == "RetrievePrincipalAttributePrivileges":
+            seen = self.tables.keys() - self.hidden
+            return {"AttributePrivileges": [{"AttributeId": name, "CanRead": 4} for name in seen]}
+        assert function == "RetrieveUserSetOfPrivilegesByNames"
+        asked = json.loads(unquote(path).partition("@p=")[2])
+        depths = {
+            f"prvRead{name}": "Local" if name in self.visible else "Global" for name in self.tables
+        }
+        return {
+            "RolePrivileges": [
+                {"PrivilegeName": name, "Depth": depths[name], "BusinessUnitId": "unit"}
+                for name in asked
+            ]
+        }
 
     def release(self, _page: Page) -> None:
         self.held -= 1
@@ -436,8 +476,15 @@ class ModelServer:
             "PrimaryIdAttribute": table.key,
             "IsIntersect": bool(table.keys_of),
             "ChangeTrackingEnabled": table.tracked,
+            "Privileges": [{"Name": f"prvRead{table.name}", "PrivilegeType": "Read"}],
             "Attributes": [
-                {"LogicalName": name, "AttributeType": kind, "IsValidODataAttribute": True}
+                {
+                    "LogicalName": name,
+                    "AttributeType": kind,
+                    "IsValidODataAttribute": True,
+                    "IsSecured": name == "name",
+                    "MetadataId": table.name,
+                }
                 for name, kind in kinds.items()
             ],
             "ManyToOneRelationships": [
@@ -526,6 +573,8 @@ class ModelServer:
                 continue
             if query.filter and not _matches(query.filter, values):
                 continue
+            if values[table.key] not in self.visible.get(table.name, table.ids):
+                continue
             entries.append((place, self._shape(query, version)))
         entries.sort()
         if counted:
@@ -543,6 +592,8 @@ class ModelServer:
             place = (last.text is None, last.position)
             if last.is_silent or (query.after and place <= query.after):
                 continue
+            if record_id not in self.visible.get(query.table.name, query.table.ids):
+                continue
             if query.since < last.position <= until:
                 entries.append((place, self._shape(query, last, record_id)))
         return sorted(entries)
@@ -555,9 +606,11 @@ class ModelServer:
                 "reason": "deleted",
             }
             return json.dumps(entry)
+        assert version.values is not None
+        if not query.select and query.table.name in self.hidden:
+            return self._text(query.table, {**version.values, "name": None})
         if not query.select:
             return version.text
-        assert version.values is not None
         chosen = ("@odata.etag", query.table.key, *query.select)
         return json.dumps({name: version.values[name] for name in chosen})
 

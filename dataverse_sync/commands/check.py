@@ -7,11 +7,11 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
 
 from dataverse_sync.commands.console import FAILED, OK, load, show
+from dataverse_sync.commands.findings import Finding, format_findings, to_document
 from dataverse_sync.commands.oddities import find_oddities
 from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.config import Config, select_entities
@@ -30,10 +30,10 @@ from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.history import History, load_history
 from dataverse_sync.store.schema_lock import LockedSchema, load_schema
 from dataverse_sync.store.sync_state import DIED, EntityState
-from dataverse_sync.sync import sight
+from dataverse_sync.sync.asking_rights import SINGLES_OF_A_CHECK, ask_rights
 from dataverse_sync.sync.identity import describe_other, get_environment, judge
 from dataverse_sync.sync.plan import plan_read
-from dataverse_sync.sync.sight import HIDES, Sight, describe_limit, describe_loss
+from dataverse_sync.sync.rights import HIDES, AccessRights, describe_limit, describe_loss
 from dataverse_sync.sync.ways import parse_way
 
 CLOCK_TOLERANCE_S = 60.0
@@ -58,18 +58,6 @@ def run(options: Options, redactor: Redactor) -> int:
     return OK if document["ok"] else FAILED
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result for one entity, or for a part of the surroundings such as the clock."""
-
-    what: str  # an entity set, or sign-in, clock, database, address and so on
-    result: Literal["ok", "warning", "failure"]
-    text: str
-    details: dict[str, Any] = field(default_factory=dict)
-    cells: tuple[str, ...] = ()  # the text in parts that stand below each other
-    hint: str = ""  # the way out, said once below the lines of all findings that have it
-
-
 def run_check(
     config: Config, entities: Sequence[EntityConfig], only: Sequence[str], redactor: Redactor
 ) -> list[Finding]:
@@ -89,11 +77,11 @@ def run_check(
         session.sign_in()
         environment = session.pool.submit(get_environment, session)
         asked = session.pool.submit(discovery.read_metadata, session.client, names)
-        asking = sight.ask(session, environment, asked, singles=sight.SINGLES_OF_A_CHECK)
+        pending = ask_rights(session, environment, asked, singles=SINGLES_OF_A_CHECK)
         organization = _check_environment(target.name, locked.environment, wait_for(environment))
         history = load_history(config.db_path)
-        live, seen = wait_for(asked), asking.wait()
-        reached = _check_entities(session, selected, locked.lock, live, history, seen)
+        live, access = wait_for(asked), pending.wait()
+        reached = _check_entities(session, selected, locked.lock, live, history, access)
     return [
         _check_sign_in(config, session),
         *_check_clock(session),
@@ -102,7 +90,7 @@ def run_check(
         _check_schema(config, locked, [entity.name for entity in entities]),
         *organization,
         *_check_metadata(live),
-        *([Finding("rights", "warning", seen.describe_problem())] if seen.problem else []),
+        *_check_rights(access),
         *_check_address(config, reached),
         *reached,
     ]
@@ -114,7 +102,7 @@ def _check_entities(
     lock: Mapping[str, Entity],
     live: discovery.Discovery,
     history: History,
-    seen: Sight,
+    access: AccessRights,
 ) -> list[Finding]:
     names = [entity.name for entity in selected]
     known = {**live.entities, **{name: lock[name] for name in names if name in lock}}
@@ -138,7 +126,7 @@ def _check_entities(
             lock.get(name),
             live.entities.get(name),
             counted.get(name),
-            seen,
+            access,
         )
         return _check_entity(subject, session)
 
@@ -244,6 +232,13 @@ def _check_environment(
     return [Finding("environment", "failure", error.message, hint=error.hint)]
 
 
+def _check_rights(access: AccessRights) -> list[Finding]:
+    if access.unknown.keys() <= {"metadata"}:  # which has a line of its own
+        return []
+    hint = "Let the app call the functions that are named, or ask its administrator what it reads."
+    return [Finding("rights", "warning", access.describe_unknown(), hint=hint)]
+
+
 def _check_metadata(live: discovery.Discovery) -> list[Finding]:
     if live.metadata_error is None:
         return []
@@ -267,7 +262,7 @@ class _Subject:
     locked: Entity | None
     live: Entity | None
     expected: int | None  # rows that the service counts; None: not known
-    sight: Sight  # what the app may read
+    access: AccessRights
 
     def find_drift(self, page: Page) -> list[Drift]:
         if self.locked is None:
@@ -308,12 +303,12 @@ def _check_entity(subject: _Subject, session: Session) -> Finding:
         odd = find_oddities(session.client, live, saved, is_filtered=entity.filtered)
     except EntityError as error:
         return _describe_failure(entity.name, error)
-    change = subject.sight.compare(entity.name, saved.rights)
+    change = subject.access.compare(known, saved.rights)
     if change.lost:
         lost = describe_loss(entity.name, change)
         text = lost.message.removeprefix(f"{entity.name}: ")
         return Finding(entity.name, "failure", text, {"error": str(lost)}, hint=lost.hint)
-    limits = subject.sight.find_limits([live])
+    limits = subject.access.find_limits([live])
     odd = [*(describe_limit(limit) for limit in limits), *odd]
     if change.gained:
         odd.append(f"the next sync reads all of it, since more may be read: {change.gained[0]}")
@@ -388,34 +383,3 @@ def _shorten(error: EntityError) -> str:
     asked = error.request if isinstance(error, RequestError) else None
     answered = error.message.removeprefix(f"{asked}: the service answered ")
     return _REQUEST_ID.sub("", answered).rstrip(". ")
-
-
-def format_findings(findings: Sequence[Finding]) -> list[str]:
-    """One line each, each way out once, and how many of them are not ok."""
-    width = max(len(finding.what) for finding in findings)
-    rows = [finding.cells for finding in findings if finding.cells]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
-    lines = []
-    for finding in findings:
-        text = " ".join(finding.text.split())
-        if finding.cells:
-            ends = finding.cells[len(widths) :]
-            padded = zip(finding.cells, widths, strict=False)
-            text = "  ".join([*(cell.ljust(size) for cell, size in padded), *ends]).rstrip()
-        lines.append(f"{finding.result:<7}  {finding.what.ljust(width)}  {text}")
-    failures = sum(finding.result == "failure" for finding in findings)
-    warnings = sum(finding.result == "warning" for finding in findings)
-    if hints := list(dict.fromkeys(finding.hint for finding in findings if finding.hint)):
-        lines += ["", *hints]
-    return [*lines, "", f"failures: {failures}, warnings: {warnings}"]
-
-
-def to_document(findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as one JSON document."""
-    failed = any(finding.result == "failure" for finding in findings)
-    documents = [asdict(finding) for finding in findings]
-    for document in documents:
-        del document["cells"]
-        if not document["hint"]:
-            del document["hint"]
-    return {"ok": not failed, "findings": documents}

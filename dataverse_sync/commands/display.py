@@ -14,7 +14,7 @@ from dataverse_sync.show import progress
 
 @contextmanager
 def showing(options: Options) -> Iterator[Callable[[Event], None]]:
-    """What the events of a run are told to, while it goes on."""
+    """Show a run while it goes on: yields the function that takes its events."""
     display = choose_display(options)
     log_line = display.log_line if sys.stderr.isatty() else None
     try:

@@ -38,7 +38,7 @@ def _answers_changes(client: DataverseClient, entity: Entity, saved: EntityState
         top=1,
     )
     try:
-        client.release(client.get_page(PageRequest(entity.name, url, top=True, is_trial=True)))
+        client.release(client.get_page(PageRequest(entity.name, url, top=True, retries=1)))
     except EntityError as error:
         return not (isinstance(error, RequestError) and error.status in REFUSED_QUERY)
     return True

@@ -13,7 +13,7 @@ from dataverse_sync.commands.options import CONSOLE, PLACES, Options, add_shared
 from dataverse_sync.errors import ConfigError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.sync.entity_verification import EntityFindings
-from dataverse_sync.sync.verification import Verification, run_verify
+from dataverse_sync.sync.verification import Verification, VerifyOptions, run_verify
 
 EXAMPLES = 5
 
@@ -49,16 +49,11 @@ def run(options: Options, redactor: Redactor) -> int:
         raise ConfigError("--sample: there is nothing to take a sample of", "Give --values too.")
     config, entities = load(options, redactor, workers=options.workers)
     with showing(options) as tell:
+        wanted = VerifyOptions(
+            options.values, options.sample, options.repair, options.allow_deletes
+        )
         found = run_verify(
-            config,
-            entities,
-            only=options.entity,
-            repair=options.repair,
-            allow_deletes=options.allow_deletes,
-            redactor=redactor,
-            values=options.values,
-            sample=options.sample,
-            on_event=tell,
+            config, entities, wanted, only=options.entity, redactor=redactor, on_event=tell
         )
     show(options, to_document(found), lambda: format_verification(found), ok=found.ok)
     return OK if found.ok else FAILED
@@ -121,7 +116,7 @@ def _format_limits(verification: Verification) -> list[str]:
     """What the app could not see of what was compared."""
     limits = [f"  {limit}" for limit in verification.limits]
     if verification.limits_unknown:
-        limits.append(f"  it cannot ask for: {verification.limits_unknown}")
+        limits.append(f"  {verification.limits_unknown}")
     if verification.ok:
         all_of_it = "" if limits else " all of it"
         return [f"the same, as far as this app may see:{all_of_it}", *limits]

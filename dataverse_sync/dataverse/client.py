@@ -191,7 +191,9 @@ class DataverseClient:
         Source: learn.microsoft.com, "Query table definitions using the Web API".
         """
         url = odata.build_url(self.api_url, path, select=select, filter=filter, expand=expand)
-        request = PageRequest(path.partition("/")[0], url, number=0, is_trial=is_trial)
+        request = PageRequest(
+            path.partition("/")[0], url, number=0, retries=1 if is_trial else None
+        )
         page = self._get(request, odata.parse_page)
         self.release(page)
         return [_decode(record, str(request)) for record in page.records]
@@ -210,9 +212,9 @@ class DataverseClient:
         except (KeyError, TypeError, ValueError) as error:
             raise PageError(f"{function}: the answer is not understood") from error
 
-    def get_document(self, function: str, path: str, *, is_trial: bool = False) -> Any:
+    def get_document(self, function: str, path: str, *, retries: int | None = None) -> Any:
         """The answer of a function, decoded; ``path`` is its call, below the API root."""
-        request = PageRequest(function, self.api_url + path, number=0, is_trial=is_trial)
+        request = PageRequest(function, self.api_url + path, number=0, retries=retries)
         page = self._get(request, odata.parse_document)
         self.release(page)
         return _decode(page.records[0], str(request))
@@ -292,7 +294,7 @@ class DataverseClient:
         read: Callable[[requests.Response, _Asked], T],
     ) -> T:
         """Send a request with the run's token, and once more with a new one if it is refused."""
-        retries = Retries.start(self._throttle, total=1 if asked.request.is_trial else None)
+        retries = Retries.start(self._throttle, total=asked.request.retries)
         token = self._auth.get_token()
         for may_renew in (True, False):
 
@@ -340,7 +342,7 @@ class DataverseClient:
         # No connection, and nobody was answered meanwhile: it is away. A connection that
         # breaks says nothing of other requests.
         is_outage = is_unreachable(error)
-        if is_outage and self._answered_at <= began and not request.is_trial:
+        if is_outage and self._answered_at <= began and request.retries is None:
             self._outage = f"since the service does not answer ({reason})"
         return RequestError(
             f"{request}: no answer from the service ({reason})",

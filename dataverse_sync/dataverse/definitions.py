@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
@@ -145,7 +145,7 @@ def find_kind(table_type: object, provider: object, columns: Collection[str]) ->
     An elastic table has a data provider too: always the same.
     """
     told = table_type.strip().lower() if isinstance(table_type, str) else ""
-    provider = _to_id(provider)
+    provider = to_id(provider)
     # Activities and what else may come are told apart by the other signs.
     is_known = told in ("standard", "elastic", "virtual")
     if told == "elastic" or provider == _ELASTIC_PROVIDER:
@@ -195,27 +195,32 @@ class Security:
     Its records need a privilege; a column that is secured is null for who may not read it.
     """
 
-    privilege: str | None = None  # its name; None: not told
+    privilege: str | None = None  # its name; None: it has none of its own, as junction tables
     privilege_id: str = ""
-    secured: Mapping[str, str] = field(default_factory=dict)  # column → id of its attribute
+    # Column → id of its attribute; None: an older service, which tells nothing of rights.
+    secured: Mapping[str, str] | None = None
 
 
 def parse_security(definition: Mapping[str, object]) -> Security:
     """The security part of an element that ``parse_definition`` has accepted."""
     attributes = definition.get("Attributes")
+    listed = attributes if isinstance(attributes, list) else []
+    if "Privileges" not in definition or not any("IsSecured" in each for each in listed):
+        return Security()
     secured: dict[str, str] = {}
-    for each in attributes if isinstance(attributes, list) else ():
+    for each in listed:
         if each.get("IsSecured") is True:
             columns = _columns_of(msgspec.convert(each, _Attribute), {})
-            secured.update((column.name, _to_id(each.get("MetadataId"))) for column in columns)
+            secured.update((column.name, to_id(each.get("MetadataId"))) for column in columns)
     with suppress(msgspec.ValidationError):
-        for found in msgspec.convert(definition.get("Privileges"), list[_Privilege]):
+        for found in msgspec.convert(definition["Privileges"], list[_Privilege]):
             if found.privilege_type in ("Read", 2):
-                return Security(found.name, _to_id(found.privilege_id), secured)
+                return Security(found.name, to_id(found.privilege_id), secured)
     return Security(secured=secured)
 
 
-def _to_id(value: object) -> str:
+def to_id(value: object) -> str:
+    """A GUID as it is compared, whatever way it is written in."""
     return value.strip(" {}").lower() if isinstance(value, str) else ""
 
 

@@ -2,7 +2,7 @@
 
 https://learn.microsoft.com/power-apps/developer/data-platform/webapi/reference/whoami
 https://learn.microsoft.com/power-apps/developer/data-platform/column-level-security
-https://learn.microsoft.com/power-apps/developer/data-platform/webapi/reference/retrieveuserprivileges
+https://learn.microsoft.com/power-apps/developer/data-platform/security-access-coding
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import msgspec
 
 from dataverse_sync.dataverse import odata
 from dataverse_sync.dataverse.client import DataverseClient
+from dataverse_sync.dataverse.definitions import to_id
 from dataverse_sync.errors import PageError, RequestError
 
 DEPTHS = ("Basic", "Local", "Deep", "Global")  # each with its place as its number
 GLOBAL = 3
 _READABLE = 4  # of CanRead; 0: not
 _NAMES_AT_ONCE = 500  # privileges; keeps a URL below the 32 KB of the service
+_REFUSALS = (400, 403, 404, 405, 501)  # statuses that will be the same in the next run
 _NAMESPACE = "Microsoft.Dynamics.CRM"
 
 # Business unit, "" where it is not told → how deep below it a privilege reaches.
@@ -42,7 +44,7 @@ def get_identity(client: DataverseClient) -> Identity:
 
     Source: learn.microsoft.com, "WhoAmI function".
     """
-    answer = client.get_document("WhoAmI", "WhoAmI", is_trial=True)
+    answer = client.get_document("WhoAmI", "WhoAmI", retries=1)
     known = answer if isinstance(answer, dict) else {}
     organization_id, user_id = known.get("OrganizationId"), known.get("UserId")
     if not odata.is_guid(organization_id):
@@ -69,55 +71,57 @@ class Privilege:
     name: str
     id: str
 
+    @property
+    def key(self) -> str:
+        """What it is told apart by: metadata may write one name in two ways."""
+        return self.name.lower()
+
 
 def get_depths(
     client: DataverseClient, user_id: str, privileges: Sequence[Privilege], *, singles: int
 ) -> dict[str, Depths]:
-    """How deep each of these privileges reaches, by its name; nowhere without an entry.
+    """How deep each of these privileges reaches, by its key; nowhere without an entry.
 
-    They are asked for by one call. Where that is refused, up to so many ``singles`` are asked for
-    one by one, and more by the call that returns all that the user has.
+    All are asked for at once. Where that is refused, the first ``singles`` are asked for one by
+    one, and nothing is told of the others. (The call for everything that a user has shows less
+    than the truth of what comes by a team.)
 
     Source: learn.microsoft.com, "RetrieveUserPrivilegeByPrivilegeName function".
     """
+    names = [privilege.name for privilege in privileges]
     try:
-        if len(privileges) > _NAMES_AT_ONCE:
-            return _find_depths(privileges, _get_all(client, user_id))
-        return _find_depths(privileges, _get_set(client, user_id, privileges))
-    except (RequestError, PageError) as error:
-        is_outage = isinstance(error, RequestError) and error.is_outage
-        if is_outage or len(privileges) > _NAMES_AT_ONCE:
+        found = [
+            entry
+            for start in range(0, len(names), _NAMES_AT_ONCE)
+            for entry in _get_set(client, user_id, names[start : start + _NAMES_AT_ONCE])
+        ]
+        return _find_depths(privileges, found)
+    except RequestError as error:
+        if error.status not in _REFUSALS:
             raise
-    if len(privileges) > singles:
-        return _find_depths(privileges, _get_all(client, user_id))
-    found = (_get_single(client, user_id, privilege) for privilege in privileges)
-    return _find_depths(privileges, [entry for entries in found for entry in entries])
+    asked = privileges[:singles]
+    found = [entry for one in asked for entry in _get_single(client, user_id, one.name)]
+    return _find_depths(asked, found)
 
 
 def _get_set(
-    client: DataverseClient, user_id: str, privileges: Sequence[Privilege]
+    client: DataverseClient, user_id: str, names: Sequence[str]
 ) -> Sequence[_RolePrivilege]:
-    names = json.dumps([privilege.name for privilege in privileges], separators=(",", ":"))
+    listed = quote(json.dumps(names, separators=(",", ":")))
     function = "RetrieveUserSetOfPrivilegesByNames"
-    return _get_privileges(client, user_id, function, f"(PrivilegeNames=@p)?@p={quote(names)}")
+    return _get_privileges(client, user_id, function, f"(PrivilegeNames=@p)?@p={listed}")
 
 
-def _get_all(client: DataverseClient, user_id: str) -> Sequence[_RolePrivilege]:
-    return _get_privileges(client, user_id, "RetrieveUserPrivileges")
-
-
-def _get_single(
-    client: DataverseClient, user_id: str, privilege: Privilege
-) -> Sequence[_RolePrivilege]:
+def _get_single(client: DataverseClient, user_id: str, name: str) -> Sequence[_RolePrivilege]:
     function = "RetrieveUserPrivilegeByPrivilegeName"
-    return _get_privileges(client, user_id, function, f"(PrivilegeName='{quote(privilege.name)}')")
+    return _get_privileges(client, user_id, function, f"(PrivilegeName='{quote(name)}')")
 
 
 def _get_privileges(
-    client: DataverseClient, user_id: str, function: str, arguments: str = ""
+    client: DataverseClient, user_id: str, function: str, arguments: str
 ) -> Sequence[_RolePrivilege]:
     path = f"systemusers({user_id})/{_NAMESPACE}.{function}{arguments}"
-    answer = client.get_document(function, path, is_trial=True)
+    answer = client.get_document(function, path, retries=0)
     entries: list[_RolePrivilege] = _read(function, answer, "RolePrivileges", list[_RolePrivilege])
     return entries
 
@@ -126,14 +130,12 @@ def _find_depths(
     privileges: Iterable[Privilege], entries: Sequence[_RolePrivilege]
 ) -> dict[str, Depths]:
     """The widest depth of each privilege in each business unit: several roles may give it."""
-    found: dict[str, dict[str, int]] = {privilege.name: {} for privilege in privileges}
-    names = {privilege.name.lower(): privilege.name for privilege in privileges}
-    ids = {privilege.id: privilege.name for privilege in privileges if privilege.id}
+    found: dict[str, dict[str, int]] = {privilege.key: {} for privilege in privileges}
+    ids = {privilege.id: privilege.key for privilege in privileges if privilege.id}
     for entry in entries:
-        name = ids.get((entry.privilege_id or "").lower())
-        name = name or names.get((entry.privilege_name or "").lower())
-        if name is not None:
-            unit = (entry.business_unit_id or "").lower()
+        name = ids.get(to_id(entry.privilege_id)) or (entry.privilege_name or "").lower()
+        if name in found:
+            unit = to_id(entry.business_unit_id)
             found[name][unit] = max(found[name].get(unit, 0), _to_number(entry.depth))
     return dict(found)
 
@@ -159,9 +161,9 @@ def get_readable(client: DataverseClient, user_id: str) -> set[str]:
     """
     function = "RetrievePrincipalAttributePrivileges"
     path = f"systemusers({user_id})/{_NAMESPACE}.{function}"
-    answer = client.get_document(function, path, is_trial=True)
+    answer = client.get_document(function, path, retries=0)
     entries = _read(function, answer, "AttributePrivileges", list[_AttributePrivilege])
-    return {entry.attribute_id.lower() for entry in entries if entry.can_read == _READABLE}
+    return {to_id(entry.attribute_id) for entry in entries if entry.can_read == _READABLE}
 
 
 def _read(function: str, answer: Any, member: str, kind: Any) -> Any:

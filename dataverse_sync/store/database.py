@@ -120,6 +120,9 @@ class Dialect(Protocol):
     # Make do with less memory from here on, for pages that take much themselves.
     def leave_room(self, connection: sa.Connection) -> None: ...
 
+    # Read text that is not UTF-8, in a damaged row, with U+FFFD in its place from here on.
+    def tolerate_damage(self, connection: sa.Connection) -> None: ...
+
 
 _DIALECTS: Mapping[str, Dialect] = {"sqlite": sqlite_sql}
 

@@ -17,6 +17,7 @@ ENVIRONMENT = sa.Table(
     sa.Column("api_url", sa.Text, nullable=False),
     sa.Column("recorded_at", sa.Text, nullable=False),
     sa.Column("authority", sa.Text),  # where the service has said to sign in
+    sa.Column("rights_unknown", sa.Text),  # what of the app's rights was said not to be told
 )
 
 
@@ -28,6 +29,7 @@ class Environment:
     api_url: str
     authority: str | None = None  # where the service has said to sign in
     user_id: str | None = None  # of this app in it; not kept
+    rights_unknown: str | None = None  # what of its rights was said not to be told
 
 
 def load_environment(connection: sa.Connection) -> Environment | None:
@@ -37,7 +39,12 @@ def load_environment(connection: sa.Connection) -> Environment | None:
     row = connection.execute(everything).mappings().first()
     if row is None:
         return None
-    return Environment(row["organization_id"], row["api_url"], row.get("authority"))
+    return Environment(
+        row["organization_id"],
+        row["api_url"],
+        row.get("authority"),
+        rights_unknown=row.get("rights_unknown"),
+    )
 
 
 def save_environment(connection: sa.Connection, environment: Environment, now: datetime) -> None:
@@ -53,3 +60,7 @@ def save_environment(connection: sa.Connection, environment: Environment, now: d
 
 def save_authority(connection: sa.Connection, authority: str) -> None:
     connection.execute(sa.update(ENVIRONMENT).values(authority=authority))
+
+
+def save_rights_unknown(connection: sa.Connection, what: str | None) -> None:
+    connection.execute(sa.update(ENVIRONMENT).values(rights_unknown=what))

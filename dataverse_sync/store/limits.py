@@ -31,11 +31,10 @@ class Rights(msgspec.Struct, frozen=True):
 
     depths: dict[str, int] | None = None  # business unit → how deep, of its privilege
     hidden: tuple[str, ...] | None = None  # secured columns that it may not read
-    is_refused: bool = False  # some of it may not be asked for, and that was said
 
     @property
     def is_known(self) -> bool:
-        return not self.is_refused and self.hidden is not None
+        return self.depths is not None and self.hidden is not None
 
 
 def parse_rights(text: str | None) -> Rights | None:
@@ -51,7 +50,7 @@ def dump_rights(before: Rights | None, now: Rights) -> str:
     before = before or Rights()
     depths = before.depths if now.depths is None else now.depths
     hidden = before.hidden if now.hidden is None else now.hidden
-    return msgspec.json.encode(Rights(depths, hidden, now.is_refused)).decode()
+    return msgspec.json.encode(Rights(depths, hidden)).decode()
 
 
 def load_limits(connection: sa.Connection) -> list[Limit]:
@@ -65,16 +64,18 @@ def record_limits(
     connection: sa.Connection,
     found: Sequence[Limit],
     settled: Collection[tuple[str, str]],
+    configured: Collection[str],
     now: datetime,
 ) -> list[Limit]:
     """Write each limit once while it stands; returns those that are new.
 
-    What stood and is not found any more goes, if its entity and kind are ``settled``: were asked
-    for, and answered.
+    What stood and is not found any more goes, if its entity and kind are ``settled``, asked for
+    and answered, or its entity is not ``configured`` any more.
     """
     standing = load_limits(connection)
     for limit in standing:
-        if limit not in found and (limit.entity, limit.kind) in settled:
+        is_settled = (limit.entity, limit.kind) in settled or limit.entity not in configured
+        if limit not in found and is_settled:
             columns = zip(_NAMES, astuple(limit), strict=True)
             mine = [LIMITS.c[name].is_not_distinct_from(value) for name, value in columns]
             connection.execute(sa.delete(LIMITS).where(*mine))

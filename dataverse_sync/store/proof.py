@@ -42,7 +42,7 @@ class Proof:
     missing: int  # in Dataverse, and not in the table
     stale: int  # of another version
     surplus: int  # not in Dataverse, or not linked to any more
-    altered: int  # not what their own JSON says
+    altered: int  # not what their own JSON says, or not what Dataverse sends
     status: Literal["same", "differs", "failed"]  # same also where it was repaired
     compared: Compared = KEYS_AND_VERSIONS
     sampled_to: str | None = None

@@ -1,4 +1,4 @@
-"""Look at rows as they are stored: of which version, and what their own JSON says."""
+"""Look at rows as they are stored: against their own JSON, and against records that came."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_heads, to_rows
 from dataverse_sync.store.tables import EntityTable
 
-ROWS_AT_ONCE = 2000
 KEYS_AT_ONCE = 500
 
 
@@ -131,13 +130,10 @@ def find_altered(connection: Connection, table: EntityTable, known: Collection[s
     """Keys of rows, but those ``known``, whose columns are not what their own JSON says."""
     names = [column.name for column in table.columns]
     columns = [table.table.c[name] for name in (*names, "valid_from", "json_response")]
-    query = select(*columns).order_by(table.key).limit(ROWS_AT_ONCE)
-    altered, last = [], ""
-    while batch := connection.execute(query.where(table.key > last)).all():
-        last = batch[-1][0]
-        rows = (tuple(row) for row in batch if row[0] not in known)
-        altered += [row[0] for row in rows if not _agrees(table, row)]
-    return altered
+    with connection.execute(select(*columns).order_by(table.key)) as result:
+        # One by one: a row may be large.
+        rows = (tuple(row) for row in result if row[0] not in known)
+        return [row[0] for row in rows if row[0] is not None and not _agrees(table, row)]
 
 
 def _agrees(table: EntityTable, stored: SqlRow) -> bool:

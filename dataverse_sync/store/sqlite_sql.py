@@ -157,5 +157,11 @@ def mark_version(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"PRAGMA user_version = {DB_VERSION:d}")
 
 
+def tolerate_damage(connection: sa.Connection) -> None:
+    """Read what is not UTF-8; see ``database.Dialect``."""
+    driver: Any = connection.connection.driver_connection
+    driver.text_factory = lambda raw: raw.decode("utf-8", "replace")
+
+
 def leave_room(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA cache_size=-{SMALL_CACHE_KIB}")

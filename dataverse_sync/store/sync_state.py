@@ -176,11 +176,16 @@ def set_state(connection: sa.Connection, name: str, **columns: Any) -> None:
 
 def forget_reads(connection: sa.Connection, names: Collection[str] | None = None) -> None:
     """Forget bookmarks, checkpoints and tokens: these entities, or all, are read in full."""
-    columns = ("last_timestamp", "checkpoint", "delta_link", "compared_at", "asked_how", "rights")
+    columns = ("last_timestamp", "checkpoint", "delta_link", "compared_at", "asked_how")
     statement = sa.update(STATE).values(dict.fromkeys(columns))
     if names is not None:
         statement = statement.where(STATE.c.entity_name.in_(names))
     connection.execute(statement)
+
+
+def forget_rights(connection: sa.Connection) -> None:
+    """Forget what the app might read: another environment has other rights."""
+    connection.execute(sa.update(STATE).values(rights=None))
 
 
 def save_checkpoint(connection: sa.Connection, name: str, checkpoint: Checkpoint) -> None:

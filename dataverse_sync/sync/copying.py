@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -28,18 +28,18 @@ from dataverse_sync.model import (
 from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import transaction
-from dataverse_sync.store.limits import dump_rights, parse_rights
 from dataverse_sync.store.references import References
 from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.store.upsert import count_rows
+from dataverse_sync.sync.asking_rights import PendingRights
 from dataverse_sync.sync.entity import EntitySync
 from dataverse_sync.sync.filtered import read_closure
 from dataverse_sync.sync.locking import Prepared
 from dataverse_sync.sync.page_loop import Job, PageLoop
 from dataverse_sync.sync.plan import choose_compared
 from dataverse_sync.sync.ranges import choose_count
+from dataverse_sync.sync.rights_in_run import RightsInRun
 from dataverse_sync.sync.setup import Setup, utc_now
-from dataverse_sync.sync.sight import Asking, Change, Sight, describe_loss
 from dataverse_sync.sync.ways import format_way
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Copying:
     session: Session
     connection: Connection
     prepared: Prepared
-    asking: Asking  # what the app may read
+    pending: PendingRights
     syncs: dict[str, EntitySync] = field(default_factory=dict)
     reports: dict[str, EntityReport] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)  # on the clock that only goes forward
@@ -61,6 +61,7 @@ class Copying:
 
     def __post_init__(self) -> None:
         session, setup = self.session, self.setup
+        self.rights = RightsInRun(setup, self.connection, self.pending)
         self._loop = PageLoop(
             session.client, session.pool, setup.config.workers, self.connection, setup.emit
         )
@@ -92,11 +93,6 @@ class Copying:
                 "%s: empty and not in the metadata; left pending, and tried again next run", name
             )
         self._tell(events)
-
-    @cached_property
-    def sight(self) -> Sight:
-        """What the app may read; waited for when the first answer has come."""
-        return self.asking.wait()
 
     def _begin(self) -> None:
         setup = self.setup
@@ -165,56 +161,26 @@ class Copying:
     def _is_completed(self, name: str) -> bool:
         return name in self.reports and self.reports[name].state == "completed"
 
-    # What the app may read
-
-    def _compare_rights(self, name: str) -> Change:
-        """How the rights to an entity differ from those that its copy was made with."""
-        return self.sight.compare(name, self.syncs[name].state.rights)
-
-    def _admit(self, name: str) -> None:
-        """Raise an EntityError if the app may read less of an entity than what was copied."""
-        if (change := self._compare_rights(name)).lost and not self.setup.allow_deletes:
-            raise describe_loss(name, change)
-
-    def _find_changed(self, names: Iterable[str]) -> list[str]:
-        """Say which entities the app may read otherwise than when they were copied."""
-        found = []
-        for name in names:
-            change = self._compare_rights(name)
-            if texts := (*change.gained, *change.lost):
-                found.append(name)
-                log.warning(
-                    "%s: what the app may read of it has changed (%s); it is read in full once",
-                    name,
-                    "; ".join(texts),
-                )
-        return found
-
-    def _read_anew(self) -> None:
-        """Read once more, and in full, what was read by a bookmark from before its rights grew."""
-        done = [name for name, sync in self.syncs.items() if not sync.config.filtered]
-        changed = self._find_changed(name for name in done if self._is_completed(name))
-        again = {n: self.syncs[n] for n in changed if not self.syncs[n].is_full_read}
-        if not again:
-            return
-        with transaction(self.connection):
-            sync_state.forget_reads(self.connection, again)
-            for name in again:  # a run that is killed need not see it again
-                self._save_rights(name)
-            self._make_again(again)
-        self._copy_unfiltered()
-
-    def _save_rights(self, name: str) -> None:
-        if (now := self.sight.rights.get(name)) is not None:
-            before = parse_rights(self.syncs[name].state.rights)
-            sync_state.set_state(self.connection, name, rights=dump_rights(before, now))
-
     # The unfiltered entities
 
     def _copy_all(self) -> None:
         self._copy_unfiltered()
         self._read_anew()
         self._copy_filtered()
+
+    def _read_anew(self) -> None:
+        """Read once more, and in full, what was read by a bookmark from before its rights grew."""
+        syncs = self.syncs.values()
+        done = [one for one in syncs if not one.config.filtered and self._is_completed(one.name)]
+        changed = self.rights.list_changed(done)
+        again = {sync.name: sync for sync in changed if not sync.is_full_read}
+        if again:
+            with transaction(self.connection):
+                sync_state.forget_reads(self.connection, again)
+                for sync in again.values():  # a run that is killed need not see it again
+                    self.rights.save(sync)
+                self._make_again(again)
+            self._copy_unfiltered()
 
     def _copy_unfiltered(self) -> None:
         most = self.setup.config.segments
@@ -237,10 +203,10 @@ class Copying:
             )
         )
         jobs = {
-            sync.name: Job(sync.reader, sync.sync_unfiltered(), partial(self._admit, sync.name))
+            sync.name: Job(sync.reader, sync.sync_unfiltered(), partial(self.rights.admit, sync))
             for sync in syncs
         }
-        self._loop.run(jobs, self._finish)
+        self._loop.run(jobs, self._finish, self.pending.futures)
 
     # The filtered entities
 
@@ -251,8 +217,9 @@ class Copying:
             return
         setup, connection = self.setup, self.connection
         self._refuse_lost(names)
-        for name in self._find_changed(name for name in names if name not in self.reports):
-            self.syncs[name].full = True
+        going = [self.syncs[name] for name in names if name not in self.reports]
+        for sync in self.rights.list_changed(going):
+            sync.full = True
         with transaction(connection):
             references = References(connection, self.prepared.tables, setup.filtered)
         records: Counter[str] = Counter()  # that are asked for, whole, and by their keys
@@ -279,7 +246,7 @@ class Copying:
             for name in names:
                 try:
                     if name not in self.reports:
-                        self._admit(name)
+                        self.rights.admit(self.syncs[name])
                 except EntityError as error:
                     events.append(self._finish(name, error))
         self._tell(events)
@@ -367,8 +334,8 @@ class Copying:
             changes["asked_how"] = format_way(sync.reader.proven, known, utc_now())
         if state == "completed":
             changes["last_sync_time"] = now
-            if sync is not None and (sync.is_full_read or self._compare_rights(name) == Change()):
-                self._save_rights(name)
+            if sync is not None:
+                self.rights.save_at_end(sync)
         sync_state.set_state(self.connection, name, **changes)
         requests = sync.reader.requests if sync else 0
         sync_state.update_log(

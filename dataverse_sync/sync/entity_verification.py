@@ -6,7 +6,7 @@ called a difference. A row is also held against its own ``json_response``, which
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,18 +15,24 @@ from sqlalchemy import Connection
 
 from dataverse_sync.dataverse import odata
 from dataverse_sync.errors import GuardError, RequestError
-from dataverse_sync.model import Page, PageRequest, Reason
+from dataverse_sync.model import Page, Reason
 from dataverse_sync.moments import parse_timestamp, to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.proof import KEYS_AND_VERSIONS, VALUES, Compared, Proof
-from dataverse_sync.store.row_checks import find_altered, find_unlike, list_keys, load_versions
+from dataverse_sync.store.row_checks import (
+    choose_sample,
+    find_altered,
+    find_unlike,
+    list_keys,
+    load_versions,
+)
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow, to_rows
 from dataverse_sync.store.tables import EntityTable
 from dataverse_sync.store.upsert import count_rows, rewrite
 from dataverse_sync.sync.comparing import ComparisonRead
 from dataverse_sync.sync.reading import EntityReader, Query, QueryRead, Read, Reads
 
-IDS_AT_ONCE = 2000  # whose records are held, while they are asked for again
+IDS_AT_ONCE = 2000  # of records that are asked for again in one read
 
 
 @dataclass(slots=True)
@@ -38,7 +44,7 @@ class EntityFindings:
     missing: list[str] = field(default_factory=list)  # in Dataverse, not in the table
     extra: list[str] = field(default_factory=list)  # in the table, not in Dataverse
     stale: list[str] = field(default_factory=list)  # of another version
-    altered: list[str] = field(default_factory=list)  # not what its own JSON says
+    altered: list[str] = field(default_factory=list)  # not what its JSON says, or what is sent
     unlinked: list[str] = field(default_factory=list)  # filtered, and nothing links to it
     changed_meanwhile: int = 0  # since the check began: no difference
     dangling: dict[str, int] = field(default_factory=dict)  # "table.column" → ids not there
@@ -74,18 +80,32 @@ class EntityFindings:
 
 
 class _RowsRead(QueryRead):
-    """Records by id, as the rows that they would be; nothing is written."""
+    """Records by id, as the rows that they would be; nothing is written.
+
+    ``take`` is handed those of each page that were asked for, since records may be large.
+    """
 
     def __init__(
-        self, reader: EntityReader, table: EntityTable, queries: Sequence[Query], now: str
+        self,
+        reader: EntityReader,
+        table: EntityTable,
+        ids: Sequence[str],
+        select: tuple[str, ...],
+        now: str,
+        take: Callable[[dict[str, SqlRow]], None],
     ) -> None:
-        super().__init__(reader, queries)
+        super().__init__(reader, reader.by_id(ids, select))
         self._table = table
+        self._ids = set(ids)
         self._now = now
-        self.rows: dict[str, SqlRow] = {}
+        self._take = take
+        self.returned: set[str] = set()
 
     def store(self, page: Page) -> None:
-        self.rows.update((row[0], row) for row in to_rows(self._table, page.records, self._now))
+        rows = {row[0]: row for row in to_rows(self._table, page.records, self._now)}
+        asked = {key: row for key, row in rows.items() if key in self._ids}
+        self._take(asked)
+        self.returned.update(asked)
 
 
 class _ValuesRead(QueryRead):
@@ -107,12 +127,19 @@ class _ValuesRead(QueryRead):
         self.unlike += find_unlike(self._connection, self._table, page.records)
 
 
-class _WholeComparison(ComparisonRead):
+class _RecordComparison(ComparisonRead):
     """Keys and versions beside the rows, out of whole records, which are held against the rows."""
 
-    def begin(self) -> Sequence[PageRequest]:
+    def __init__(
+        self,
+        reader: EntityReader,
+        connection: Connection,
+        table: EntityTable,
+        queries: Sequence[Query],
+        wanted: set[str] | None,
+    ) -> None:
+        super().__init__(reader, connection, table, queries, wanted=wanted)
         self.unlike: list[str] = []
-        return super().begin()
 
     def store(self, page: Page) -> None:
         super().store(page)
@@ -133,50 +160,56 @@ class EntityComparison:
     now: str = field(default_factory=lambda: to_text(datetime.now(UTC)))
 
     @property
-    def _is_whole(self) -> bool:
+    def _compares_values(self) -> bool:
         return self.findings.compared == VALUES
 
     def compare_all(self) -> Reads:
         """Compare all keys and versions of an unfiltered entity; if refused, by whole records."""
-        if self.reader.way.versions and not self._is_whole:
+        if self.reader.way.versions and not self._compares_values:
             try:
                 yield ComparisonRead(self.reader, self.connection, self.table)
             except RequestError:
                 if self.reader.way.versions:
                     raise
         unlike: list[str] = []
-        if self._is_whole or not self.reader.way.versions:
-            unlike = yield from self._compare_whole([Query()])
+        if self._compares_values or not self.reader.way.versions:
+            unlike = yield from self._compare_records([Query()])
         yield from self._tell_and_mend(self._list_missing(), unlike)
 
     def compare_linked(self, ids: Sequence[str]) -> Reads:
         """Compare the records of a filtered entity that are linked to."""
         asked = {key.lower() for key in ids}
         unlike: list[str] = []
-        if self._is_whole:
-            unlike = yield from self._compare_whole(self.reader.by_id(ids), asked)
+        if self._compares_values:
+            unlike = yield from self._compare_records(self.reader.by_id(ids), asked)
         else:
             queries = self.reader.by_id(ids, self.reader.keys_and_versions)
             yield ComparisonRead(self.reader, self.connection, self.table, queries, wanted=asked)
         missing = [key for key in self._list_missing() if key.lower() in asked]
         yield from self._tell_and_mend(missing, unlike)
 
-    def _compare_whole(
+    def _compare_records(
         self, queries: Sequence[Query], wanted: set[str] | None = None
     ) -> Generator[Read, None, list[str]]:
         """Compare whole records; returns the keys of those that are stored otherwise."""
-        read = _WholeComparison(self.reader, self.connection, self.table, queries, wanted=wanted)
+        read = _RecordComparison(self.reader, self.connection, self.table, queries, wanted)
         yield read
-        return read.unlike if self._is_whole else []
+        return read.unlike if self._compares_values else []
 
-    def compare_sample(self, keys: Sequence[str]) -> Reads:
-        """Compare the values of these rows, which are in the order of their keys."""
-        by_id = all(odata.is_guid(key) for key in keys)
-        queries = self.reader.by_id(keys) if by_id else [Query()]
-        read = _ValuesRead(self.reader, self.connection, self.table, queries)
-        yield read
-        yield from self._tell_altered([], self._leave_known(read.unlike))
-        self.findings.sampled_to = keys[-1]
+    def compare_sample(self, count: int, after: str | None) -> Reads:
+        """Compare the values of so many rows: those after a key, in the order of their keys."""
+        left = min(count, count_rows(self.connection, self.table))
+        while left > 0:
+            keys = choose_sample(self.connection, self.table, min(left, IDS_AT_ONCE), after)
+            after, left = keys[-1], left - len(keys)
+            by_id = all(odata.is_guid(key) for key in keys)
+            queries = self.reader.by_id(keys) if by_id else [Query()]
+            read = _ValuesRead(self.reader, self.connection, self.table, queries)
+            yield read
+            yield from self._tell_altered([], self._leave_known(read.unlike))
+            if not by_id or self.reader.way.ids == "none":  # everything was read
+                break
+        self.findings.sampled_to = after
 
     def add_unlinked(self, keys: Sequence[str]) -> None:
         """Note the rows of a filtered entity that nothing links to; with ``repair`` remove them."""
@@ -229,26 +262,31 @@ class EntityComparison:
         self, ids: Sequence[str], absent: set[str]
     ) -> Generator[Read, None, Sequence[str]]:
         """Ask for records again that look different; returns those that are not there."""
-        found = self.findings
-        confirm = self._read_rows(ids, () if self.repair else self._confirming)
+        found, confirming = self.findings, () if self.repair else self._confirming
+
+        def take(rows: dict[str, SqlRow]) -> None:
+            stored = load_versions(self.connection, self.table, list(rows))
+            mend = []
+            for key, row in rows.items():
+                if key in absent:
+                    continue
+                if self._is_newer(row):
+                    found.changed_meanwhile += 1
+                elif key not in stored:
+                    found.missing.append(key)
+                    mend.append(row)
+                elif stored[key] != self._find_version(row):
+                    found.stale.append(key)
+                    mend.append(row)
+            if self.repair:
+                self._mend(mend)
+
+        confirm = self._read_rows(ids, take, confirming)
         yield confirm
-        stored = load_versions(self.connection, self.table, ids)
-        mend: list[SqlRow] = []
-        for key in ids:
-            if key in absent:
-                continue
-            row = confirm.rows.get(key)
-            if row is None or self._is_newer(row):
-                found.changed_meanwhile += 1
-            elif key not in stored:
-                found.missing.append(key)
-                mend.append(row)
-            elif stored[key] != self._find_version(row):
-                found.stale.append(key)
-                mend.append(row)
-        if self.repair:
-            self._mend(mend)
-        return [key for key in ids if key in absent and key not in confirm.rows and key in stored]
+        gone = [key for key in ids if key not in confirm.returned]
+        found.changed_meanwhile += sum(key not in absent for key in gone)
+        stored = load_versions(self.connection, self.table, gone)
+        return [key for key in gone if key in absent and key in stored]
 
     def _tell_altered(self, altered: Sequence[str], unlike: Sequence[str]) -> Reads:
         """Tell which rows are altered, and mend them if asked to.
@@ -258,11 +296,8 @@ class EntityComparison:
         """
         found, certain = self.findings, {*altered}
         found.altered += altered
-        doubtful = [key for key in unlike if key not in certain]
-        for ids in _batches([*(altered if self.repair else ()), *doubtful]):
-            again = self._read_rows(ids)
-            yield again
-            rows = {key: again.rows[key] for key in ids if key in again.rows}
+
+        def take(rows: dict[str, SqlRow]) -> None:
             records = [msgspec.Raw(row[JSON_RESPONSE].encode()) for row in rows.values()]
             differ = {*find_unlike(self.connection, self.table, records)} - certain
             newer = {key for key in differ if self._is_newer(rows[key])}
@@ -271,12 +306,21 @@ class EntityComparison:
             if self.repair:
                 self._mend([row for key, row in rows.items() if key in certain | differ - newer])
 
+        doubtful = [key for key in unlike if key not in certain]
+        for ids in _batches([*(altered if self.repair else ()), *doubtful]):
+            yield self._read_rows(ids, take)
+
     def _mend(self, rows: Sequence[SqlRow]) -> None:
         rewrite(self.connection, self.table, rows)
         self.findings.repaired += len(rows)
 
-    def _read_rows(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> _RowsRead:
-        return _RowsRead(self.reader, self.table, self.reader.by_id(ids, select), self.now)
+    def _read_rows(
+        self,
+        ids: Sequence[str],
+        take: Callable[[dict[str, SqlRow]], None],
+        select: tuple[str, ...] = (),
+    ) -> _RowsRead:
+        return _RowsRead(self.reader, self.table, ids, select, self.now, take)
 
     def _remove(self, keys: Sequence[str], reason: Reason) -> None:
         deletions.mark_ids_for_removal(self.connection, self.table, keys, reason)

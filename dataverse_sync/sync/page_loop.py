@@ -13,8 +13,9 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -84,7 +85,7 @@ class PageLoop:
         self._pool = pool
         self._workers = workers
         self._connection = connection
-        self._emit = emit
+        self.emit = emit
         self._clock = clock
         self._running: dict[str, _Running] = {}
         self._waiting: deque[tuple[str, PageRequest]] = deque()
@@ -92,11 +93,14 @@ class PageLoop:
         self._arrived: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
         self._events: list[Event] = []  # of the transaction that is under way
 
-    def run(self, jobs: Mapping[str, Job], on_end: OnEnd) -> None:
+    def run(
+        self, jobs: Mapping[str, Job], on_end: OnEnd, before: Sequence[Future[Any]] = ()
+    ) -> None:
         """Work until every job has returned or failed.
 
-        ``on_end`` is called in the transaction that ends a job, and returns what to tell of it.
-        What ends the run, from a worker or from the database, is raised.
+        No answer is taken ``before`` these have come, but all is asked for. ``on_end`` is called
+        in the transaction that ends a job, and returns what to tell of it. What ends the run, from
+        a worker or from the database, is raised.
         """
         self._running = {name: _Running(name, job) for name, job in jobs.items()}
         self._arrived = queue.SimpleQueue()
@@ -104,6 +108,8 @@ class PageLoop:
             for running in list(self._running.values()):
                 self._begin_next_read(running, on_end)
         self._tell()
+        for future in before:
+            self._wait_for(future)
         arrival: Arrived | None = None  # no other name is kept on a page while the next one comes
         while self._in_flight:
             arrival = arrival or self._listen()
@@ -209,7 +215,12 @@ class PageLoop:
             try:
                 return self._arrived.get(timeout=LISTEN_S)
             except queue.Empty:
-                self._emit(StillWaiting(self._in_flight, self._client.waited_s))
+                self.emit(StillWaiting(self._in_flight, self._client.waited_s))
+
+    def _wait_for(self, future: Future[Any]) -> None:
+        while not future.done():
+            wait([future], LISTEN_S)
+            self.emit(StillWaiting(self._in_flight, self._client.waited_s))
 
     def _next_arrival(self, began: float, pages: int) -> Arrived | None:
         """What waits already, as long as the transaction that began then may hold more."""
@@ -223,7 +234,7 @@ class PageLoop:
     def _tell(self) -> None:
         events, self._events = self._events, []
         for event in events:
-            self._emit(event)
+            self.emit(event)
 
 
 def _fetch(

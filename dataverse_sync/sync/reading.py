@@ -140,7 +140,7 @@ class EntityReader:
             track_changes=query.track_changes,
             keys_only=bool(query.select),
             size=self.way.page_size,
-            is_trial=is_trial,
+            retries=1 if is_trial else None,
         )
 
     def note_answer(self, asked: _Asked) -> None:
@@ -157,7 +157,7 @@ class EntityReader:
             raise error
         log.info("%s: asked for %d records a page", self.entity.name, way.page_size)
         self.way = way
-        return replace(request, size=way.page_size, is_trial=True)
+        return replace(request, size=way.page_size, retries=1)
 
     def ask_differently(self, asked: _Asked, error: RequestError) -> dict[PageRequest, _Asked]:
         """What to ask instead of a request that failed, by the next plainer way.
@@ -186,7 +186,7 @@ class EntityReader:
         if (asked.kind == "since" and not way.since) or (asked.kind == "thin" and not way.versions):
             raise error
         if way.page_size != asked.way.page_size and way.order == asked.way.order:
-            smaller = replace(request, size=way.page_size, is_trial=True)
+            smaller = replace(request, size=way.page_size, retries=1)
             return {smaller: replace(asked, way=way)}
         if query is None:
             raise error

@@ -23,7 +23,7 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.store import database, sync_state
 from dataverse_sync.store.environment import Environment
 from dataverse_sync.store.schema_lock import LockedSchema, open_copy
-from dataverse_sync.sync import sight
+from dataverse_sync.sync.asking_rights import SINGLES_OF_A_RUN, ask_rights
 from dataverse_sync.sync.copying import Copying
 from dataverse_sync.sync.identity import (
     check_environment,
@@ -102,22 +102,23 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
 
     emit(PhaseStarted(4, "Locking or comparing the schema"))
     prepared = lock_schema(setup, locked, known, session, connection)
-    asking = sight.ask(session, asked, prepared.live, singles=sight.SINGLES_OF_A_RUN)
+    pending = ask_rights(session, asked, prepared.live, singles=SINGLES_OF_A_RUN)
     found = wait_for(asked)
     compares_all = check_environment(locked.environment, found, setup)
     setup = replace(setup, full=setup.full or compares_all)
     with database.transaction(connection):
         if compares_all:
             sync_state.forget_reads(connection)
+        if setup.new_environment:
+            sync_state.forget_rights(connection)
         record_environment(connection, locked.environment, found, is_new=setup.new_environment)
 
     emit(PhaseStarted(5, "Syncing"))
-    copying = Copying(setup, session, connection, prepared, asking)
+    copying = Copying(setup, session, connection, prepared, pending)
     copying.run()
-    live = {**prepared.lock, **copying.sight.entities}
-    entities = [live[entity.name] for entity in setup.selected if entity.name in live]
-    before = [sync.state for sync in copying.syncs.values()]
-    sight.keep_limits(copying.sight, entities, before, connection)
+    entities = [prepared.lock[one.name] for one in setup.selected if one.name in prepared.lock]
+    configured = [entity.name for entity in setup.entities]
+    copying.rights.keep_limits(entities, configured, locked.environment)
     drift = [
         *prepared.added,
         *compare_metadata(setup, prepared, connection),

@@ -13,7 +13,8 @@ import pytest
 from conftest import CANDIDATES, ENTITIES, PRODUCTS, TABLES, World, fill, insert
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.commands.check import Finding, format_findings, run_check, to_document
+from dataverse_sync.commands.check import run_check
+from dataverse_sync.commands.findings import Finding, format_findings, to_document
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import AuthError, ConfigError
 from dataverse_sync.moments import to_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +19,7 @@ from dataverse_sync.errors import ConfigError, LockedError, StorageError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.sync.entity_verification import EntityFindings
-from dataverse_sync.sync.verification import Verification, run_verify
+from dataverse_sync.sync.verification import Verification, VerifyOptions, run_verify
 
 ALL = ["vin_candidates", "vin_products", "vin_vin_candidate_accountset", "accounts", "contacts"]
 KEYS = {
@@ -30,17 +31,14 @@ KEYS = {
 }
 
 
-def verify(world: World, *only: str, repair: bool = False, **options: Any) -> Verification:
+def verify(
+    world: World, *only: str, entities: Sequence[EntityConfig] = ENTITIES, **options: Any
+) -> Verification:
     world.emulator.log.clear()
-    entities = options.pop("entities", ENTITIES)
-    return run_verify(
-        world.config(),
-        entities,
-        only=only,
-        repair=repair,
-        allow_deletes=options.pop("allow_deletes", False),
-        redactor=Redactor(),
-    )
+    about: dict[str, Any] = {"only": only, "redactor": Redactor()}
+    if "on_event" in options:
+        about["on_event"] = options.pop("on_event")
+    return run_verify(world.config(), entities, VerifyOptions(**options), **about)
 
 
 def check_of(found: Verification, name: str) -> EntityFindings:

@@ -648,7 +648,7 @@ def test_proof_and_its_limits_told(db_path, page):
     with writing(db_path) as connection:
         add_state(connection, "accounts", records_count=1200, rights=known)
         add_state(connection, "contacts", records_count=3, rights=known)
-        add_state(connection, "vin_things", rights=dump_rights(None, Rights(is_refused=True)))
+        add_state(connection, "vin_things", rights=dump_rights(None, Rights()))
         proof = Proof("accounts", 1200, 0, 0, 0, 0, "same", "values of 5 %")
         keep_proofs(connection, "v1", [proof], NIGHT)
         keep_proofs(connection, "v2", [replace(proof, status="differs")], NIGHT + DAY)
@@ -656,7 +656,7 @@ def test_proof_and_its_limits_told(db_path, page):
             Limit("contacts", None, "depth", "this app may read only <half>"),
             Limit("contacts", "pay", "secured", "a secured column"),
         ]
-        record_limits(connection, limits, set(), NIGHT)
+        record_limits(connection, limits, set(), {"contacts"}, NIGHT)
 
     said = page()
 

@@ -14,7 +14,7 @@ from dataverse_sync.errors import ConfigError, UnreachableError
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.store.environment import Environment
 from dataverse_sync.sync.identity import judge
-from dataverse_sync.sync.verification import run_verify
+from dataverse_sync.sync.verification import VerifyOptions, run_verify
 
 HERE, THERE = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
 API, OTHER_API = "https://a.example/api/data/v9.2/", "https://b.example/api/data/v9.2/"
@@ -58,10 +58,10 @@ def test_another_organization_is_refused(world: Any) -> None:
 
     assert data(world) == []
     assert world.db_path.read_bytes() == before
-    arguments: dict[str, Any] = {"only": (), "allow_deletes": False, "redactor": Redactor()}
+    arguments: dict[str, Any] = {"only": (), "redactor": Redactor()}
     with pytest.raises(ConfigError, match="is organization"):
-        run_verify(world.config(), ENTITIES, repair=True, **arguments)
-    assert run_verify(world.config(), ENTITIES, repair=False, **arguments).ok
+        run_verify(world.config(), ENTITIES, VerifyOptions(repair=True), **arguments)
+    assert run_verify(world.config(), ENTITIES, VerifyOptions(), **arguments).ok
 
 
 def test_new_environment_compares_everything(world: Any) -> None:
@@ -150,12 +150,14 @@ def test_later_run_signs_in_where_the_first_was_told(world: Any) -> None:
 
 def test_environment_of_an_older_version_is_taken_up(world: Any) -> None:
     world.sync()
-    recorded = world.query("SELECT * FROM _sync_environment")
+    query = "SELECT organization_id, api_url, recorded_at, authority FROM _sync_environment"
+    recorded = world.query(query)
     world.execute("ALTER TABLE _sync_environment DROP COLUMN authority")
+    world.execute("ALTER TABLE _sync_environment DROP COLUMN rights_unknown")
 
     assert world.sync().ok
 
-    assert world.query("SELECT * FROM _sync_environment") == recorded
+    assert world.query(query) == recorded
 
 
 def test_closed_service_ends_a_run_that_knows_where_to_sign_in(world: Any) -> None:

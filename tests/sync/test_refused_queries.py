@@ -14,7 +14,7 @@ from conftest import CANDIDATES, CANDIDATES_ONLY, ENTITIES, LINK_SET, OLD, PRODU
 from dataverse_sync import EntityConfig
 from dataverse_sync.emulator import Fault
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.sync.verification import run_verify
+from dataverse_sync.sync.verification import VerifyOptions, run_verify
 
 STATUSES = [400, 404, 405, 500, 501]
 PRODUCTS_ONLY = [EntityConfig("vin_products")]
@@ -302,7 +302,7 @@ def test_verify_asks_differently_too(world: Any, pattern: str, since: str) -> No
     assert len(world.source("accounts")) > len(rows["accounts"])
 
     found = run_verify(
-        world.config(), ENTITIES, only=(), repair=True, allow_deletes=False, redactor=Redactor()
+        world.config(), ENTITIES, VerifyOptions(repair=True), only=(), redactor=Redactor()
     )
 
     assert [(one.differences, one.error) for one in found.entities] == [(0, None)] * 5
@@ -318,7 +318,7 @@ def test_verify_finds_differences_without_the_version_column(world: Any) -> None
     world.execute("DELETE FROM vin_candidates WHERE vin_candidateid = ?", missing)
 
     found = run_verify(
-        world.config(), ENTITIES, only=(), repair=True, allow_deletes=False, redactor=Redactor()
+        world.config(), ENTITIES, VerifyOptions(repair=True), only=(), redactor=Redactor()
     )
 
     (one,) = [one for one in found.entities if one.entity == "vin_candidates"]

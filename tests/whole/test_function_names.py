@@ -11,7 +11,7 @@ from dataverse_sync import EntityConfig
 from dataverse_sync.commands.check import run_check
 from dataverse_sync.emulator import Column, Table
 from dataverse_sync.redaction import Redactor
-from dataverse_sync.sync.verification import run_verify
+from dataverse_sync.sync.verification import VerifyOptions, run_verify
 
 NAMES = [
     "json_each",
@@ -58,8 +58,8 @@ def test_tables_named_as_functions_stay_mirrors(make_world: Any, tracked: bool) 
         report = world.sync(entities, **options)
         assert report.ok, [entity.error for entity in report.failed]
         assert world.is_mirror(*NAMES)
-    options = {"only": (), "repair": False, "allow_deletes": False, "redactor": Redactor()}
-    assert run_verify(world.config(), entities, **options).ok
+    found = run_verify(world.config(), entities, VerifyOptions(), only=(), redactor=Redactor())
+    assert found.ok
     checked = run_check(world.config(), entities, (), Redactor())
     assert [it.text for it in checked if it.result == "failure"] == []
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from conftest import ENTITIES, World
 
-from dataverse_sync.commands.check import Finding, run_check
+from dataverse_sync.commands.check import run_check
+from dataverse_sync.commands.findings import Finding
 from dataverse_sync.commands.status import format_status, load_status, to_document
 from dataverse_sync.redaction import Redactor
 from dataverse_sync.show.report import write_report

@@ -41,6 +41,9 @@ def play(seed: int, folder: Path) -> None:
     server = ModelServer(rng, make_tables(rng), page_size=rng.randint(1, 4))
     mirror = Mirror(server, rng, folder)
     server.live(rng.choice((0, 20, 60)))
+    limited = rng.choice((0, 0, 1, min(2, len(server.tables))))
+    for name in rng.sample(list(server.tables), limited):
+        server.limit(name)
     for _ in range(rng.randint(1, 5)):
         if rng.random() < 0.15:
             server.refuse_more()
@@ -55,8 +58,15 @@ def play(seed: int, folder: Path) -> None:
             repeat=rng.choice((0.0, 0.0, 0.05, 0.4)),
         )
         mirror.sync(partial=rng.random() < 0.1, full=rng.random() < 0.1)
+        if rng.random() < 0.15:
+            mirror.sync_with_less(rng.choice(list(server.tables)))
+        for name in sorted(server.limited):
+            if rng.random() < 0.5:
+                server.lift(name)
         server.live(rng.choice((0, 1, 3, 10)))
         server.now += rng.choice((0.5, 40, 130, 900)) * rng.random()
+    for name in sorted(server.limited):
+        server.lift(name)
     server.rest()
     is_settled = rng.random() < 0.7
     server.now += 130.0 if is_settled else rng.choice((0.0, 5.0, 100.0))
@@ -145,7 +155,7 @@ class Mirror:
                 self.config, entities, only=only, full=full, on_event=self._count_stored
             )
         if not (
-            server.refused or server.heaviest or server.was_restored
+            server.refused or server.heaviest or server.was_restored or server.were_limited
         ):  # else it may begin again
             self._check_went_on(report, full)
         self.is_unfinished = report is None or not report.ok or (went_on and partial)
@@ -158,12 +168,34 @@ class Mirror:
         if report is not None:
             assert server.held == 0, "pages were not released"
             well = {entity.name for entity in report.entities if entity.state == "completed"}
+            well -= server.limited
             if partial or not report.ok:  # what is not linked to stays, and is not asked for
                 well -= {table.name for table in server.tables.values() if table.filtered}
             self._check_moments(position, well, went_on, before)
-            if report.ok and not partial:
+            if report.ok and not partial and not server.limited:
                 self._check_reachable(position)
         return report
+
+    def sync_with_less(self, name: str) -> None:
+        """Run a sync while the app may see less of a table: its rows stay as they are."""
+        server = self.server
+        if server.limited or not self._is_copied_whole(name):
+            return
+        before = self.rows.get(name)
+        server.limit(name)
+        report = self.sync(full=self.rng.random() < 0.3)
+        server.lift(name)
+        assert self.rows.get(name) == before, f"{name}: changed, though less of it may be seen"
+        assert report is None or name in {entity.name for entity in report.failed}
+
+    def _is_copied_whole(self, name: str) -> bool:
+        """Whether it was recorded that the app might see all of a table."""
+        if not self.database.exists():
+            return False
+        query = "SELECT rights FROM _sync_state WHERE entity_name = ?"
+        with closing(sqlite3.connect(self.database)) as connection:
+            (found,) = connection.execute(query, (name,)).fetchone() or (None,)
+        return found == '{"depths":{"unit":3},"hidden":[]}'
 
     def _count_stored(self, event: Event) -> None:
         if isinstance(event, PageStored):
@@ -223,13 +255,13 @@ class Mirror:
             self._last_removed = row["id"]
             table = self.server.tables[row["entity_name"]]
             versions = self.server.history(table.name, row["record_id"])
-            texts = [version.text for version in versions]
+            texts = [text for version in versions for text in self.server.texts_of(table, version)]
             assert row["json_response"] in texts, f"{table.name}: kept as it never was"
             assert not table.keeps_deleted, f"{table.name}: nothing may be removed"
             assert row["reason"] in allowed_reasons(table, is_partial), (
                 f"{table.name}: {tuple(row)}"
             )
-            if row["reason"] != "unlinked":
+            if row["reason"] != "unlinked" and not self.server.were_limited:
                 assert None in texts, f"{table.name} {row['record_id']}: it was never deleted"
         if report is not None:
             assert len(removed) == report.totals.deleted

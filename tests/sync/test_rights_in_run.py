@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,8 @@ import pytest
 from conftest import LINK_SET, TABLES, World, fill, insert
 
 from dataverse_sync import EntityConfig, SyncReport
-from dataverse_sync.dataverse.definitions import Security
 from dataverse_sync.emulator import Column, Fault, Table
-from dataverse_sync.model import Column as LockedColumn
-from dataverse_sync.model import Entity, Event, PageStored
-from dataverse_sync.store.limits import Rights, dump_rights, parse_rights
-from dataverse_sync.sync.sight import Change, compare_rights
+from dataverse_sync.model import Event, PageStored
 
 PEOPLE = Table(
     "vin_person",
@@ -37,7 +33,14 @@ SEEN = [
     EntityConfig("accounts", filtered=True),
     EntityConfig("contacts", filtered=True),
 ]
+DEPTHS = ("RetrieveUserSetOfPrivilegesByNames", "RetrieveUserPrivilegeByPrivilegeName")
 SALARY, BOSS = ("vin_people", "vin_salary"), ("vin_people", "vin_bossid")
+
+
+@pytest.fixture(autouse=True)
+def _page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit each page by itself, so that an interrupted run has a known number of them."""
+    monkeypatch.setattr("dataverse_sync.sync.page_loop.PAGES_PER_TRANSACTION", 1)
 
 
 @pytest.fixture
@@ -72,6 +75,20 @@ def functions(world: World) -> list[str]:
 def read(world: World, name: str) -> int:
     """How many records of a table the last run has read."""
     return sum(one.records or 0 for one in world.asked(name))
+
+
+def interrupt_at(name: str, page: int) -> Callable[[Event], None]:
+    """Interrupt a run when so many whole pages of a table were stored."""
+    left = page
+
+    def interrupt(event: Event) -> None:
+        nonlocal left
+        if isinstance(event, PageStored) and event.entity == name and event.records == 5:
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+    return interrupt
 
 
 def own(world: World, name: str, share: float = 0.6) -> set[str]:
@@ -266,17 +283,9 @@ def test_read_that_a_grown_right_asks_for_is_gone_on_with(seen: World) -> None:
     seen.emulator.control.hidden = {SALARY}
     sync(seen)
     seen.emulator.control.hidden = set()
-    pages = 0
-
-    def interrupt(event: Event) -> None:
-        nonlocal pages
-        if isinstance(event, PageStored) and event.entity == "vin_people" and event.records == 5:
-            pages += 1
-            if pages == 2:
-                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sync(seen, on_event=interrupt)
+        sync(seen, on_event=interrupt_at("vin_people", 2))
     report = sync(seen)
 
     assert report.ok
@@ -286,16 +295,26 @@ def test_read_that_a_grown_right_asks_for_is_gone_on_with(seen: World) -> None:
     assert fetched(sync(seen)) == set()
 
 
+def test_read_that_began_with_less_is_read_anew(seen: World) -> None:
+    """A first read is interrupted, and goes on when the app may read more."""
+    seen.emulator.control.hidden = {SALARY}
+    seen.emulator.control.depths["accounts"] = "Local", set()
+
+    with pytest.raises(KeyboardInterrupt):
+        sync(seen, on_event=interrupt_at("vin_people", 2))
+    seen.emulator.control.hidden, seen.emulator.control.depths = set(), {}
+
+    assert sync(seen).ok
+    assert seen.is_mirror("vin_people")
+    assert len(seen.copy("accounts")) == 2
+
+
 def test_rights_that_cannot_be_asked_for_are_said_once(
     seen: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     control = seen.emulator.control
     control.hidden = {SALARY}
-    control.unknown_functions = {
-        "RetrieveUserSetOfPrivilegesByNames",
-        "RetrieveUserPrivileges",
-        "RetrievePrincipalAttributePrivileges",
-    }
+    control.unknown_functions = {*DEPTHS, "RetrievePrincipalAttributePrivileges"}
 
     assert sync(seen).ok
     (text,) = said(caplog)
@@ -306,47 +325,131 @@ def test_rights_that_cannot_be_asked_for_are_said_once(
     assert said(caplog) == []
     control.unknown_functions = set()
     assert sync(seen).ok
-    assert [text.split(":")[0] for text in said(caplog)] == ["vin_people.vin_salary"]
+    # The other secured column, which may be read, may have been null before.
+    assert [text.split(":")[0] for text in said(caplog)] == ["vin_people", "vin_people.vin_salary"]
     control.hidden, control.unknown_functions = set(), {"RetrievePrincipalAttributePrivileges"}
     assert sync(seen).ok
     assert limits(seen) == [("vin_people", "vin_salary", "secured")]  # nothing says otherwise
-    control.unknown_functions = set()
-    assert sync(seen).ok
+    control.unknown_functions = set(DEPTHS)
+    assert sync(seen).ok  # reads anew, and says even so what it does not know
     assert seen.is_mirror("vin_people")
+    assert any("cannot be asked for: how deep" in text for text in said(caplog))
 
 
-@pytest.mark.parametrize("who", [None, "5d0e1f5c-7a3b-4c7e-9f0a-2b6c8d4e1f3a"])
+@pytest.mark.parametrize("what", ["EntityDefinitions", "WhoAmI", r"Microsoft\.Dynamics"])
+@pytest.mark.parametrize("status", [403, 500])
 def test_nothing_fails_where_nobody_tells(
-    seen: World, who: str | None, caplog: pytest.LogCaptureFixture
+    seen: World, what: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen.emulator.control.organization_id = who
-    seen.emulator.control.fault(Fault("status", r"Microsoft\.Dynamics", times=99, status=500))
+    assert sync(seen).ok
+    said(caplog)
+    seen.emulator.control.fault(Fault("status", what, times=99, status=status))
 
     assert sync(seen).ok
 
     assert any("what this app may not see cannot be asked for" in text for text in said(caplog))
+    assert sync(seen).ok
+    assert not any("may not see" in text for text in said(caplog))
     assert seen.is_mirror("vin_people")
 
 
-@pytest.mark.parametrize(
-    ("unknown", "asked"),
-    [
-        ({"RetrieveUserSetOfPrivilegesByNames"}, "RetrieveUserPrivileges"),
-        ({"RetrieveUserSetOfPrivilegesByNames"}, "RetrieveUserPrivilegeByPrivilegeName"),
-    ],
-)
-def test_depth_is_asked_for_otherwise(seen: World, unknown: set[str], asked: str) -> None:
+def test_user_that_is_not_told_is_no_failure(
+    seen: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataverse_sync.emulator.api.service.USER_ID", None)
+
+    assert sync(seen).ok
+
+    assert any("WhoAmI does not tell the user" in text for text in said(caplog))
+
+
+def test_passing_failure_is_no_lost_right(seen: World) -> None:
+    sync(seen)
+    match = "RetrieveUserSetOfPrivilegesByNames"
+    seen.emulator.control.fault(Fault("status", match, times=2, status=503))
+
+    assert sync(seen).ok
+    assert len(functions(seen)) == 2  # no other call in its place, which may say less
+
+
+def test_older_service_tells_nothing(make_world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    world: World = make_world(SEEN_TABLES, unknown_properties=("Privileges",))
+    fill(world.emulator)
+    insert(world.emulator, "vin_people", [{"vin_name": "P", "vin_salary": "1.00"}])
+    world.emulator.control.hidden = {SALARY}
+
+    assert sync(world).ok
+
+    assert any("an older service" in text for text in said(caplog))
+    assert limits(world) == []
+    assert set(world.query("SELECT rights FROM _sync_state")) == {
+        ('{"depths":null,"hidden":null}',)
+    }
+
+
+def test_depths_are_asked_for_one_by_one(seen: World) -> None:
     control = seen.emulator.control
-    control.unknown_functions = unknown
+    control.unknown_functions = {"RetrieveUserSetOfPrivilegesByNames"}
     control.depths["vin_candidates"] = "Local", own(seen, "vin_candidates")
-    is_single = asked.endswith("Name")
+    entities = [EntityConfig("vin_candidates"), EntityConfig("vin_products")]
 
-    report = seen.sync([EntityConfig("vin_candidates")]) if is_single else sync(seen)
-
-    assert report.ok
-    assert ("vin_candidates", None, "depth") in limits(seen)
-    assert [one for one in functions(seen) if asked in one]
+    assert seen.sync(entities).ok
+    assert limits(seen) == [("vin_candidates", None, "depth")]
+    assert len(functions(seen)) == 3
+    assert sync(seen).ok
     assert len(functions(seen)) <= 3
+
+
+def test_new_secured_column_is_no_lost_right(seen: World) -> None:
+    sync(seen)
+    columns = [*PEOPLE.columns, Column("vin_bonus", "Money", secured=True)]
+    seen.emulator.add_column("vin_people", columns[-1])
+    seen.emulator.control.hidden = {("vin_people", "vin_bonus")}
+
+    assert sync(seen).ok
+    assert limits(seen) == [("vin_people", "vin_bonus", "secured")]
+    seen.emulator.control.hidden = set()
+    key = min(seen.emulator.rows("vin_people"))
+    seen.emulator.update("vin_people", key, {"vin_bonus": "5.00"})
+    assert sync(seen).ok
+    assert seen.is_mirror("vin_people")
+
+
+def test_lost_right_is_seen_at_another_address(seen: World) -> None:
+    sync(seen)
+    before = seen.rows()
+    seen.execute("UPDATE _sync_environment SET api_url = 'https://a.example/api/data/v9.2/'")
+    seen.execute("UPDATE _sync_environment SET organization_id = NULL")
+    take_records(seen)
+
+    assert [one.name for one in sync(seen).failed] == ["vin_people"]
+    assert seen.copy("vin_people").keys() == {row[0] for row in before["vin_people"]}
+    assert sync(seen, new_environment=True).ok  # whose rights are others
+
+
+def test_limits_of_a_table_that_is_not_configured_end(seen: World) -> None:
+    seen.emulator.control.hidden = {SALARY}
+    sync(seen)
+
+    assert seen.sync([one for one in SEEN if one.name != "vin_people"]).ok
+
+    assert limits(seen) == []
+
+
+def test_no_answer_is_taken_before_the_rights(seen: World) -> None:
+    """The rights come late, and pages wait for them; that is told, and nothing is open."""
+    sync(seen)
+    before = seen.rows()
+    take_column(seen)
+    waited: list[Event] = []
+    seen.emulator.control.fault(Fault("stall", "RetrievePrincipalAttribute", seconds=0.8))
+
+    report = sync(seen, full=True, on_event=waited.append)
+
+    assert [one.name for one in report.failed] == ["vin_people"]
+    assert seen.rows() == before
+    told = [type(event).__name__ for event in waited]
+    assert "StillWaiting" in told[: told.index("PageStored")]
 
 
 def test_database_of_an_earlier_version_is_no_reason_to_read_again(seen: World) -> None:
@@ -361,51 +464,22 @@ def test_database_of_an_earlier_version_is_no_reason_to_read_again(seen: World) 
     assert limits(seen) == [("vin_people", "vin_salary", "secured")]
 
 
-UNIT, OTHER = "unit", "other"
-SECURED = Security("prvReadThing", "", {"pay": "1", "gone": "2"})
-THING = Entity("things", "thingid", (LockedColumn("pay", "REAL"),), "metadata")
+def test_columns_that_nobody_told_of_are_read_once_they_are_told(seen: World) -> None:
+    control = seen.emulator.control
+    control.hidden = {SALARY}
+    control.unknown_functions = {"RetrievePrincipalAttributePrivileges"}
+    sync(seen)
+    control.hidden, control.unknown_functions = set(), set()
+
+    assert sync(seen).ok
+
+    assert seen.is_mirror("vin_people")
+    assert fetched(sync(seen)) == set()
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "verdict"),
-    [
-        ({UNIT: 3}, {UNIT: 3}, "same"),
-        ({UNIT: 3}, {OTHER: 3}, "same"),
-        ({UNIT: 1}, {UNIT: 3}, "gained"),
-        ({UNIT: 3}, {UNIT: 2}, "lost"),
-        ({UNIT: 0}, {}, "lost"),
-        ({}, {UNIT: 0}, "gained"),
-        ({UNIT: 1}, {OTHER: 1}, "lost"),  # moved to another business unit
-        ({UNIT: 1}, {UNIT: 1, OTHER: 0}, "gained"),
-        ({UNIT: 1, OTHER: 1}, {UNIT: 2}, "lost"),
-        (None, {UNIT: 0}, "same"),
-        ({UNIT: 3}, None, "same"),
-    ],
-)
-def test_depths_are_compared(
-    before: Mapping[str, int] | None, now: Mapping[str, int] | None, verdict: str
-) -> None:
-    rights = [Rights(None if one is None else dict(one), ()) for one in (before, now)]
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_functions_that_fail_cost_three_requests(seen: World, status: int) -> None:
+    seen.emulator.control.fault(Fault("status", r"Microsoft\.Dynamics", times=99, status=status))
 
-    change = compare_rights(rights[0], rights[1], SECURED, THING)
-
-    assert verdict == ("lost" if change.lost else "gained" if change.gained else "same")
-
-
-def test_columns_are_compared() -> None:
-    one, both = Rights(None, ("pay",)), Rights(None, ("gone", "pay"))
-
-    assert compare_rights(None, both, SECURED, THING) == Change()
-    assert compare_rights(Rights(), both, SECURED, THING) == Change()
-    assert compare_rights(one, both, SECURED, THING).lost == ("secured column gone",)
-    # A column that Dataverse does not have any more brings no value.
-    assert compare_rights(both, one, SECURED, THING) == Change()
-    assert compare_rights(both, Rights(None, ()), SECURED, THING).gained == ("column pay",)
-
-
-def test_what_is_not_told_keeps_what_was_known() -> None:
-    known = dump_rights(None, Rights({UNIT: 1}, ("pay",)))
-    kept = parse_rights(dump_rights(parse_rights(known), Rights(is_refused=True)))
-
-    assert kept == Rights({UNIT: 1}, ("pay",), is_refused=True)
-    assert parse_rights("damaged") is parse_rights(None) is None
+    assert sync(seen).ok
+    assert len(functions(seen)) <= 3
