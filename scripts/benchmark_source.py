@@ -255,7 +255,15 @@ class Site:
                 b'{"token_type":"Bearer","expires_in":3599,"access_token":"benchmark-token"}'
             ], ""
         if path == "WhoAmI":
-            return [json.dumps({"OrganizationId": str(UUID(int=1))}).encode()], ""
+            who = {"OrganizationId": str(UUID(int=1)), "UserId": str(UUID(int=2))}
+            return [json.dumps(who).encode()], ""
+        if path.endswith("RetrieveUserSetOfPrivilegesByNames(PrivilegeNames=@p)"):
+            names = json.loads(options["@p"])
+            rights = [{"PrivilegeName": name, "Depth": "Global"} for name in names]
+            return [json.dumps({"RolePrivileges": rights}).encode()], ""
+        if path.endswith("RetrievePrincipalAttributePrivileges"):
+            readable = [{"AttributeId": spec.name, "CanRead": 4} for spec in self.sets.values()]
+            return [json.dumps({"AttributePrivileges": readable}).encode()], ""
         if path == "EntityDefinitions":
             return [
                 json.dumps({"value": [_define(spec) for spec in self.sets.values()]}).encode()
@@ -356,8 +364,15 @@ def _define(spec: SetSpec) -> dict[str, Any]:
         "PrimaryIdAttribute": KEY,
         "IsIntersect": spec.junction,
         "ChangeTrackingEnabled": spec.tracked,
+        "Privileges": [{"Name": f"prvRead{_logical_name(spec)}", "PrivilegeType": "Read"}],
         "Attributes": [
-            {"LogicalName": name, "AttributeType": kind, "IsValidODataAttribute": True}
+            {
+                "LogicalName": name,
+                "AttributeType": kind,
+                "IsValidODataAttribute": True,
+                "IsSecured": name == "modifiedon",  # so that it is asked who may read it
+                "MetadataId": spec.name,
+            }
             for name, kind in column_types(spec).items()
         ],
         "ManyToOneRelationships": [],
