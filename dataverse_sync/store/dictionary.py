@@ -1,4 +1,4 @@
-"""The table ``_columns``: what the columns of the synced tables mean, as Dataverse describes them."""
+"""The table ``_columns``: what the columns of the synced tables mean, by Dataverse's own word."""
 
 from __future__ import annotations
 
@@ -77,12 +77,19 @@ def load_dictionary(connection: sa.Connection) -> Mapping[str, list[ColumnEntry]
     found: dict[str, list[ColumnEntry]] = {}
     order = (DICTIONARY.c.entity_name, DICTIONARY.c.position)
     for row in connection.execute(sa.select(DICTIONARY).order_by(*order)):
-        *values, targets, required, secured = row
         entry = ColumnEntry(
-            *values,
-            targets=tuple(json.loads(targets or "[]")),
-            is_required=None if required is None else bool(required),
-            is_secured=None if secured is None else bool(secured),
+            entity=row.entity_name,
+            column=row.column_name,
+            position=row.position,
+            display_name=row.display_name,
+            description=row.description,
+            type=row.type,
+            format=row.format,
+            date_behavior=row.date_behavior,
+            precision=row.precision,
+            targets=tuple(json.loads(row.targets or "[]")),
+            is_required=None if row.is_required is None else bool(row.is_required),
+            is_secured=None if row.is_secured is None else bool(row.is_secured),
         )
         found.setdefault(entry.entity, []).append(entry)
     return found
