@@ -268,6 +268,8 @@ class Site:
             return [
                 json.dumps({"value": [_define(spec) for spec in self.sets.values()]}).encode()
             ], ""
+        if path == "stringmaps" or path.startswith("EntityDefinitions("):
+            return [b'{"value":[]}'], ""  # there are no labels
         if path.startswith("RetrieveTotalRecordCount"):
             return [self._counts(path)], ""
         if path not in self.sets:

@@ -118,9 +118,9 @@ class World:
         (self.folder / "entities_config.json").write_text(text, encoding="utf-8")
 
     def sync(self, entities: Sequence[EntityConfig] = ENTITIES, **options: Any) -> SyncReport:
-        """Clear the emulator's log, then run a sync."""
+        """Clear the emulator's log, then run a sync, which asks for no labels unless told to."""
         self.emulator.log.clear()
-        return run_sync(self.config(), entities, **options)
+        return run_sync(self.config(), entities, **{"labels": False, **options})
 
     def wait(self, minutes: float = 10) -> None:
         """Advance the service's clock past the overlap that a bookmark keeps."""

@@ -43,6 +43,12 @@ SELECT a.name AS account, p.fullname AS contact, count(*) AS trials
  GROUP BY a.accountid
  ORDER BY trials DESC, account
  LIMIT 5""",
+    "How far are the candidates, in words?": """
+SELECT vin_modality_label AS modality, statuscode_label AS status, count(*) AS candidates
+  FROM vin_candidates_labelled
+ GROUP BY modality, status
+ ORDER BY candidates DESC, modality
+ LIMIT 5""",
     "What was removed from Dataverse, and why did it go from here?": """
 SELECT entity_name, reason, count(*) AS records
   FROM _sync_deleted

@@ -26,6 +26,7 @@ from dataverse_sync.redaction import Redactor
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.lock import SchemaLock, accept_entity, diff_entity
 from dataverse_sync.store import database, labelled_views, sync_state
+from dataverse_sync.store.environment import forget_labelled
 from dataverse_sync.store.migrate import bring_to
 from dataverse_sync.store.schema_lock import (
     load_schema,
@@ -179,6 +180,7 @@ def _bring_table(connection: Connection, before: Entity, lock: SchemaLock, tell:
             sync_state.set_state(connection, wanted.name, **forgotten)
         dropped = labelled_views.drop_broken(connection)
         save_lock_copy(connection, lock, datetime.now(UTC))
+        forget_labelled(connection)
     for view in dropped:
         tell(
             f"{view}: dropped, it shows a column that is gone; make it again with: "

@@ -56,6 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the database is to hold another environment from now on: everything is compared",
     )
     parser.add_argument(
+        "--no-labels",
+        action="store_true",
+        help="do not make or refresh labels, dictionary and labelled views",
+    )
+    parser.add_argument(
         "--report", type=Path, metavar="PATH", help="write the HTML report after the run"
     )
     parser.add_argument(
@@ -88,6 +93,7 @@ def run(options: Options, redactor: Redactor) -> int:
             full=options.full,
             allow_deletes=options.allow_deletes,
             new_environment=options.new_environment,
+            labels=not options.no_labels,
         )
     except (Exception, KeyboardInterrupt) as error:
         try:

@@ -50,7 +50,9 @@ class _TypeName(msgspec.Struct, rename="pascal"):
     value: str | None = None
 
 
-class _Attribute(msgspec.Struct, rename="pascal"):
+class Attribute(msgspec.Struct, rename="pascal"):
+    """What of a column decides on how a record's JSON has it."""
+
     logical_name: str
     attribute_type: str | None
     attribute_type_name: _TypeName | None = None
@@ -72,7 +74,7 @@ class _Definition(msgspec.Struct, rename="pascal"):
     logical_name: str
     entity_set_name: str
     primary_id_attribute: str
-    attributes: list[_Attribute]
+    attributes: list[Attribute]
     is_intersect: bool | None = None
     change_tracking_enabled: bool | None = None
     table_type: object = None
@@ -120,7 +122,7 @@ def parse_definition(definition: object) -> Entity:
     # The first of a name counts. No attribute of Dataverse is named otherwise than an identifier;
     # what else comes stays in the JSON.
     columns: dict[str, Column] = {}
-    for column in chain.from_iterable(_columns_of(each, targets) for each in found.attributes):
+    for column in chain.from_iterable(columns_of(each, targets) for each in found.attributes):
         if IDENTIFIER.fullmatch(column.name):
             columns.setdefault(column.name, column)
     key = found.primary_id_attribute
@@ -156,7 +158,7 @@ def find_kind(table_type: object, provider: object, columns: Collection[str]) ->
     return "virtual" if told == "virtual" or has_provider else "standard"
 
 
-def _columns_of(attribute: _Attribute, targets: Mapping[str, Sequence[str]]) -> Iterable[Column]:
+def columns_of(attribute: Attribute, targets: Mapping[str, Sequence[str]]) -> Iterable[Column]:
     """The columns under the names they have in JSON: none, one, or two for a file."""
     name, kind = attribute.logical_name, attribute.attribute_type
     if not _is_readable(attribute) or kind in _NAVIGATION_ONLY:
@@ -169,7 +171,7 @@ def _columns_of(attribute: _Attribute, targets: Mapping[str, Sequence[str]]) -> 
     return (Column(name, "INTEGER" if kind in _INTEGERS else "REAL" if kind in _REALS else "TEXT"),)
 
 
-def _is_readable(attribute: _Attribute) -> bool:
+def _is_readable(attribute: Attribute) -> bool:
     """Whether the Web API sends the attribute; older services do not have the flag."""
     if attribute.is_valid_odata is not None:
         return attribute.is_valid_odata
@@ -210,7 +212,7 @@ def parse_security(definition: Mapping[str, object]) -> Security:
     secured: dict[str, str] = {}
     for each in listed:
         if each.get("IsSecured") is True:
-            columns = _columns_of(msgspec.convert(each, _Attribute), {})
+            columns = columns_of(msgspec.convert(each, Attribute), {})
             secured.update((column.name, to_id(each.get("MetadataId"))) for column in columns)
     with suppress(msgspec.ValidationError):
         for found in msgspec.convert(definition["Privileges"], list[_Privilege]):
@@ -227,15 +229,16 @@ def to_id(value: object) -> str:
 # Choice columns and their labels
 
 CHOICES_SELECT = ("LogicalName", "EntitySetName", "PrimaryNameAttribute")
-CHOICES_EXPAND = "Attributes($select=LogicalName,AttributeType,AttributeTypeName)"
+# Not selected, attributes come with the properties of their own types, for the dictionary.
+CHOICES_EXPANDS = ("Attributes", "Attributes($select=LogicalName,AttributeType,AttributeTypeName)")
 
 
 class ChoicesDefinition(msgspec.Struct, rename="pascal"):
-    """An element of an answer with ``CHOICES_SELECT`` and ``CHOICES_EXPAND``."""
+    """An element of an answer with ``CHOICES_SELECT`` and one of ``CHOICES_EXPANDS``."""
 
     logical_name: str
     entity_set_name: str
-    attributes: list[_Attribute]
+    attributes: list[Attribute]
     primary_name_attribute: str | None = None
 
     @property
@@ -255,7 +258,9 @@ class _Label(msgspec.Struct, rename="pascal"):
     language_code: int | None = None
 
 
-class _Labels(msgspec.Struct, rename="pascal"):
+class Labels(msgspec.Struct, rename="pascal"):
+    """A text in several languages, as metadata has it."""
+
     localized_labels: list[_Label] | None = None
     user_localized_label: _Label | None = None
 
@@ -264,7 +269,7 @@ class Option(msgspec.Struct, rename="pascal"):
     """One value of a choice column, and its labels."""
 
     value: int | None = None
-    label: _Labels | None = None
+    label: Labels | None = None
 
     @property
     def labels(self) -> list[_Label]:
@@ -339,7 +344,7 @@ def parse_table(definition: object) -> TableDefinition | None:
 
 def _title(labels: object) -> str:
     try:
-        chosen = msgspec.convert(labels, _Labels).user_localized_label
+        chosen = msgspec.convert(labels, Labels).user_localized_label
     except msgspec.ValidationError:
         return ""
     text = (chosen.label if chosen else None) or ""

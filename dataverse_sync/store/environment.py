@@ -17,6 +17,8 @@ ENVIRONMENT = sa.Table(
     sa.Column("api_url", sa.Text, nullable=False),
     sa.Column("recorded_at", sa.Text, nullable=False),
     sa.Column("authority", sa.Text),  # where the service has said to sign in
+    sa.Column("labelled_at", sa.Text),  # when labels were last made
+    sa.Column("language", sa.Integer),  # that the labelled views show
     sa.Column("rights_unknown", sa.Text),  # what of the app's rights was said not to be told
 )
 
@@ -29,6 +31,8 @@ class Environment:
     api_url: str
     authority: str | None = None  # where the service has said to sign in
     user_id: str | None = None  # of this app in it; not kept
+    labelled_at: str | None = None
+    language: int | None = None  # of the labelled views
     rights_unknown: str | None = None  # what of its rights was said not to be told
 
 
@@ -43,6 +47,8 @@ def load_environment(connection: sa.Connection) -> Environment | None:
         row["organization_id"],
         row["api_url"],
         row.get("authority"),
+        labelled_at=row.get("labelled_at"),
+        language=row.get("language"),
         rights_unknown=row.get("rights_unknown"),
     )
 
@@ -64,3 +70,13 @@ def save_authority(connection: sa.Connection, authority: str) -> None:
 
 def save_rights_unknown(connection: sa.Connection, what: str | None) -> None:
     connection.execute(sa.update(ENVIRONMENT).values(rights_unknown=what))
+
+
+def save_labelled(connection: sa.Connection, now: datetime, language: int | None) -> None:
+    values = {"labelled_at": to_text(now), "language": language}
+    connection.execute(sa.update(ENVIRONMENT).values(values))
+
+
+def forget_labelled(connection: sa.Connection) -> None:
+    """Let the next sync make labels anew."""
+    connection.execute(sa.update(ENVIRONMENT).values(labelled_at=None))

@@ -158,6 +158,11 @@ class Copying:
             self.syncs[name] = self._make_sync(sync.config, states[name])
             self.syncs[name].go_on_from(sync)
 
+    @property
+    def has_completed(self) -> bool:
+        """Whether any entity has completed."""
+        return any(report.state == "completed" for report in self.reports.values())
+
     def _is_completed(self, name: str) -> bool:
         return name in self.reports and self.reports[name].state == "completed"
 

@@ -31,6 +31,7 @@ from dataverse_sync.sync.identity import (
     record_environment,
     refuse_another,
 )
+from dataverse_sync.sync.labelling import is_due, refresh_labels
 from dataverse_sync.sync.locking import (
     build_tables,
     compare_metadata,
@@ -50,6 +51,7 @@ def run_sync(
     full: bool = False,
     allow_deletes: bool = False,
     new_environment: bool = False,
+    labels: bool = True,
     on_event: Callable[[Event], None] = lambda _: None,
     redactor: Redactor | None = None,
 ) -> SyncReport:
@@ -62,6 +64,7 @@ def run_sync(
         full: Ignore the bookmarks and read everything again.
         allow_deletes: Remove records even where the guard would not let them go.
         new_environment: The database holds another environment from now on: compare everything.
+        labels: Make labels, the data dictionary and the labelled views, when they are due.
         on_event: Told what happens, on the calling thread.
         redactor: Learns the run's secrets, for a caller who writes logs.
 
@@ -76,7 +79,9 @@ def run_sync(
         StorageError: The database could not be written.
     """
     redactor = redactor or Redactor()
-    setup = Setup(config, entities, only, full, allow_deletes, new_environment, on_event, redactor)
+    setup = Setup(
+        config, entities, only, full, allow_deletes, new_environment, labels, on_event, redactor
+    )
     with ExitStack() as stack:
         return _run(setup, stack)
 
@@ -126,6 +131,9 @@ def _run(setup: Setup, stack: ExitStack) -> SyncReport:
     ]
 
     emit(PhaseStarted(6, "Summing up"))
+    has_changed = bool(prepared.added) or any(item.is_new for item in drift)
+    if copying.has_completed and (has_changed or is_due(here, utc_now())) and setup.labels:
+        refresh_labels(session, connection, prepared.tables, here.language if here else None)
     return _build_report(setup, copying, drift, session.client)
 
 

@@ -26,6 +26,7 @@ class Setup:
     full: bool
     allow_deletes: bool
     new_environment: bool
+    labels: bool
     emit: Callable[[Event], None]
     redactor: Redactor
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)

@@ -10,18 +10,7 @@ import pytest
 from conftest import World, insert
 
 from dataverse_sync import EntityConfig
-from dataverse_sync.commands.labels import (
-    EntityLabels,
-    LabelsReport,
-    find_lookups,
-    format_labels,
-    run_labels,
-)
-from dataverse_sync.commands.labels.reading import (
-    count_user_languages,
-    parse_option_sets,
-    parse_stringmap,
-)
+from dataverse_sync.commands.labels import format_labels, run_labels
 from dataverse_sync.emulator import Column, Fault, Table
 from dataverse_sync.errors import ConfigError, EntityError, LockedError, PageError, RequestError
 from dataverse_sync.model import Column as LockedColumn
@@ -31,6 +20,12 @@ from dataverse_sync.store import choices, database, labelled_views
 from dataverse_sync.store.choices import CHOICES, Choice, choose_language
 from dataverse_sync.store.run_lock import hold
 from dataverse_sync.store.tables import build_table
+from dataverse_sync.sync.labelling import EntityLabels, LabelsReport, find_lookups
+from dataverse_sync.sync.reading_labels import (
+    count_user_languages,
+    parse_option_sets,
+    parse_stringmap,
+)
 
 TRIALS = Table(
     "vin_trial",

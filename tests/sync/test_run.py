@@ -99,7 +99,7 @@ def test_short_reads_first_then_longest_table(world):
 
     def order(page_size: int) -> list[str]:
         world.emulator.log.clear()
-        run_sync(world.config(workers=1, page_size=page_size), entities)
+        run_sync(world.config(workers=1, page_size=page_size), entities, labels=False)
         asked = [
             request.entity_set for request in world.asked() if request.query.get("$top") != "1"
         ]

@@ -152,7 +152,12 @@ class Mirror:
             suppress(KeyboardInterrupt, Killed),
         ):
             report = run_sync(
-                self.config, entities, only=only, full=full, on_event=self._count_stored
+                self.config,
+                entities,
+                only=only,
+                full=full,
+                labels=False,
+                on_event=self._count_stored,
             )
         if not (
             server.refused or server.heaviest or server.was_restored or server.were_limited

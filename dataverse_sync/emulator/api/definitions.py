@@ -70,8 +70,15 @@ def _column_definition(table: Table, column: Column) -> Definition:
     definition["IsValidForRead"] = column.readable
     definition["IsSecured"] = column.secured
     definition["IsValidODataAttribute"] = column.readable and bool(column.members)
+    definition["RequiredLevel"] = {"Value": "SystemRequired" if name == table.key else "None"}
     if type_ in LOOKUPS or type_ == "PartyList":
         definition["Targets"] = list(column.targets)
+    elif type_ == "DateTime":
+        definition["Format"] = "DateOnly" if column.date_only else "DateAndTime"
+        behavior = "DateOnly" if column.date_only else "UserLocal"
+        definition["DateTimeBehavior"] = {"Value": behavior}
+    elif type_ in ("Decimal", "Money", "Double"):
+        definition["Precision"] = 10 if type_ == "Decimal" else 4
     if type_ in CHOICES:
         definition["OptionSet"] = _option_set(table, column)
     return definition
@@ -103,6 +110,8 @@ def _attribute(table: Table, name: str, attribute_type: str, type_: str) -> Defi
         "IsValidODataAttribute": True,
         "IsSecured": False,
         "DisplayName": _label(_words(name)),
+        "Description": _label(None),
+        "RequiredLevel": {"Value": "None"},
     }
 
 

@@ -23,7 +23,7 @@ _CAST = re.compile(
     r"EntityDefinitions\(LogicalName='([^']*)'\)/Attributes/Microsoft\.Dynamics\.CRM\.(\w+)"
 )
 _ENTITY = "EntityMetadata"
-_ONLY_BY_CAST = ("Targets", "OptionSet")
+_OWN = ("Targets", "Format", "DateTimeBehavior", "Precision")  # of a type, not of every attribute
 
 
 def answer_metadata(backend: Backend, path: str, query: Query, base: str) -> Answer:
@@ -64,7 +64,8 @@ def _expanded(table: Table, query: Query) -> Definition:
             type_name, found = "OneToManyRelationshipMetadata", describe_relationships(table)
         else:
             raise answers.unknown_property(name, _ENTITY)
-        plain = [{n: v for n, v in each.items() if n not in _ONLY_BY_CAST} for each in found]
+        left_out = ("OptionSet",) if inner.select is None else ("OptionSet", *_OWN)
+        plain = [{n: v for n, v in each.items() if n not in left_out} for each in found]
         expanded[name] = [_selected(each, inner, type_name) for each in _filtered(plain, inner)]
     return expanded
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from dataverse_sync.commands.console import Tell
 from dataverse_sync.dataverse import definitions, odata
 from dataverse_sync.dataverse.client import DataverseClient
 from dataverse_sync.dataverse.definitions import ChoicesDefinition, iter_options
+from dataverse_sync.dataverse.descriptions import ColumnDescription, describe_columns
 from dataverse_sync.dataverse.session import Session
 from dataverse_sync.errors import EntityError, PageError, RequestError
 from dataverse_sync.model import IDENTIFIER, PageRequest
@@ -31,9 +31,21 @@ from dataverse_sync.store.tables import EntityTable
 log = logging.getLogger(__name__)
 
 ENTITIES_PER_REQUEST = 100  # keeps a URL far below the 32 KB and 500 conditions of the service
+DESCRIBED_AT_ONCE = 10  # entities whose columns are described with all that is known of them
 
+Tell = Callable[[str], None]
 Tables = Mapping[str, EntityTable]
-Described = Mapping[str, ChoicesDefinition]  # by entity set; without those unknown to metadata
+
+
+@dataclass(frozen=True, slots=True)
+class TableDescription:
+    """What metadata tells of a table's labels and columns."""
+
+    choices: ChoicesDefinition
+    columns: Mapping[str, ColumnDescription]  # by JSON name
+
+
+Described = Mapping[str, TableDescription]  # by entity set; without those unknown to metadata
 
 
 class _StringMap(msgspec.Struct):
@@ -63,13 +75,8 @@ def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described
     """The metadata of each entity, and a warning if it may not be read."""
     described = {}
     try:
-        for batch in _batches(list(tables)):
-            for definition in client.get_metadata(
-                "EntityDefinitions",
-                select=definitions.CHOICES_SELECT,
-                filter=definitions.definitions_filter(batch),
-                expand=definitions.CHOICES_EXPAND,
-            ):
+        for batch in _batches(list(tables), DESCRIBED_AT_ONCE):
+            for definition in _get_definitions(client, batch):
                 try:
                     parsed = msgspec.convert(definition, ChoicesDefinition)
                 except msgspec.ValidationError as error:
@@ -79,7 +86,8 @@ def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described
                         error,
                     )
                 else:
-                    described[parsed.entity_set_name] = parsed
+                    columns = dict(describe_columns(definition["Attributes"]))
+                    described[parsed.entity_set_name] = TableDescription(parsed, columns)
     except RequestError as error:
         if not _is_refused(error):
             raise
@@ -88,6 +96,26 @@ def get_descriptions(client: DataverseClient, tables: Tables) -> tuple[Described
             f"names a record is guessed: {error}",
         )
     return {name: described[name] for name in tables if name in described}, ()
+
+
+def _get_definitions(client: DataverseClient, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Definitions with all that is known of their columns, else with what labels take."""
+    whole, part = definitions.CHOICES_EXPANDS
+
+    def get(expand: str) -> list[dict[str, Any]]:
+        return client.get_metadata(
+            "EntityDefinitions",
+            select=definitions.CHOICES_SELECT,
+            filter=definitions.definitions_filter(names),
+            expand=expand,
+        )
+
+    try:
+        return get(whole)
+    except RequestError as error:
+        if error.status not in (400, 501):
+            raise
+        return get(part)
 
 
 def get_labels(
@@ -116,7 +144,7 @@ def _is_refused(error: RequestError) -> bool:
 
 def find_logical_name(table: EntityTable, described: Described) -> str | None:
     known = described.get(table.name)
-    name = known.logical_name if known else table.entity.logical_name
+    name = known.choices.logical_name if known else table.entity.logical_name
     # It goes into a filter and a path.
     return name if name is not None and IDENTIFIER.fullmatch(name) else None
 
@@ -124,7 +152,7 @@ def find_logical_name(table: EntityTable, described: Described) -> str | None:
 def _get_stringmaps(client: DataverseClient, sets: Mapping[str, str]) -> list[Choice]:
     """Every label of these entities in every language; ``sets`` are logical name → entity set."""
     found = []
-    for batch in _batches(list(sets)):
+    for batch in _batches(list(sets), ENTITIES_PER_REQUEST):
         url = odata.build_url(
             client.api_url,
             "stringmaps",
@@ -156,7 +184,7 @@ def _choose_option_sets(
     """Columns whose labels ``stringmaps`` lacks, by entity and kind; all yes/no columns."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for name in names:
-        kinds = described[name].kinds if name in described else {}
+        kinds = described[name].choices.kinds if name in described else {}
         for column, kind in kinds.items():
             is_missing = kind == "Boolean" or (name, column) not in mapped
             if is_missing and column in tables[name].table.c:
@@ -174,7 +202,7 @@ def _get_option_sets(
         options = "TrueOption,FalseOption" if kind == "Boolean" else "Options"
         try:
             return session.client.get_metadata(
-                f"EntityDefinitions(LogicalName='{described[name].logical_name}')/Attributes"
+                f"EntityDefinitions(LogicalName='{described[name].choices.logical_name}')/Attributes"
                 f"/Microsoft.Dynamics.CRM.{kind}AttributeMetadata",
                 select=("LogicalName",),
                 expand=f"OptionSet($select={options}),GlobalOptionSet($select={options})",
@@ -250,6 +278,5 @@ def _build(
     return Choice(entity, column, value, label.encode("utf-8", "replace").decode(), language)
 
 
-def _batches(names: Sequence[str]) -> list[Sequence[str]]:
-    size = ENTITIES_PER_REQUEST
+def _batches(names: Sequence[str], size: int) -> list[Sequence[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]
