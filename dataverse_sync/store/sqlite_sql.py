@@ -18,7 +18,7 @@ from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_compare
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
 from dataverse_sync.store.sqlite_compare import choose_row_number, quote, select_by_keys
-from dataverse_sync.store.tables import EntityTable, StoredTables
+from dataverse_sync.store.tables import EntityTable, ForeignKey, StoredTables
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
 SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
@@ -121,12 +121,53 @@ def list_names(connection: sa.Connection) -> Sequence[str]:
     return connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars().all()
 
 
-def move_aside(connection: sa.Connection, table: sa.Table, name: str) -> None:
+def read_foreign_keys(
+    connection: sa.Connection, table: str, tables: StoredTables
+) -> Sequence[ForeignKey]:
+    found: dict[int, list[sa.RowMapping]] = {}
+    listed = connection.exec_driver_sql(f"PRAGMA foreign_key_list({quote(table)})")
+    for row in listed.mappings():
+        found.setdefault(row["id"], []).append(row)
+    keys = []
+    for rows in found.values():
+        first = rows[0]
+        columns = tuple(row["from"] for row in rows)
+        to = tuple(row["to"] for row in rows)
+        if None in to:  # REFERENCES without columns means the key
+            target = tables.get(first["table"], {})
+            to = tuple(name for name, (_, is_key) in target.items() if is_key)
+        if len(to) == len(columns):
+            actions = (first["on_update"], first["on_delete"])
+            on_update, on_delete = (None if each == "NO ACTION" else each for each in actions)
+            keys.append(ForeignKey(columns, first["table"], to, on_update, on_delete))
+    return keys[::-1]  # SQLite lists the last one first
+
+
+def list_indexed(connection: sa.Connection, table: str) -> set[str]:
+    listed = connection.exec_driver_sql(f"PRAGMA index_list({quote(table)})").mappings()
+    columns = set()
+    for name in [row["name"] for row in listed if not row["partial"]]:
+        info = connection.exec_driver_sql(f"PRAGMA index_xinfo({quote(name)})").mappings()
+        first = next(iter(info))
+        if first["name"] is not None and first["coll"] == "BINARY":  # else of an expression
+            columns.add(first["name"])
+    return columns
+
+
+def move_aside(connection: sa.Connection, table: sa.Table, name: str) -> Mapping[str, str]:
     # Else a view of the table would follow the rename, and go with the old table.
     connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
-    for index in table.indexes:
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {quote(str(index.name))}")
+    found = connection.exec_driver_sql(
+        "SELECT type, name, sql FROM sqlite_master "
+        "WHERE lower(tbl_name) = lower(?) AND type IN ('index', 'trigger') AND sql IS NOT NULL",
+        (table.name,),
+    )
+    dropped = {}
+    for kind, attached, sql in found.all():
+        connection.exec_driver_sql(f"DROP {kind} {quote(attached)}")
+        dropped[attached] = sql
     connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} RENAME TO {quote(name)}")
+    return dropped
 
 
 def iter_rows(
