@@ -107,6 +107,9 @@ class Dialect(Protocol):
     ) -> Sequence[ForeignKey]: ...
     def list_indexed(self, connection: sa.Connection, table: str) -> set[str]: ...
 
+    # While indexes of a large table are made.
+    def sorting_beside(self, connection: sa.Connection) -> AbstractContextManager[None]: ...
+
     # Rename a table and drop its indexes and triggers; views of it keep to the name that it had.
     # Returns the names of what was dropped, each with the statement that makes it again.
     def move_aside(

@@ -8,6 +8,7 @@ the time that it would cost during the load.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain, count
 
 import sqlalchemy as sa
@@ -15,9 +16,11 @@ import sqlalchemy as sa
 from dataverse_sync.model import Column, Entity
 from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.tables import EntityTable, ForeignKey
+from dataverse_sync.store.upsert import count_rows
 
 # How the columns of a junction table end: a table that is linked to itself has two of a name.
 _SIDES = ("id", "idone", "idtwo")
+_LARGE = 50_000  # rows; a smaller table is sorted in no time, and the cache is worth more
 
 
 def _find_targets(table: EntityTable, entities: Iterable[Entity]) -> Mapping[str, Entity]:
@@ -89,13 +92,16 @@ def make_indexes(
     if not columns:
         return []
     taken = {name.lower() for name in dialect.list_names(connection)}
-    made = sa.Table(table.name, sa.MetaData(), *map(sa.Column, columns))
-    names = []
-    for column in made.c:
+    holder = sa.Table(table.name, sa.MetaData(), *map(sa.Column, columns))
+    indexes = []
+    for column in holder.c:
         base = f"idx_{table.name}_{column.name}"
         numbered = (f"{base}_{number}" for number in count(2))
         name = next(name for name in chain([base], numbered) if name.lower() not in taken)
-        sa.Index(name, column).create(connection)
         taken.add(name.lower())
-        names.append(name)
-    return names
+        indexes.append(sa.Index(name, column))
+    is_large = count_rows(connection, table) > _LARGE
+    with dialect.sorting_beside(connection) if is_large else nullcontext():
+        for index in indexes:
+            index.create(connection)
+    return [str(index.name) for index in indexes]

