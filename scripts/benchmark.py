@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
@@ -50,6 +50,7 @@ _LINE_BITS = 100e6  # a second: the line that compression is judged for
 SIZES = {
     "first40": (200_000, 30_000),
     "first180": (50_000, 10_000),
+    "lookups": (200_000, 30_000),
     "scale": (2_000_000, 200_000),
     "memory": (1_000_000, 60_000),
     "many": (5_000, 500),
@@ -490,6 +491,24 @@ def _run_first(bench: Bench, spec: SetSpec) -> Result:
     return Result(f"{spec.rows:,} rows, {spec.columns} columns", series, figures)
 
 
+def run_lookups(bench: Bench) -> Result:
+    """The same records with 4 lookups to a table that is synced, and to one that is not."""
+    linked = SetSpec("vin_rows", bench.size("lookups"), lookups=4, target="vin_row")
+    plain = replace(linked, name="vin_plains", target="vin_elsewhere")
+    with open_source([linked, plain]) as source:
+        series = bench.alternate(
+            {
+                "indexed": lambda: bench.sync(source, bench.db("indexed"), [linked]),
+                "plain": lambda: bench.sync(source, bench.db("plain"), [plain]),
+            }
+        )
+    indexed, without = series["indexed"], series["plain"]
+    figures = ratio("wall, indexed / plain", walls(indexed), walls(without), at_most=1.15)
+    figures += ratio("CPU, indexed / plain", cpus(indexed), cpus(without))
+    figures += ratio("peak, indexed / plain", peaks(indexed), peaks(without))
+    return Result(f"{linked.rows:,} rows, 40 columns, 4 of them lookups", series, figures)
+
+
 def run_scale(bench: Bench) -> Result:
     """A first sync of a long, narrow table: as fast at its end as at its beginning?"""
     spec = SetSpec("vin_rows", bench.size("scale"), 8)
@@ -736,6 +755,7 @@ def _start_up() -> Measured:
 CASES: dict[str, Callable[[Bench], Result]] = {
     "first40": run_first40,
     "first180": run_first180,
+    "lookups": run_lookups,
     "scale": run_scale,
     "memory": run_memory,
     "many": run_many,

@@ -65,10 +65,12 @@ class SetSpec:
     junction: bool = False
     tracked: bool = False  # change tracking is on
     undated: float = 0.0  # share of the records that have no createdon
+    lookups: int = 0  # how many of the columns are lookups
+    target: str = "vin_elsewhere"  # logical name of the table that they point to
 
     @property
-    def shape(self) -> tuple[int, float, bool, float]:
-        return self.columns, self.nulls, self.junction, self.undated
+    def shape(self) -> tuple[float, ...]:
+        return self.columns, self.nulls, self.junction, self.undated, self.lookups
 
 
 @dataclass(slots=True)
@@ -103,12 +105,17 @@ def column_types(spec: SetSpec) -> dict[str, str]:
     """Each column and its AttributeType."""
     if spec.junction:
         return JUNCTION
-    others = {_column(at): KINDS[at % len(KINDS)] for at in range(spec.columns - len(DATED))}
-    return DATED | others
+    lookups = {f"_{_lookup(at)}_value": "Lookup" for at in range(spec.lookups)}
+    others = spec.columns - len(DATED) - spec.lookups
+    return DATED | lookups | {_column(at): KINDS[at % len(KINDS)] for at in range(others)}
 
 
 def _column(at: int) -> str:
     return f"vin_col{at:03d}"
+
+
+def _lookup(at: int) -> str:
+    return f"vin_link{at}"
 
 
 def make_data(spec: SetSpec) -> Data:
@@ -189,7 +196,7 @@ class Site:
         self.page_latency_s = 0.0  # before every page of records, on top
         self.gzip = False
         self._page_size = page_size
-        largest: dict[tuple[int, float, bool, float], SetSpec] = {}
+        largest: dict[tuple[float, ...], SetSpec] = {}
         for spec in sets:
             if spec.shape not in largest or spec.rows > largest[spec.shape].rows:
                 largest[spec.shape] = spec
@@ -369,7 +376,7 @@ def _define(spec: SetSpec) -> dict[str, Any]:
         "Privileges": [{"Name": f"prvRead{_logical_name(spec)}", "PrivilegeType": "Read"}],
         "Attributes": [
             {
-                "LogicalName": name,
+                "LogicalName": name[1:-6] if kind == "Lookup" else name,  # _name_value
                 "AttributeType": kind,
                 "IsValidODataAttribute": True,
                 "IsSecured": name == "modifiedon",  # so that it is asked who may read it
@@ -377,7 +384,10 @@ def _define(spec: SetSpec) -> dict[str, Any]:
             }
             for name, kind in column_types(spec).items()
         ],
-        "ManyToOneRelationships": [],
+        "ManyToOneRelationships": [
+            {"ReferencingAttribute": _lookup(at), "ReferencedEntity": spec.target}
+            for at in range(spec.lookups)
+        ],
     }
 
 

@@ -163,17 +163,24 @@ def accept(
                 continue
             before = lock[entity.name]
             lock[entity.name] = accept_entity(before, live.entities[entity.name], drop)
-            _bring_table(connection, before, lock, tell)
+            _bring_table(connection, before, lock, entities, tell)
             save_lock_file(config.schema_path, lock)
     return list(live.failures.values())
 
 
-def _bring_table(connection: Connection, before: Entity, lock: SchemaLock, tell: Tell) -> None:
+def _bring_table(
+    connection: Connection,
+    before: Entity,
+    lock: SchemaLock,
+    entities: Sequence[EntityConfig],
+    tell: Tell,
+) -> None:
     """Bring one table to its new lock, in the transaction that keeps the lock."""
     wanted = lock[before.name]
+    configured = [lock[entity.name] for entity in entities if entity.name in lock]
     with database.transaction(connection):
         database.prepare_own_tables(connection)
-        bring_to(connection, build_table(wanted), tell)
+        bring_to(connection, build_table(wanted), configured, tell)
         if wanted.key != before.key:
             # Records that the other key merged were never stored: read all again.
             forgotten = dict.fromkeys(("last_timestamp", "checkpoint", "delta_link"))

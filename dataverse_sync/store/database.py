@@ -22,7 +22,7 @@ from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_sql
 from dataverse_sync.store.rows import SqlRow
 from dataverse_sync.store.sqlite import READ_ERRORS, SqliteFile, describe
-from dataverse_sync.store.tables import EntityTable, StoredTables
+from dataverse_sync.store.tables import EntityTable, ForeignKey, StoredTables
 
 OWN_TABLES = sa.MetaData()  # the program's own tables, each defined where it is used
 TEMPORARY_TABLES = sa.MetaData()  # those that live as long as the writing connection
@@ -100,8 +100,21 @@ class Dialect(Protocol):
         self, connection: sa.Connection, name: str, query: str, comment: str
     ) -> None: ...
 
-    # Rename a table and drop its indexes; views of it keep to the name that it had.
-    def move_aside(self, connection: sa.Connection, table: sa.Table, name: str) -> None: ...
+    # Of a table: its foreign keys, those left out whose target is not told; the columns that a
+    # whole index begins with.
+    def read_foreign_keys(
+        self, connection: sa.Connection, table: str, tables: StoredTables
+    ) -> Sequence[ForeignKey]: ...
+    def list_indexed(self, connection: sa.Connection, table: str) -> set[str]: ...
+
+    # While indexes of a large table are made.
+    def sorting_beside(self, connection: sa.Connection) -> AbstractContextManager[None]: ...
+
+    # Rename a table and drop its indexes and triggers; views of it keep to the name that it had.
+    # Returns the names of what was dropped, each with the statement that makes it again.
+    def move_aside(
+        self, connection: sa.Connection, table: sa.Table, name: str
+    ) -> Mapping[str, str]: ...
 
     # These columns of all rows of a table that is called so now, in the order that is read most
     # quickly; the rows already read may be changed meanwhile.
@@ -165,12 +178,18 @@ def prepare_own_tables(connection: sa.Connection) -> None:
 
 
 def add_missing_columns(connection: sa.Connection, table: sa.Table) -> None:
-    """Add what a database of an older version does not have; its rows hold null there."""
+    """Add what a database of an older version does not have; its rows hold null there.
+
+    Of foreign keys, those of one column come with it.
+    """
     stored = connection.execute(sa.select(sa.text("*")).select_from(table).limit(0)).keys()
     quote = connection.dialect.identifier_preparer.quote
     for column in table.c:
         if column.name not in stored:
-            definition = CreateColumn(column).compile(connection)
+            definition = str(CreateColumn(column).compile(connection))
+            for key in column.foreign_keys:
+                to = key.column
+                definition += f" REFERENCES {quote(to.table.name)} ({quote(to.name)})"
             connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} ADD COLUMN {definition}")
 
 

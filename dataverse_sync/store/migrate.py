@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, bindparam, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import DropTable
 
 from dataverse_sync.errors import ConfigError, EntityError
+from dataverse_sync.model import Entity
 from dataverse_sync.store.database import add_missing_columns, dialect_of
+from dataverse_sync.store.keys import make_indexes, with_keys
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
+from dataverse_sync.store.sync_state import load_states
 from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable
 from dataverse_sync.store.upsert import rewrite
 
@@ -18,11 +22,16 @@ Tell = Callable[[str], None]
 ROWS_AT_ONCE = 2000
 
 
-def bring_to(connection: Connection, wanted: EntityTable, tell: Tell) -> None:
-    """Make a table what the lock says, by adding columns if that is enough."""
+def bring_to(
+    connection: Connection, wanted: EntityTable, entities: Collection[Entity], tell: Tell
+) -> None:
+    """Make a table what the lock says, by adding columns if that is enough.
+
+    ``entities`` are all that are configured: what the table's foreign keys point to.
+    """
     have = dialect_of(connection).read_tables(connection).get(wanted.name)
     if have is None:
-        wanted.table.create(connection)
+        with_keys(wanted, entities).create(connection)
         tell(f"{wanted.name}: table made")
         return
     types = {column.name: column.type for column in wanted.columns}
@@ -33,18 +42,27 @@ def bring_to(connection: Connection, wanted: EntityTable, tell: Tell) -> None:
         and have.get(wanted.entity.key, ("", False))[1]
     )
     if not fits:
-        _rebuild(connection, wanted, set(have), tell)
+        _rebuild(connection, wanted, entities, set(have), tell)
     elif new:
-        _add_columns(connection, wanted, new, tell)
-    else:
+        _add_columns(connection, wanted, entities, new, tell)
+    made: Sequence[str] = ()
+    if load_states(connection, [wanted.name])[wanted.name].has_completed:
+        made = make_indexes(connection, wanted, entities)
+    if made:
+        tell(f"{wanted.name}: {len(made)} indexes made: {', '.join(made)}")
+    elif fits and not new:
         tell(f"{wanted.name}: nothing to do")
 
 
 def _add_columns(
-    connection: Connection, wanted: EntityTable, new: Sequence[str], tell: Tell
+    connection: Connection,
+    wanted: EntityTable,
+    entities: Collection[Entity],
+    new: Sequence[str],
+    tell: Tell,
 ) -> None:
     """``ALTER TABLE``, then fill the new columns of every row."""
-    add_missing_columns(connection, wanted.table)
+    add_missing_columns(connection, with_keys(wanted, entities))
     places = {column.name: at for at, column in enumerate(wanted.columns) if column.name in new}
     if "modifiedon" in places:
         places["valid_from"] = VALID_FROM
@@ -59,11 +77,22 @@ def _add_columns(
     tell(f"{wanted.name}: {len(new)} new columns filled in {done} rows: {', '.join(new)}")
 
 
-def _rebuild(connection: Connection, wanted: EntityTable, have: set[str], tell: Tell) -> None:
-    """A new table from the JSON of the old one; ``sync_time`` and columns that are gone stay."""
-    old_name = f"_old_{wanted.name}"
-    dialect_of(connection).move_aside(connection, wanted.table, old_name)
-    wanted.table.create(connection)
+def _rebuild(
+    connection: Connection,
+    wanted: EntityTable,
+    entities: Collection[Entity],
+    have: set[str],
+    tell: Tell,
+) -> None:
+    """A new table from the JSON of the old one; ``sync_time`` and columns that are gone stay.
+
+    So do indexes, triggers and foreign keys, whoever has made them.
+    """
+    old_name, dialect = f"_old_{wanted.name}", dialect_of(connection)
+    tables = dialect.read_tables(connection)
+    declared = dialect.read_foreign_keys(connection, wanted.name, tables)
+    dropped = dialect.move_aside(connection, wanted.table, old_name)
+    with_keys(wanted, entities, declared).create(connection)
     gone = {column.name for column in wanted.entity.columns if column.gone} & have
     places = [at for at, column in enumerate(wanted.columns) if column.name in gone]
     done = 0
@@ -71,7 +100,22 @@ def _rebuild(connection: Connection, wanted: EntityTable, have: set[str], tell: 
         rewrite(connection, wanted, rows)
         done += len(rows)
     connection.execute(DropTable(Table(old_name, MetaData())))
+    made = {index.name for index in wanted.table.indexes}
+    for name, statement in dropped.items():
+        if name not in made:
+            _make_again(connection, wanted, name, statement, tell)
     tell(f"{wanted.name}: rebuilt from its JSON, {done} rows")
+
+
+def _make_again(
+    connection: Connection, wanted: EntityTable, name: str, statement: str, tell: Tell
+) -> None:
+    """Make an index or a trigger that the old table had, if the new one allows it."""
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(statement)
+    except DBAPIError as error:
+        tell(f"{wanted.name}: {name} is dropped, it cannot be made again ({error.orig})")
 
 
 def _decode_all(

@@ -176,6 +176,7 @@ def open_engine(path: Path) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        connection.execute("PRAGMA foreign_keys=OFF")  # a SQLite may be built with ON
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

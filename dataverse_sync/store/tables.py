@@ -31,6 +31,17 @@ _JSON_TYPES: Mapping[ColumnType, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key of a table, as it is declared; nothing enforces it."""
+
+    columns: tuple[str, ...]
+    target: str  # the table that is pointed to
+    to: tuple[str, ...]  # its columns
+    on_update: str | None = None
+    on_delete: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EntityTable:
     """An entity's table, with what is needed to write records into it quickly."""
 

@@ -28,6 +28,7 @@ from dataverse_sync.model import (
 from dataverse_sync.moments import to_text
 from dataverse_sync.store import deletions, sync_state
 from dataverse_sync.store.database import transaction
+from dataverse_sync.store.keys import make_indexes
 from dataverse_sync.store.references import References
 from dataverse_sync.store.sync_state import EntityState
 from dataverse_sync.store.upsert import count_rows
@@ -341,6 +342,8 @@ class Copying:
             changes["last_sync_time"] = now
             if sync is not None:
                 self.rights.save_at_end(sync)
+                if not sync.state.has_completed:
+                    make_indexes(self.connection, sync.table, self.prepared.entities)
         sync_state.set_state(self.connection, name, **changes)
         requests = sync.reader.requests if sync else 0
         sync_state.update_log(

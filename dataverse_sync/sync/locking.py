@@ -13,12 +13,13 @@ from sqlalchemy import Connection
 
 from dataverse_sync.dataverse.session import Session, wait_for
 from dataverse_sync.errors import EntityError, RunError, SyncError
-from dataverse_sync.model import Drift, EntityConfig
+from dataverse_sync.model import Drift, Entity, EntityConfig
 from dataverse_sync.schema import discovery
 from dataverse_sync.schema.discovery import Discovery, infer_entity
 from dataverse_sync.schema.lock import SchemaLock, diff_entity
 from dataverse_sync.store import sync_state, tables
 from dataverse_sync.store.database import transaction
+from dataverse_sync.store.keys import with_keys
 from dataverse_sync.store.schema_lock import (
     LockedSchema,
     record_drift,
@@ -44,6 +45,11 @@ class Prepared:
     added: Sequence[Drift]  # entities that are new in a lock that was there
     found: Discovery  # what could not be locked: empty entities, failures
     live: Future[Discovery]  # the metadata, asked for beside the records
+
+    @property
+    def entities(self) -> list[Entity]:
+        """The configured entities that are locked."""
+        return [table.entity for table in self.tables.values()]
 
 
 def build_tables(lock: SchemaLock, entities: Iterable[EntityConfig]) -> dict[str, EntityTable]:
@@ -74,10 +80,12 @@ def lock_schema(
         path = setup.config.schema_path
         log.warning("%s: missing or behind, written again from the database", path)
         save_lock_file(path, locked.lock)
+    compared = [name for name in names if name in locked.lock]
+    prepared = Prepared(lock, made, compared, added, found, live)
     with transaction(connection):
         for name, table in made.items():
             if name not in locked.tables:
-                table.table.create(connection)
+                with_keys(table, prepared.entities).create(connection)
         sync_state.ensure_rows(connection, [entity.name for entity in setup.entities])
         drift = [*added, *_find_taken_out(setup, lock)]
         record_drift(connection, setup.run_id, drift, (), utc_now())
@@ -85,8 +93,7 @@ def lock_schema(
             save_lock_copy(connection, lock, utc_now())
     if found.entities:
         save_lock_file(setup.config.schema_path, lock)
-    compared = [name for name in names if name in locked.lock]
-    return Prepared(lock, made, compared, added, found, live)
+    return prepared
 
 
 def _find_entities(names: Sequence[str], live: Future[Discovery], session: Session) -> Discovery:
