@@ -189,10 +189,7 @@ def _bring_table(
         save_lock_copy(connection, lock, datetime.now(UTC))
         forget_labelled(connection)
     for view in dropped:
-        tell(
-            f"{view}: dropped, it shows a column that is gone; make it again with: "
-            "python -m dataverse_sync labels"
-        )
+        tell(f"{view}: dropped, it shows a column that is gone; the next sync makes it again")
 
 
 def to_document(live: LiveSchema) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_case_run_as_processes_writes_json(
     (program,), (floor,) = case["series"]["program"], case["series"]["floor"]
     assert status == 0
     assert document["runs"] == 1
-    assert program["requests"] == 6
+    assert program["requests"] == 6 + 2 + 3  # and of rights and labels
     assert floor["requests"] == 1
     assert program["wall_s"] > 0
     assert (program["cpu_s"] is None) == (not hasattr(os, "wait4"))
@@ -116,7 +116,7 @@ def test_every_other_case_gives_figures(
         assert cases[name]["series"]
         assert cases[name]["figures"]
     figures = {one["name"]: one for one in cases["nothing"]["figures"]}
-    assert figures["requests"]["median"] == 3 + 2 * 3 + 3 + 1  # the organization; the keys of one
+    assert figures["requests"]["median"] == 3 + 2 * 3 + 3 + 1 + 2  # the organization, keys, rights
     assert figures["tables whose rows differ afterwards"]["median"] == 0
     assert cases["gzip"]["figures"][0]["median"] < 0.9
     assert len(cases["memory"]["points"]) == 4
