@@ -12,7 +12,7 @@ from sqlalchemy.schema import DropTable
 from dataverse_sync.errors import ConfigError, EntityError
 from dataverse_sync.model import Entity
 from dataverse_sync.store.database import add_missing_columns, dialect_of
-from dataverse_sync.store.keys import make_indexes, with_keys
+from dataverse_sync.store.keys import create_tables, make_indexes, with_keys
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_rows
 from dataverse_sync.store.sync_state import load_states
 from dataverse_sync.store.tables import SPECIAL_COLUMNS, EntityTable
@@ -31,7 +31,7 @@ def bring_to(
     """
     have = dialect_of(connection).read_tables(connection).get(wanted.name)
     if have is None:
-        with_keys(wanted, entities).create(connection)
+        create_tables(connection, [wanted], entities)
         tell(f"{wanted.name}: table made")
         return
     types = {column.name: column.type for column in wanted.columns}
@@ -72,8 +72,6 @@ def _add_columns(
     for rows in _decode_all(connection, wanted, wanted.name, (), tell):
         connection.execute(fill, [{name: row[at] for name, at in places.items()} for row in rows])
         done += len(rows)
-    for index in wanted.table.indexes:
-        index.create(connection, checkfirst=True)
     tell(f"{wanted.name}: {len(new)} new columns filled in {done} rows: {', '.join(new)}")
 
 
@@ -100,10 +98,8 @@ def _rebuild(
         rewrite(connection, wanted, rows)
         done += len(rows)
     connection.execute(DropTable(Table(old_name, MetaData())))
-    made = {index.name for index in wanted.table.indexes}
     for name, statement in dropped.items():
-        if name not in made:
-            _make_again(connection, wanted, name, statement, tell)
+        _make_again(connection, wanted, name, statement, tell)
     tell(f"{wanted.name}: rebuilt from its JSON, {done} rows")
 
 

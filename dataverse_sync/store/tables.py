@@ -1,4 +1,4 @@
-"""The table of an entity: its columns, its indexes, and the decoder of its records.
+"""The table of an entity: its columns, and the decoder of its records.
 
 The schema lock says which columns a table has. Does a lock fit the tables of a database?
 """
@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from sqlalchemy import Column as SqlColumn
-from sqlalchemy import Index, MetaData, Table
+from sqlalchemy import MetaData, Table
 from sqlalchemy.types import INTEGER, REAL, TEXT
 
 from dataverse_sync.model import Column, ColumnType, Entity
@@ -67,7 +67,7 @@ class EntityTable:
 
 
 def build_table(entity: Entity) -> EntityTable:
-    """The table of an entity: its columns, the special ones, the indexes."""
+    """The table of an entity: its columns and the special ones; indexes are made in ``keys``."""
     columns, left_out = _choose_columns(entity)
     table = Table(
         entity.name,
@@ -76,9 +76,6 @@ def build_table(entity: Entity) -> EntityTable:
         *(SqlColumn(column.name, _SQL_TYPES[column.type]) for column in columns[1:]),
         *(SqlColumn(name, TEXT) for name in SPECIAL_COLUMNS),
     )
-    for name in ("modifiedon", "createdon"):
-        if name in table.c:
-            Index(f"idx_{entity.name}_{name}", table.c[name])
     struct = msgspec.defstruct(
         "Record",
         [(f"c{at}", _JSON_TYPES[column.type], None) for at, column in enumerate(columns)],

@@ -19,7 +19,7 @@ from dataverse_sync.schema.discovery import Discovery, infer_entity
 from dataverse_sync.schema.lock import SchemaLock, diff_entity
 from dataverse_sync.store import sync_state, tables
 from dataverse_sync.store.database import transaction
-from dataverse_sync.store.keys import with_keys
+from dataverse_sync.store.keys import create_tables
 from dataverse_sync.store.schema_lock import (
     LockedSchema,
     record_drift,
@@ -83,9 +83,8 @@ def lock_schema(
     compared = [name for name in names if name in locked.lock]
     prepared = Prepared(lock, made, compared, added, found, live)
     with transaction(connection):
-        for name, table in made.items():
-            if name not in locked.tables:
-                with_keys(table, prepared.entities).create(connection)
+        new_tables = [table for name, table in made.items() if name not in locked.tables]
+        create_tables(connection, new_tables, prepared.entities)
         sync_state.ensure_rows(connection, [entity.name for entity in setup.entities])
         drift = [*added, *_find_taken_out(setup, lock)]
         record_drift(connection, setup.run_id, drift, (), utc_now())

@@ -89,6 +89,18 @@ def make(connection: Any, made: Entity) -> EntityTable:
     return table
 
 
+def test_dates_are_indexed(connection):
+    with connection.begin():
+        both = make(
+            connection,
+            entity("both", "id", Column("modifiedon", "TEXT"), Column("createdon", "TEXT")),
+        )
+        neither = make(connection, entity("neither", "id", Column("overriddencreatedon", "TEXT")))
+
+        assert make_indexes(connection, both, []) == ["idx_both_modifiedon", "idx_both_createdon"]
+        assert make_indexes(connection, neither, []) == []
+
+
 def test_both_sides_of_junction_are_indexed(connection):
     with connection.begin():
         names = make_indexes(connection, make(connection, LINKS), [LINKS])

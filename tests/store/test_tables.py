@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import raw
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateTable
 
 from dataverse_sync.model import Column, ColumnType, Entity
 from dataverse_sync.schema.lock import SchemaLock
@@ -38,11 +38,9 @@ def entity(key: str, **columns: ColumnType) -> Entity:
     return Entity("things", key, made, "metadata")
 
 
-def ddl(table: EntityTable) -> list[str]:
-    """The statements that make the table, a line for each column."""
-    indexes = sorted(table.table.indexes, key=lambda index: str(index.name))
-    statements = [CreateTable(table.table), *map(CreateIndex, indexes)]
-    return [str(each.compile(dialect=sqlite.dialect())).strip() for each in statements]
+def ddl(table: EntityTable) -> str:
+    """The statement that makes the table, a line for each column."""
+    return str(CreateTable(table.table).compile(dialect=sqlite.dialect())).strip()
 
 
 def names(table: EntityTable) -> list[str]:
@@ -52,12 +50,12 @@ def names(table: EntityTable) -> list[str]:
 # Tables
 
 
-def test_table_has_all_columns_and_indexes():
+def test_table_has_all_columns():
     locked = entity("thingid", thingid="TEXT", n="INTEGER", x="REAL", modifiedon="TEXT")
 
-    statements = ddl(build_table(locked))
+    statement = ddl(build_table(locked))
 
-    assert [line.strip() for line in statements[0].splitlines()] == [
+    assert [line.strip() for line in statement.splitlines()] == [
         "CREATE TABLE things (",
         "thingid TEXT NOT NULL,",
         "modifiedon TEXT,",
@@ -69,24 +67,12 @@ def test_table_has_all_columns_and_indexes():
         "PRIMARY KEY (thingid)",
         ")",
     ]
-    assert statements[1:] == ["CREATE INDEX idx_things_modifiedon ON things (modifiedon)"]
-
-
-def test_dates_are_indexed():
-    both = build_table(entity("id", id="TEXT", modifiedon="TEXT", createdon="TEXT"))
-    neither = build_table(entity("id", id="TEXT", overriddencreatedon="TEXT"))
-
-    assert ddl(both)[1:] == [
-        "CREATE INDEX idx_things_createdon ON things (createdon)",
-        "CREATE INDEX idx_things_modifiedon ON things (modifiedon)",
-    ]
-    assert ddl(neither)[1:] == []
 
 
 def test_key_is_always_text():
     table = build_table(entity("id", id="INTEGER", name="TEXT"))
 
-    assert "id TEXT NOT NULL" in ddl(table)[0]
+    assert "id TEXT NOT NULL" in ddl(table)
     assert table.columns[0] == Column("id", "TEXT")
 
 
