@@ -7,10 +7,15 @@ record was asked for; the record is the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
+from dataverse_sync.dataverse.odata import LOOKUP_TARGET
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
 from dataverse_sync.store.tables import EntityTable
+
+_NAMES_TARGET = f'@{LOOKUP_TARGET}":"'  # not within a text: its quotes are escaped
 
 
 def differ_in_annotations_alone(one: bytes, other: bytes) -> bool:
@@ -23,22 +28,23 @@ def differ_in_annotations_alone(one: bytes, other: bytes) -> bool:
     return members == other_members and notes != other_notes
 
 
-def _split_members(record: bytes) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
-    """The members of a record in their order, and those that annotate it or another member."""
+def _split_members(record: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The members of a record in any order, and those that annotate it or another member."""
     items = [(name, bytes(value)) for name, value in _decode_members(record).items()]
-    return [one for one in items if "@" not in one[0]], [one for one in items if "@" in one[0]]
+    plain = {name: value for name, value in items if "@" not in name}
+    return plain, {name: value for name, value in items if "@" in name}
 
 
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def choose_annotated(
-    table: EntityTable, rows: list[SqlRow], stored: dict[str, str]
+    table: EntityTable, rows: Sequence[SqlRow], stored: Mapping[str, str]
 ) -> list[SqlRow]:
     """Those of the rows that differ from their ``stored`` texts in annotations alone.
 
     Nearly always a row differs since it is a new version: that is seen by looking for its version
-    in the text (0.6 us a row of 1.2 kB), and only if that is there its members are compared.
+    in the text, and only if that is there the texts are compared without annotations.
     """
     name = table.entity.version_column
     at = next((n for n, column in enumerate(table.columns) if column.name == name), None)
@@ -48,9 +54,20 @@ def choose_annotated(
         before, text = stored.get(row[0]), row[JSON_RESPONSE]
         if not isinstance(before, str):  # new, or damaged
             continue
-        version = mark % row[at] if at is not None else ""
+        version = "" if at is None else mark % row[at]
         if version not in before and version in text:
             continue
-        if differ_in_annotations_alone(text.encode(), before.encode()):
+        is_same = _leave_targets_out(text) == _leave_targets_out(before)  # a tenth of the time
+        if is_same or differ_in_annotations_alone(text.encode(), before.encode()):
             annotated.append(row)
     return annotated
+
+
+def _leave_targets_out(text: str) -> str:
+    """A record as the service writes it, without what its lookups point to."""
+    kept, *others = text.split(_NAMES_TARGET)
+    parts = [kept]
+    for other in others:
+        parts[-1] = parts[-1][: parts[-1].rfind('"')]  # the member's name
+        parts.append(other[other.find('",') + 2 :])
+    return "".join(parts)
