@@ -15,6 +15,9 @@ from typing import Literal
 import msgspec
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+OWNER = "_ownerid_value"
+# What tells whether an owner is a user or a team, where a table has both.
+OWNERS = {"_owninguser_value": "systemuser", "_owningteam_value": "team"}
 
 ColumnType = Literal["TEXT", "INTEGER", "REAL"]
 Source = Literal["metadata", "sample"]
@@ -63,6 +66,18 @@ class Entity:
         return any(column.name == name and not column.gone for column in self.columns)
 
     @property
+    def tells_owner(self) -> bool:
+        """Whether a record itself says what kind of owner it has."""
+        return self.has(OWNER) and all(map(self.has, OWNERS))
+
+    @property
+    def open_lookups(self) -> tuple[Column, ...]:
+        """The lookups with several possible targets, if a record does not say which it is."""
+        told = (OWNER,) if self.tells_owner else ()
+        lookups = (column for column in self.columns if len(column.targets) > 1)
+        return tuple(one for one in lookups if not one.gone and one.name not in told)
+
+    @property
     def version_column(self) -> str | None:
         """The column that tells two versions of a record apart, if there is one."""
         return next(filter(self.has, ("versionnumber", "modifiedon")), None)
@@ -78,6 +93,7 @@ class PageRequest:
     top: bool = False  # carries $top: sent without the page-size preference, which would drop it
     track_changes: bool = False
     keys_only: bool = False  # for keys and versions, not for whole records
+    names_targets: bool = False  # asks for the table that each lookup points to
     size: int | None = None  # records at most; None: as many as the run asks for
     retries: int | None = None  # at most, of another way of asking; None: as many as help
 
@@ -136,6 +152,7 @@ class Page:
             self.next_link,
             asked.number + 1,
             keys_only=asked.keys_only,
+            names_targets=asked.names_targets,
             size=asked.size,
         )
 

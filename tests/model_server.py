@@ -83,6 +83,11 @@ class Table:
         return f"{self.logical_name}id"
 
     @property
+    def has_open_lookups(self) -> bool:
+        """Whether a lookup may point to several tables."""
+        return any(len(targets) > 1 for targets in self.lookups.values())
+
+    @property
     def shows_change(self) -> bool:
         """Whether a comparison of keys and versions finds every change."""
         return not self.keeps_deleted and (self.dated or self.versioned or bool(self.keys_of))
@@ -195,6 +200,7 @@ class ModelServer:
         self.hidden: set[str] = set()  # tables of which it may not see the name
         self.were_limited = False
         self.may_read_whole = False  # a refusal may be taken for one of ids or versions
+        self.annotates = rng.random() < 0.5  # tells which table a lookup points to
         self._version = 1000
         self._history: dict[str, dict[str, list[Version]]] = {t.name: {} for t in tables}
         self._pending: list[_Pending] = []
@@ -227,7 +233,8 @@ class ModelServer:
         assert version.values is not None
         for column, targets in table.lookups.items():
             if (target := version.values[column]) is not None:
-                yield from ((name, target) for name in targets)
+                told = self._find_target(target, targets) if self.annotates else None
+                yield from ((name, target) for name in targets if told in (None, name))
         for column in table.keys_of:
             for other in self.tables.values():
                 if other.key == column:
@@ -344,14 +351,16 @@ class ModelServer:
 
     def refuse_more(self) -> None:
         """Refuse one more kind of query, or larger pages, from now on."""
-        kinds = ("since", "version", "or", "ids", "paging", "tracked", "heavy")
+        kinds = ("since", "version", "or", "ids", "paging", "tracked", "targets", "heavy")
         what = self.rng.choice(kinds)
         if what == "heavy":
             self.heaviest = self.rng.choice((1, 7, 900)), self.rng.choice((500, 503, 504, None))
             self.may_read_whole |= self.heaviest[1] == 500
         else:
             self.refused[what] = self.rng.choice((400, 404, 405, 500, 501))
-            self.may_read_whole |= what in ("version", "or", "ids")
+            # Of these, 400 and 501 alone are taken for a refusal of annotations at once.
+            is_doubtful = what == "targets" and self.refused[what] not in (400, 501)
+            self.may_read_whole |= what in ("version", "or", "ids") or is_doubtful
 
     def limit(self, name: str) -> None:
         """Let the app see less of a table from now on."""
@@ -380,9 +389,16 @@ class ModelServer:
     def _text(self, table: Table, values: Mapping[str, Any]) -> str:
         raw = {name: json.dumps(value) for name, value in values.items()}
         raw["amount"] = values["amount"]  # a decimal with its scale, which no float keeps
+        for column, targets in table.lookups.items() if self.annotates else ():
+            if len(targets) > 1 and values[column] is not None:
+                target = self.tables[self._find_target(values[column], targets)].logical_name
+                raw[f"{column}@{odata.LOOKUP_TARGET}"] = json.dumps(target)
         filled = [f'"{name}":{text}' for name, text in raw.items() if text != "null"]
         nulls = [f'"{name}":null' for name, text in raw.items() if text == "null"]
         return "{" + ",".join([*filled, *nulls]) + "}"
+
+    def _find_target(self, record_id: str, targets: Sequence[str]) -> str:
+        return next(name for name in targets if record_id in self.tables[name].ids)
 
     # What a run asks it
 
@@ -416,8 +432,11 @@ class ModelServer:
             "or": " or " in query.filter,
             "ids": f"{key} eq" in query.filter,
             "tracked": is_tracked,
+            "targets": request.names_targets,
             "paging": request.number > 1 and list(query.orderby) == [key],
         }
+        if query.reads_records and not self.refused and self.heaviest is None:
+            assert request.names_targets == query.table.has_open_lookups
         for what, status in self.refused.items():
             if is_asked[what]:
                 raise self._refusal(request, status, "0x80048d0b", f"{what} is not supported.")

@@ -114,6 +114,8 @@ class DataverseClient:
         prefer = [] if request.top else [f"odata.maxpagesize={size}"]
         if request.track_changes:
             prefer.insert(0, "odata.track-changes")
+        if request.names_targets:
+            prefer.append(f'odata.include-annotations="{odata.LOOKUP_TARGET}"')
         kind = request.entity, request.keys_only, request.top, size
         page = self._get(request, odata.parse_page, ",".join(prefer), self._sizes.get(kind))
         self._sizes[kind] = max(page.size, 2**16)

@@ -20,6 +20,7 @@ from dataverse_sync.config import is_loopback
 from dataverse_sync.errors import PageError
 from dataverse_sync.model import Entity, Page, PageRequest
 
+LOOKUP_TARGET = "Microsoft.Dynamics.CRM.lookuplogicalname"
 IDS_PER_REQUEST = 50  # keeps a URL far below the 32 KB and 500 conditions of the service
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TOKEN_VERSION = re.compile(r"deltatoken=(\d{1,20})(?=$|[!&])")

@@ -63,8 +63,15 @@ class Dialect(Protocol):
 
     # Write the rows that are new or differ in json_response, and count all exactly. Fresh: the
     # table was empty when its read began, so inserting comes first, and looking only if it fails.
+    # A row that differs in annotations alone is unchanged; its text is replaced if that is asked.
     def upsert_rows(
-        self, connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
+        self,
+        connection: sa.Connection,
+        table: EntityTable,
+        rows: Sequence[SqlRow],
+        *,
+        fresh: bool,
+        annotates: bool = False,
     ) -> Counts: ...
 
     # Write rows, whatever is stored under their keys.
@@ -90,6 +97,8 @@ class Dialect(Protocol):
     # Tables of key and value: the items of a JSON array, the numbers in a text such as 2,3,8.
     def each_of(self, array: sa.ColumnElement[Any]) -> sa.TableValuedAlias: ...
     def each_in_list(self, text: sa.ColumnElement[Any]) -> sa.TableValuedAlias: ...
+    # The text under a name in a JSON object; null if it is not there. No name holds a quote.
+    def find_member(self, document: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[Any]: ...
     def join_texts(self, text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[Any]: ...
 
     # What there is: tables with their columns; every name that is taken; views with a comment.

@@ -1,9 +1,10 @@
 """The views ``<table>_labelled``: a table's columns, and beside each what its value is called.
 
-A choice column gets ``<column>_label``, a lookup ``<lookup>_name``: beside
-``_primarycontactid_value`` stands ``primarycontactid_name``. Both look their text up
-when the view is read, so a view is never behind its tables. Views made here are known
-by their comment; a view of somebody else's is never touched.
+A choice column gets ``<column>_label``, a lookup ``<lookup>_name`` and ``<lookup>_type``: beside
+``_primarycontactid_value`` stand ``primarycontactid_name``, and ``primarycontactid_type``, the
+logical name of the table that it points to. They are looked up when the view is read, so a view
+is never behind its tables. Views made here are known by their comment; a view of somebody else's
+is never touched.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from dataverse_sync.errors import EntityError
 from dataverse_sync.store.choices import CHOICES
 from dataverse_sync.store.database import Dialect, dialect_of
+from dataverse_sync.store.lookup_types import build_type
 from dataverse_sync.store.tables import EntityTable
 
 _SEPARATOR = "; "  # between the labels of a multi-select choice, as Dataverse writes them
@@ -68,6 +70,7 @@ def build_view(
     row = table.table.alias("this")
     texts = {column.name for column in table.columns if column.type == "TEXT"}
     taken = {column.name.lower() for column in table.table.c}
+    pointing = {column.name: column for column in table.columns if column.targets}
     shown: list[sa.ColumnElement[Any]] = []
     for column in row.c:
         name = column.name
@@ -78,10 +81,13 @@ def build_view(
             else:
                 label = _label_of(table.name, name, column, language)
             shown.append(label.label(_find_free(f"{name}_label", taken)))
+        lookup = _LOOKUP.fullmatch(name)
+        stem = lookup[1] if lookup else name
         if targets := lookups.get(name):
-            lookup = _LOOKUP.fullmatch(name)
-            free = _find_free(f"{lookup[1] if lookup else name}_name", taken)
-            shown.append(_name_of(column, targets).label(free))
+            shown.append(_name_of(column, targets).label(_find_free(f"{stem}_name", taken)))
+        if about := pointing.get(name):
+            kind = build_type(dialect, table.entity, about, row)
+            shown.append(kind.label(_find_free(f"{stem}_type", taken)))
     if len(shown) == len(row.c):
         return None
     query = sa.select(*shown).select_from(row)

@@ -2,7 +2,8 @@
 
 Reachable is what the unfiltered tables point to, and what reachable records
 point to in turn. Metadata says which columns point where; without it, columns
-are taken by their names.
+are taken by their names. Of a column that may point to several tables a record says which it is;
+where it does not, its id is looked for in all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from dataverse_sync.model import Entity
-from dataverse_sync.store.database import dialect_of, record_set
+from dataverse_sync.store.database import Dialect, dialect_of, record_set
+from dataverse_sync.store.lookup_types import build_type
 from dataverse_sync.store.tables import EntityTable
 
 # Ids in lower case: one record, whatever the case that a link to it is written in.
@@ -126,7 +128,7 @@ class References:
         counted = (sa.select(sa.literal(at).label("n")) for at in range(len(links)))
         numbers = sa.union_all(*counted).subquery()
         targets = {at: link.target for at, link in enumerate(links)}
-        values = {at: sa.func.lower(table.c[link.column]) for at, link in enumerate(links)}
+        values = {at: self._id_of(link) for at, link in enumerate(links)}
         value = sa.case(values, value=numbers.c.n)
         query = sa.select(sa.case(targets, value=numbers.c.n), value, sa.literal(0))
         every = table.join(numbers, sa.literal(1) == 1)
@@ -135,15 +137,18 @@ class References:
     def _inner_query(self, link: Link, depth: int) -> sa.Select[Any]:
         """The links through a column of the records that were reached at this depth."""
         table, key = self._tables[link.source].table, self._tables[link.source].key
-        value = table.c[link.column]
+        value = self._id_of(link)
         is_linked = sa.and_(
             _LINKED.c.entity_name == link.source, _LINKED.c.record_id == sa.func.lower(key)
         )
         return (
-            sa.select(sa.literal(link.target), sa.func.lower(value), sa.literal(depth + 1))
+            sa.select(sa.literal(link.target), value, sa.literal(depth + 1))
             .select_from(table.join(_LINKED, is_linked))
             .where(_LINKED.c.depth == depth, value.is_not(None), ~_is_in(_GONE, link.source, key))
         )
+
+    def _id_of(self, link: Link) -> sa.ColumnElement[Any]:
+        return _id_of(dialect_of(self._connection), self._tables, link)
 
     def _add(self, query: sa.Select[Any]) -> int:
         statement = dialect_of(self._connection).insert_or_ignore(_LINKED)
@@ -153,6 +158,19 @@ class References:
     def _add_ids(self, marks: sa.Table, name: str, ids: Iterable[str]) -> None:
         if rows := [{"entity_name": name, "record_id": record_id} for record_id in ids]:
             self._connection.execute(dialect_of(self._connection).insert_or_ignore(marks), rows)
+
+
+def _id_of(
+    dialect: Dialect, tables: Mapping[str, EntityTable], link: Link
+) -> sa.ColumnElement[Any]:
+    """The id of a link, in lower case; null if a row says that it points to another table."""
+    source, target = tables[link.source], tables[link.target].entity.logical_name
+    value = sa.func.lower(source.table.c[link.column])
+    column = next(one for one in source.columns if one.name == link.column)
+    if target is None or len(column.targets) < 2:
+        return value
+    kind = build_type(dialect, source.entity, column, source.table)
+    return sa.case((sa.func.coalesce(sa.func.lower(kind), target) == target, value))
 
 
 def _is_in(marks: sa.Table, name: str, key: sa.Column[Any]) -> sa.Exists:
@@ -174,12 +192,12 @@ def count_dangling(
     for link in links:
         if link.target != name or link.column not in tables[link.source].table.c:
             continue
-        value = tables[link.source].table.c[link.column]
+        value = _id_of(dialect_of(connection), tables, link)
         query = sa.select(sa.func.count(value.distinct())).where(value.is_not(None))
         for other in links:
             if (other.source, other.column) == (link.source, link.column):
                 keys = sa.select(tables[other.target].key)
-                query = query.where(sa.func.lower(value).not_in(keys))
+                query = query.where(value.not_in(keys))
         if found := connection.execute(query).scalar_one():
             counts[f"{link.source}.{link.column}"] = found
     return counts

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, Text, cast, literal, select
 
 from dataverse_sync.errors import EntityError, PageError
+from dataverse_sync.store.annotations import differ_in_annotations_alone
 from dataverse_sync.store.database import dialect_of
 from dataverse_sync.store.rows import VALID_FROM, SqlRow, to_heads, to_rows
 from dataverse_sync.store.tables import EntityTable
@@ -91,28 +92,9 @@ def find_unlike(
         others = [key for key in part if key not in same]
         stored = select(table.key, table.table.c.json_response).where(table.key.in_(others))
         for key, text in connection.execute(stored) if others else ():
-            if not _differs_in_annotations_alone(bytes(came[key]), str(text).encode()):
+            if not differ_in_annotations_alone(bytes(came[key]), str(text).encode()):
                 unlike.append(key)
     return unlike
-
-
-def _differs_in_annotations_alone(one: bytes, other: bytes) -> bool:
-    """Whether two records of other bytes have the same members, but for those that annotate."""
-    try:
-        split = [_split_members(record) for record in (one, other)]
-    except (msgspec.MsgspecError, RecursionError):  # damaged, or half a surrogate pair
-        return False
-    (members, notes), (other_members, other_notes) = split
-    return members == other_members and notes != other_notes
-
-
-def _split_members(record: bytes) -> tuple[list[tuple[str, bytes]], list[tuple[str, bytes]]]:
-    """The members of a record in their order, and those that annotate it or another member."""
-    items = [(name, bytes(value)) for name, value in _decode_members(record).items()]
-    return [one for one in items if "@" not in one[0]], [one for one in items if "@" in one[0]]
-
-
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def choose_sample(

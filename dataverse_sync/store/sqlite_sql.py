@@ -17,8 +17,9 @@ from sqlalchemy.dialects import sqlite
 
 from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_compare
+from dataverse_sync.store.annotations import choose_annotated
 from dataverse_sync.store.rows import JSON_RESPONSE, SqlRow
-from dataverse_sync.store.sqlite_compare import choose_row_number, quote, select_by_keys
+from dataverse_sync.store.sqlite_compare import choose_row_number, for_table, quote, select_by_keys
 from dataverse_sync.store.tables import EntityTable, ForeignKey, StoredTables
 
 DB_VERSION = 1  # PRAGMA user_version: raised when the program's own tables change
@@ -29,6 +30,7 @@ SORTING_THREADS = 2
 CLUSTERED: Mapping[str, Any] = {"sqlite_with_rowid": False}
 
 _BY_KEYS = "SELECT {key}, json_response FROM {table} WHERE {key} IN ({keys})"
+_ANNOTATE = "UPDATE {table} SET json_response = ? WHERE {key} = ?"
 _COMMENT = re.compile(r"/\* (.*?) \*/")
 
 
@@ -36,7 +38,12 @@ _COMMENT = re.compile(r"/\* (.*?) \*/")
 
 
 def upsert_rows(
-    connection: sa.Connection, table: EntityTable, rows: Sequence[SqlRow], *, fresh: bool
+    connection: sa.Connection,
+    table: EntityTable,
+    rows: Sequence[SqlRow],
+    *,
+    fresh: bool,
+    annotates: bool = False,
 ) -> Counts:
     latest = {row[0]: row for row in rows}  # a key that comes twice on a page: the last wins
     inserted = 0
@@ -48,6 +55,12 @@ def upsert_rows(
     found = select_by_keys(connection, _BY_KEYS, table.table, list(latest))
     stored: dict[str, str] = {row[0]: row[1] for row in found}
     changed = [row for key, row in latest.items() if stored.get(key) != row[JSON_RESPONSE]]
+    if annotated := choose_annotated(table, changed, stored) if stored else []:
+        keys = {row[0] for row in annotated}
+        changed = [row for row in changed if row[0] not in keys]
+        if annotates:
+            texts = [(row[JSON_RESPONSE], row[0]) for row in annotated]
+            connection.exec_driver_sql(for_table(_ANNOTATE, table.table), texts)
     if changed:
         rewrite_rows(connection, table, changed)
     new = len(latest) - len(stored)
@@ -105,6 +118,12 @@ def _name_columns(function: sa.FunctionElement[Any]) -> sa.TableValuedAlias:
 
 def join_texts(text: sa.ColumnElement[Any], separator: str) -> sa.ColumnElement[Any]:
     return sa.func.group_concat(text, separator)
+
+
+def find_member(document: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[Any]:
+    # Text that is not JSON would fail the whole query.
+    found = sa.func.json_extract(document, f'$."{name}"')
+    return sa.case((sa.func.json_valid(document) == 1, found))
 
 
 # Tables and views

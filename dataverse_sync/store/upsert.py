@@ -40,14 +40,17 @@ def write_records(
     *,
     expected: Expected = "changed",
     wanted: Collection[str] | None = None,
+    annotates: bool = False,
 ) -> Written:
     """Write the records that are new or differ; leave the other rows as they are.
 
     A difference is told by ``json_response``, not by a version: calculated columns change
-    without one. Of a key that comes twice on a page the last record wins. What is ``expected``
-    is tried first, which changes nothing but the time; "new" only if the table was empty when
-    its read began. Only the keys ``wanted``, in lower case, are written; all if None.
-    If a record cannot be a row, that is a PageError, and nothing of the page is written.
+    without one. What differs in annotations alone is unchanged: its row keeps its text or, with
+    ``annotates``, takes the new one and keeps all else, its ``sync_time`` too. Of a key that comes
+    twice on a page the last record wins. What is ``expected`` is tried first, which changes
+    nothing but the time; "new" only if the table was empty when its read began. Only the keys
+    ``wanted``, in lower case, are written; all if None. If a record cannot be a row, that is a
+    PageError, and nothing of the page is written.
     """
     heads: list[Head] = []
     if expected == "same":
@@ -56,9 +59,9 @@ def write_records(
     if wanted is not None:
         rows = [row for row in rows if row[0].lower() in wanted]
     counts = Counts(fetched=len(heads), unchanged=len(heads))
-    upsert_rows = dialect_of(connection).upsert_rows
+    upsert_rows, fresh = dialect_of(connection).upsert_rows, expected == "new"
     for part in _parts(len(rows)):
-        counts += upsert_rows(connection, table, rows[part], fresh=expected == "new")
+        counts += upsert_rows(connection, table, rows[part], fresh=fresh, annotates=annotates)
     keys = [key for key, _ in heads] + [row[0] for row in rows]
     newest = newest_of([moment for _, moment in heads] + [row[VALID_FROM] for row in rows])
     return Written(counts, keys, newest)

@@ -251,7 +251,7 @@ class EntitySync:
         wanted = {*new, *known}
 
         def fetch(queries: Sequence[Query]) -> FetchRead:
-            return FetchRead(self.reader, self.storing, queries, wanted)
+            return FetchRead(self.reader, self.storing, queries, wanted, full=self.full)
 
         deletions.start_comparison(self._connection, self.name)
         # If its bookmark was forgotten, the rows may be of another environment that has the same

@@ -290,9 +290,16 @@ class RangesRead:
         return requests
 
     def _build_request(self, part: Range) -> PageRequest:
-        entity, size = self._reader.entity, self._reader.way.page_size
-        if part.next_link is not None:
-            return PageRequest(entity.name, part.next_link, part.page, size=size)
-        order = entity.key if part.is_null else f"createdon,{entity.key}"
-        url = odata.build_url(self._reader.api_url, entity.name, filter=part.filter, orderby=order)
-        return PageRequest(entity.name, url, size=size)
+        entity, url, number = self._reader.entity, part.next_link, part.page
+        if url is None:
+            order = entity.key if part.is_null else f"createdon,{entity.key}"
+            api_url = self._reader.api_url
+            url = odata.build_url(api_url, entity.name, filter=part.filter, orderby=order)
+            number = 1
+        return PageRequest(
+            entity.name,
+            url,
+            number,
+            size=self._reader.way.page_size,
+            names_targets=self._reader.names_targets,
+        )

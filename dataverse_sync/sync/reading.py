@@ -94,6 +94,7 @@ class EntityReader:
         self.proven = way  # the way of what was answered last
         self._page_size = page_size
         self._orders = odata.orders(entity)
+        self._has_open_lookups = bool(entity.open_lookups)
         self._answered_order = -1
 
     @property
@@ -101,6 +102,11 @@ class EntityReader:
         """The columns of a thin read: the key, and what tells two versions apart."""
         version = self.entity.version_column
         return (self.entity.key, version) if version else (self.entity.key,)
+
+    @property
+    def names_targets(self) -> bool:
+        """Whether whole records are asked for with the table that each lookup points to."""
+        return self._has_open_lookups and self.way.targets
 
     def by_id(self, ids: Sequence[str], select: tuple[str, ...] = ()) -> list[Query]:
         """Queries for records by id, in batches; ids that are not GUIDs are left out."""
@@ -139,6 +145,7 @@ class EntityReader:
             odata.build_url(url, name, select=query.select, filter=filter_, orderby=order),
             track_changes=query.track_changes,
             keys_only=bool(query.select),
+            names_targets=self.names_targets and not query.select,
             size=self.way.page_size,
             retries=1 if is_trial else None,
         )
@@ -185,7 +192,8 @@ class EntityReader:
         query, way = asked.query, self.way
         if (asked.kind == "since" and not way.since) or (asked.kind == "thin" and not way.versions):
             raise error
-        if way.page_size != asked.way.page_size and way.order == asked.way.order:
+        is_same_query = way.order == asked.way.order and way.targets == asked.way.targets
+        if way.page_size != asked.way.page_size and is_same_query:
             smaller = replace(request, size=way.page_size, retries=1)
             return {smaller: replace(asked, way=way)}
         if query is None:
@@ -216,9 +224,10 @@ class QueryRead(ABC):
         asked = self._reader.build_requests(self._queries)
         self._is_read_whole = any(how.kind == "whole" for how in asked.values())
         if self._kept is not None:
-            asked[replace(self._kept, size=self._reader.way.page_size)] = _Asked(
-                None, self._reader.way
-            )
+            way = self._reader.way
+            named = self._reader.names_targets and not self._kept.keys_only
+            kept = replace(self._kept, size=way.page_size, names_targets=named)
+            asked[kept] = _Asked(None, way)
         return self._ask(asked)
 
     def follow(self, page: Page) -> Sequence[PageRequest]:

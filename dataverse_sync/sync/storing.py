@@ -52,9 +52,19 @@ class Storing:
         return self._reader.first_request_at
 
     def write(
-        self, page: Page, *, expected: Expected = "changed", wanted: Collection[str] | None = None
+        self,
+        page: Page,
+        *,
+        expected: Expected = "changed",
+        wanted: Collection[str] | None = None,
+        full: bool = False,
     ) -> Written:
-        """Write a page's records; nothing of it if a guessed key does not tell them apart."""
+        """Write a page's records; nothing of it if a guessed key does not tell them apart.
+
+        A ``full`` read brings annotations into the rows that lack them, unless it is asked for
+        without those that its table needs.
+        """
+        needs = bool(self.table.entity.open_lookups)
         check_partitions(self.connection, self.table, page.records)
         guessed = expected == "new" and self.table.entity.source == "sample"
         with self.connection.begin_nested() if guessed else nullcontext():
@@ -65,6 +75,7 @@ class Storing:
                 to_text(self.now()),
                 expected=expected,
                 wanted=wanted,
+                annotates=full and (page.request.names_targets or not needs),
             )
             counts = self.counts + written.counts
             if guessed and counts.added < counts.fetched:
@@ -117,7 +128,8 @@ class Progress:
     def store(self, page: Page) -> None:
         before = self._checkpoint
         again: Expected = "same" if before.since is None else "changed"
-        written = self._storing.write(page, expected="new" if before.fresh else again)
+        expected: Expected = "new" if before.fresh else again
+        written = self._storing.write(page, expected=expected, full=before.full_asked)
         self._repeats.check(page, written.keys)
         self._records += len(page.records)
         if self._returned is not None:
@@ -181,6 +193,7 @@ class FetchRead(QueryRead):
     """Records by id, without a checkpoint: whole ones are written, thin ones compared.
 
     ``wanted`` are the keys, in lower case, of the only records to write; None for all that come.
+    ``full`` says that it is part of a full read.
     """
 
     def __init__(
@@ -189,10 +202,13 @@ class FetchRead(QueryRead):
         storing: Storing,
         queries: Sequence[Query],
         wanted: Collection[str] | None = None,
+        *,
+        full: bool = False,
     ) -> None:
         super().__init__(reader, queries)
         self._storing = storing
         self._wanted = wanted
+        self._full = full
         self.returned: set[str] = set()
 
     def store(self, page: Page) -> None:
@@ -200,5 +216,5 @@ class FetchRead(QueryRead):
         if page.request.keys_only:
             keys = deletions.add_to_comparison(storing.connection, storing.table, page)
         else:
-            keys = storing.write(page, wanted=self._wanted).keys
+            keys = storing.write(page, wanted=self._wanted, full=self._full).keys
         self.returned.update(keys)

@@ -16,6 +16,7 @@ from dataverse_sync.dataverse.error_codes import is_state
 from dataverse_sync.errors import RequestError
 from dataverse_sync.moments import parse_timestamp, to_text
 
+REFUSED_TARGETS = (400, 501)  # of the preference; another error is more likely to be of the query
 REFUSED_QUERY = (400, 404, 405, 500, 501)  # of this very query; another may be answered
 TOO_HEAVY = (500, 502, 503, 504, None)  # after every retry: a page may be what is too much
 TRIED_AGAIN = timedelta(days=7)
@@ -34,6 +35,7 @@ class Way:
     ids: Ids = "many"  # records by id: many in one filter, one in each, or not at all
     order: int = 0  # which of the entity's orders, the best first
     page_size: int | None = None  # records at most; None: as many as the run asks for
+    targets: bool = True  # with the table that each lookup points to, where that is needed
 
     def describe(self) -> list[str]:
         """What the service refuses, in words for a person."""
@@ -50,6 +52,8 @@ class Way:
             found.append("refuses the order by key")
         if self.page_size:
             found.append(f"cannot give larger pages than {self.page_size} records")
+        if not self.targets:
+            found.append("refuses to name the tables that lookups point to")
         return found
 
 
@@ -100,19 +104,24 @@ def next_way(
     if error.is_outage or is_unknown or is_state(error.code) or error.request is None:
         return None
     is_first = error.request.number <= 1
+    names_targets = error.request.names_targets and way.targets and is_first
+    if error.status in REFUSED_TARGETS and names_targets:
+        return replace(way, targets=False)
     if error.status in REFUSED_QUERY and kind not in ("tracked", "kept"):
         may_reorder = way.order + 1 < orders and not (is_proven and is_first)
         if may_reorder and (is_first or error.status not in TOO_HEAVY):
-            return replace(way, order=way.order + 1)
+            return replace(way, order=way.order + 1, targets=True)
         plainer = _ask_plainer(way, kind) if is_first else None
         if plainer is not None:
-            # The orders were tried in vain: they were not to blame.
-            return plainer if is_proven else replace(plainer, order=0)
+            # What was tried in vain was not to blame.
+            return replace(plainer, order=way.order if is_proven else 0, targets=True)
     if error.status in TOO_HEAVY and size > 1:
         return replace(way, page_size=size // 2)
     may_reorder = kind not in ("tracked", "kept") and way.order + 1 < orders
     if error.status in REFUSED_QUERY and not is_first and may_reorder:
         return replace(way, order=way.order + 1, page_size=None)  # paging in this order
+    if error.status in REFUSED_QUERY and names_targets:
+        return replace(way, order=0, page_size=None, targets=False)
     return None
 
 

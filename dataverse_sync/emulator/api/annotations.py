@@ -29,6 +29,13 @@ class Annotator:
         self._wanted = {name for name in (_FORMATTED, _TARGET) if preferences.wants(name)}
         self._targets: dict[str, tuple[str, str | None] | None] = {}
 
+    def to_whole_json(
+        self, names: Sequence[str], values: Sequence[SqlValue], version: int
+    ) -> bytes:
+        """A whole record: its filled members first, then its nulls."""
+        members = sorted(zip(names, values, strict=True), key=lambda member: member[1] is None)
+        return self.to_json([name for name, _ in members], [value for _, value in members], version)
+
     def to_json(self, names: Sequence[str], values: Sequence[SqlValue], version: int) -> bytes:
         """These members of a record, each after its annotations."""
         parts = []

@@ -69,7 +69,8 @@ class Shape:
         if whole:
             return [Row(row[-1], row[0], tuple(row[1:-1])) for row in found]
         write = table.to_partial_json if self._names else self._write_whole
-        write = self._annotator.to_json if self._annotator else write
+        if self._annotator:
+            write = self._annotator.to_json if self._names else self._annotator.to_whole_json
         return [
             Row(
                 write(names, _hide(names, row[1 + count :], hidden), row[0]),

@@ -83,6 +83,7 @@ _FILLED = {
     **{"primarycontactid": 0.5, "parentaccountid": 0.2, "parentcustomerid": 0.6},
     **{"vin_sponsorid": 0.2, "vin_principalinvestigatorid": 0.1, "vin_dossier": 0.05},
 }
+_FOLLOWING = ("owninguser", "owningteam")  # from the owner; every owner here is a user
 
 
 class DemoWriter:
@@ -149,7 +150,7 @@ class DemoWriter:
             return dict(zip(names, words.CURRENCIES[i], strict=True))
         record: Record = {}
         for column in _TABLES[entity_set].columns:
-            if self._chance() >= _FILLED.get(column.name, 0.7):
+            if column.name in _FOLLOWING or self._chance() >= _FILLED.get(column.name, 0.7):
                 continue
             if column.type in LOOKUPS:
                 record[f"_{column.name}_value"] = self._related(entity_set, i, column)
@@ -161,6 +162,8 @@ class DemoWriter:
 
     def _consistent(self, record: Record, i: int) -> Record:
         """The record with the values that follow from others."""
+        if "_ownerid_value" in record:
+            record["_owninguser_value"] = record["_ownerid_value"]
         if "statecode" in record:
             record["statuscode"] = record["statecode"] + 1
         if "exchangerate" in record:

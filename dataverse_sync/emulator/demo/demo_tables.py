@@ -66,7 +66,8 @@ transactioncurrency transactioncurrencies unowned
 """
 _NAMED = "String vin_name"
 _OWNED = (
-    "Owner ownerid>systemuser,team; Lookup createdby>systemuser modifiedby>systemuser; "
+    "Owner ownerid>systemuser,team; Lookup owninguser>systemuser owningteam>team; "
+    "Lookup createdby>systemuser modifiedby>systemuser; "
     "State statecode; Status statuscode; Integer importsequencenumber"
 )
 _OPTIONS = {
