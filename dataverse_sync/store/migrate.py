@@ -49,7 +49,7 @@ def bring_to(
     if load_states(connection, [wanted.name])[wanted.name].has_completed:
         made = make_indexes(connection, wanted, entities)
     if made:
-        tell(f"{wanted.name}: {len(made)} indexes made: {', '.join(made)}")
+        tell(f"{wanted.name}: indexes made: {', '.join(made)}")
     elif fits and not new:
         tell(f"{wanted.name}: nothing to do")
 
