@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -53,6 +54,27 @@ def test_unproven_order_is_replaced_first(status: int, kind: str) -> None:
 )
 def test_orders_tried_in_vain_are_forgiven(kind: str, expected: Way) -> None:
     assert choose(LAST, kind, refusal(400), proven=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "way", "kind", "expected"),
+    [
+        (400, BEST, "since", Way(targets=False)),
+        (501, BEST, "whole", Way(targets=False)),
+        (500, Way(order=2, page_size=1), "whole", Way(targets=False)),  # nothing else is left
+        (400, Way(targets=False), "whole", Way(order=1)),
+        (400, Way(order=2, targets=False), "since", Way(since=False)),
+        (400, Way(order=2, targets=False), "whole", None),
+    ],
+)
+def test_targets_are_left_out_unless_in_vain(
+    status: int, way: Way, kind: str, expected: Way | None
+) -> None:
+    error = refusal(status)
+    assert error.request is not None
+    error.request = replace(error.request, names_targets=way.targets)
+
+    assert choose(way, kind, error, way.page_size or 5000, proven=False) == expected
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 501])
@@ -108,7 +130,13 @@ def test_link_and_token_are_not_asked_plainer(kind: str, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "way", [Way(since=False), Way(ids="single", order=2), Way(versions=False, page_size=1)]
+    "way",
+    [
+        Way(targets=False),
+        Way(since=False),
+        Way(ids="single", order=2),
+        Way(versions=False, page_size=1),
+    ],
 )
 def test_way_is_kept_for_a_week(way: Way) -> None:
     text = format_way(way, None, NOW)
