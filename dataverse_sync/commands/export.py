@@ -86,7 +86,9 @@ def run(options: Options, redactor: Redactor) -> int:
     with open_snapshot(target) as connection, showing(options) as tell:
         exporter = Exporter(connection, tables, options.folder, options.format)
         files, failures = _export_tables(exporter, names, options.raw, tell)
-    lines = _format_files(options.folder, files, failures, time.monotonic() - began_at)
+    unmade = [entity.name for entity in selected if entity.name not in tables]
+    lines = [f"note     {name}: no table yet: it was never synced" for name in unmade]
+    lines += _format_files(options.folder, files, failures, time.monotonic() - began_at)
     show(options, {}, lambda: lines, ok=not failures)
     return FAILED if failures else OK
 

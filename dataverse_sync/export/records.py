@@ -7,6 +7,7 @@ microsecond or two, and a decimal digit by digit. A record that does not fit is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
@@ -86,7 +87,7 @@ def fit(value: object, kind: Kind) -> Any:
         if kind == "decimal":
             return value
         if kind == "real":
-            return float(value)
+            return number if math.isfinite(number := float(value)) else None
         if kind in ("integer", "whole") and INT64[0] <= value <= INT64[1] and value % 1 == 0:
             return int(value)
     return None

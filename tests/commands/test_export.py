@@ -63,6 +63,8 @@ ORDERS = Entity(
     "order",
 )
 NOTES = Entity("notes", "noteid", (Column("noteid", "TEXT"), Column("length", "REAL")), "metadata")
+EMPTIES = Entity("empties", "emptyid", (Column("emptyid", "TEXT"),), "metadata")
+LOCKED = (ORDERS, NOTES, EMPTIES)
 ENTRIES = [
     ColumnEntry("orders", name, at, type=told[1], **told[2])
     for at, (name, told) in enumerate(TYPES.items(), 1)
@@ -96,7 +98,8 @@ class Copy:
         with open_target(self.path).open_writer() as connection, transaction(connection):
             table.table.create(connection, checkfirst=True)
             rows = to_rows(table, map(raw, records), "2026-11-23T02:00:00.000Z")
-            dialect_of(connection).rewrite_rows(connection, table, rows)
+            if rows:
+                dialect_of(connection).rewrite_rows(connection, table, rows)
 
     def export(self, *options: str) -> int:
         return cli.main(["export", str(self.folder), "--db", str(self.path), *options])
@@ -116,7 +119,7 @@ def copy(tmp_path: Path, no_settings: None, monkeypatch: pytest.MonkeyPatch) -> 
     copy = Copy(tmp_path)
     with open_target(copy.path).open_writer() as connection, transaction(connection):
         prepare_own_tables(connection)
-        save_lock_copy(connection, {"orders": ORDERS, "notes": NOTES}, NOW)
+        save_lock_copy(connection, {one.name: one for one in LOCKED}, NOW)
         save_dictionary(connection, ENTRIES, ["orders"])
         labels = [("kind", 1, "One"), ("colours", 2, "Red"), ("colours", 3, "Blue")]
         found = [Choice("orders", column, value, text, 1033) for column, value, text in labels]
@@ -257,7 +260,7 @@ def test_value_that_does_not_fit_makes_its_column_text(
     copy: Copy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = {"orderid": "a4", "number": 1.5, "paid": 1, "due": "2024-02-29T00:00:00Z", "kind": [1]}
-    price = '"price":0.12345,"dose":1e40'
+    price = '"price":0.12345,"dose":1e40,"share":1e400'
     copy.fill(ORDERS, [f"{json.dumps(odd)[:-1]},{price}}}", '{"orderid":"a5","name":"\\ud800"}'])
 
     assert copy.export() == 0
@@ -265,7 +268,7 @@ def test_value_that_does_not_fit_makes_its_column_text(
     schema, rows = copy.parquet("orders")
     found = {row["orderid"]: row for row in rows}
     told = capsys.readouterr().out
-    for name in ("number", "paid", "due", "kind", "dose"):
+    for name in ("number", "paid", "due", "kind", "dose", "share"):
         assert schema.field(name).type == pa.string()
         assert f"note     orders.{name}: holds values that are not" in told
     assert [found[key]["number"] for key in ("a1", "a4")] == ["42", "1.5"]
@@ -283,6 +286,7 @@ def test_file_is_whole_or_as_it_was(
 ) -> None:
     copy.export()
     before = (copy.folder / "orders.parquet").read_bytes()
+    copy.fill(ORDERS, ['{"orderid":"a4"}'])
     written = parquet.FileWriter.write
 
     def fail(writer: parquet.FileWriter, batch: pa.RecordBatch) -> None:
@@ -304,15 +308,19 @@ def test_all_tables_as_of_one_moment(copy: Copy, monkeypatch: pytest.MonkeyPatch
     written = parquet.FileWriter.write
 
     def write(writer: parquet.FileWriter, batch: pa.RecordBatch) -> None:
-        copy.fill(NOTES, ['{"noteid":"n1","length":2.5}', '{"noteid":"n2"}'])
+        copy.fill(ORDERS, ['{"orderid":"a1","number":43}', '{"orderid":"a4"}'])
         written(writer, batch)
 
     monkeypatch.setattr(parquet.FileWriter, "write", write)
 
     assert copy.export() == 0
 
-    notes = copy.parquet("notes")[1]
-    assert [(row["noteid"], row["length"]) for row in notes] == [("n1", 1.5)]
+    rows = copy.parquet("orders")[1]  # read after the notes were written
+    assert [(row["orderid"], row["number"]) for row in rows] == [
+        ("a1", 42),
+        ("a2", -1),
+        ("a3", None),
+    ]
 
 
 @pytest.mark.parametrize(("format", "library"), [("parquet", "pyarrow"), ("xlsx", "xlsxwriter")])
@@ -329,6 +337,23 @@ def test_missing_library_is_exit_2(
 
     assert "pip install .[export]" in capsys.readouterr().err
     assert not copy.folder.exists()
+
+
+def test_tables_without_rows_or_never_synced(
+    copy: Copy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy.fill(EMPTIES, [])
+    entities = [{"name": "orders"}, {"name": "empties"}, {"name": "later"}]
+    config = copy.path.with_name("entities_config.json")
+    config.write_text(json.dumps({"entities": entities}), encoding="utf-8")
+
+    for format in ("parquet", "csv", "xlsx"):
+        assert copy.export("--format", format) == 0
+
+    assert copy.parquet("empties")[1] == []
+    assert copy.sheet("empties")[0][:2] == ["emptyid", "sync_time"]
+    assert "note     later: no table yet: it was never synced" in capsys.readouterr().out
+    assert not (copy.folder / "notes.parquet").exists()
 
 
 def test_no_database_is_exit_2(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
