@@ -129,7 +129,7 @@ def _export_tables(
         try:
             source = exporter.find_source(name, raw=raw)
             tell(ReadExpected(name, source.rows))
-            files.append(exporter.export_table(name, source, tell_rows, raw=raw))
+            files.append(exporter.export_table(name, source, tell_rows))
         except EntityError as error:
             failures.append(str(error))
         tell(EntityExported(name))

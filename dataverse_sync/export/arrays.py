@@ -14,18 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataverse_sync.export.columns import (
-    ANNOTATION,
-    MOST_DIGITS,
-    OWNER,
-    OWNERS,
-    Beside,
-    ExportColumn,
-    Kind,
-    Member,
-    Target,
-    widen,
-)
+from dataverse_sync.export.columns import MOST_DIGITS, Beside, ExportColumn, Kind, Member, widen
 
 MOMENT = pa.timestamp("us", tz="UTC")
 LOCAL = pa.timestamp("us")
@@ -69,31 +58,12 @@ def build_arrays(
                 values = members[name]
             case Beside(position):
                 values = beside[position]
-            case Target() as target:
-                values = find_targets(target, members)
         try:
             arrays.append(_build_array(column, values))
         except _MISFITS:
             misfits[column.name] = widen(column, values)
             arrays.append(pa.nulls(len(values), _type_of(column)))
     return arrays, misfits
-
-
-def find_targets(target: Target, members: Mapping[str, Sequence[Any]]) -> list[str | None]:
-    """The table that each value of a lookup points to, None where it is not known."""
-    values = members[target.member]
-    if target.only is not None:
-        return [None if value is None else target.only for value in values]
-    annotated = members[target.member + ANNOTATION]
-    found = [None if v is None else told for v, told in zip(values, annotated, strict=True)]
-    if target.member == OWNER:
-        for member, name in OWNERS.items():
-            owning = members[member]
-            found = [
-                name if told is None and value is not None and owner is not None else told
-                for told, value, owner in zip(found, values, owning, strict=True)
-            ]
-    return found
 
 
 def _build_array(column: ExportColumn, values: Sequence[Any]) -> pa.Array:

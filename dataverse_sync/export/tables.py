@@ -23,7 +23,7 @@ from dataverse_sync.export.columns import (
     Beside,
     ExportColumn,
     Kind,
-    iter_members,
+    Member,
     plan_columns,
     widen,
 )
@@ -85,17 +85,10 @@ class Exporter:
     def find_source(self, name: str, *, raw: bool) -> ExportSource:
         return find_source(self._connection, self._tables, name, raw=raw)
 
-    def export_table(
-        self,
-        name: str,
-        source: ExportSource,
-        on_rows: OnRows,
-        *,
-        raw: bool = False,
-    ) -> ExportedFile:
+    def export_table(self, name: str, source: ExportSource, on_rows: OnRows) -> ExportedFile:
         """Write the file of a table; an EntityError if that cannot be done, and none is left."""
         told = {entry.column: entry for entry in self._entries.get(name, ())}
-        columns = plan_columns(self._tables[name], told, source.beside, raw=raw)
+        columns = plan_columns(self._tables[name], told, source.beside)
         path = self._folder / f"{name}.{self._kind}"
         notes: list[str] = []
         try:
@@ -130,7 +123,8 @@ class Exporter:
     ) -> tuple[int, Mapping[str, ExportColumn], Mapping[str, int]]:
         """Write all rows, or find all columns that cannot hold their values."""
         schema = build_schema(columns)
-        reader = RecordReader(dict(iter_members(columns)))
+        sources = ((column.source, column.kind) for column in columns)
+        reader = RecordReader({it.name: kind for it, kind in sources if isinstance(it, Member)})
         count = 0
         misfits: dict[str, ExportColumn] = {}
         with closing(self._open_file(path, schema)) as writer:

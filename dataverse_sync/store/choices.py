@@ -92,12 +92,3 @@ def load_columns(connection: sa.Connection, entity: str) -> list[str]:
     """The columns of an entity that have labels."""
     query = sa.select(CHOICES.c.column_name).where(CHOICES.c.entity_name == entity).distinct()
     return sorted(connection.execute(query).scalars())
-
-
-def find_language(connection: sa.Connection) -> int | None:
-    """The language that most labels are in, the lowest number first; None if there is no label."""
-    language = CHOICES.c.language
-    order = (sa.func.count().desc(), language)
-    return connection.execute(
-        sa.select(language).group_by(language).order_by(*order).limit(1)
-    ).scalar()

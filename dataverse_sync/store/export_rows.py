@@ -1,12 +1,11 @@
 """Read the rows of tables for an export: all of them as of one moment, a few megabytes at a time.
 
-Labels and names are those that the labelled view shows; if there is none yet, those of the SELECT
-that it would be made from, with the column that names a record guessed.
+Labels, names and types of lookups are those of the labelled view; if there is none yet, those of
+the SELECT that it would be made from, with the column that names a record guessed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dataverse_sync.store import choices
 from dataverse_sync.store.choices import CHOICES
 from dataverse_sync.store.database import Target, dialect_of, reading, reading_table
 from dataverse_sync.store.dictionary import DICTIONARY, ColumnEntry, load_dictionary
+from dataverse_sync.store.environment import ENVIRONMENT, load_environment
 from dataverse_sync.store.labelled_views import (
     LookupTarget,
     build_view,
@@ -31,7 +31,6 @@ from dataverse_sync.store.tables import EntityTable
 BATCH_BYTES = 8 * 1024 * 1024  # of JSON, as characters
 BATCH_ROWS = 20_000
 _FETCHED = 16  # rows at once: a record may have megabytes
-_TYPE_OF_LOOKUP = re.compile(r"_.+_value .+_type(_\d+)?")
 
 Tables = Mapping[str, EntityTable]
 Row = Sequence[Any]  # json_response, the texts beside, sync_time, valid_from
@@ -116,28 +115,30 @@ def _find_labelled(
 
 
 def _find_beside(table: EntityTable, shown: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """What stands after each column, but the types of lookups, which the records tell."""
+    """The names of what stands after each column of the table."""
     beside: dict[str, list[str]] = {}
     column = ""
     for name in shown:
         if name in table.table.c:
             column = name
-        elif not _TYPE_OF_LOOKUP.fullmatch(f"{column} {name}"):
+        else:
             beside.setdefault(column, []).append(name)
     return beside
 
 
 def _build_query(connection: sa.Connection, tables: Tables, table: EntityTable) -> str | None:
     labelled: Sequence[str] = ()
-    language = None
-    if CHOICES.name in dialect_of(connection).list_names(connection):
+    made = dialect_of(connection).list_names(connection)
+    if CHOICES.name in made:
         known = choices.load_columns(connection, table.name)
         labelled = [column for column in known if column in table.table.c]
-        language = choices.find_language(connection)
+    environment = load_environment(connection) if ENVIRONMENT.name in made else None
     named = {name: column for name, it in tables.items() if (column := guess_name_column(it))}
     lookups: dict[str, list[LookupTarget]] = {}
     for link in find_links([it.entity for it in tables.values()], named):
         if link.source == table.name and link.column in table.table.c:
             found = LookupTarget(tables[link.target], named[link.target])
             lookups.setdefault(link.column, []).append(found)
-    return build_view(connection, table, labelled, lookups, language)
+    return build_view(
+        connection, table, labelled, lookups, environment.language if environment else None
+    )

@@ -50,6 +50,8 @@ TYPES = {  # of the columns of "orders": SQL's, Dataverse's, and more of the dic
     "_parentid_value": ("TEXT", "Lookup", {"targets": ("order",)}),
     "_buyerid_value": ("TEXT", "Customer", {"targets": ("account", "contact")}),
     "_ownerid_value": ("TEXT", "Owner", {"targets": ("systemuser", "team")}),
+    "_owninguser_value": ("TEXT", "Lookup", {"targets": ("systemuser",)}),
+    "_owningteam_value": ("TEXT", "Lookup", {"targets": ("team",)}),
 }
 ORDERS = Entity(
     "orders",
