@@ -8,6 +8,7 @@ https://xlsxwriter.readthedocs.io/working_with_memory.html
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,9 @@ from dataverse_sync.export.arrays import without_zone
 
 MOST_ROWS = 1_048_576  # of a sheet, the header among them
 MOST_DIGITS = 15  # that a number keeps
+MOST_UNITS = 32_767  # of UTF-16, in the text of a cell
 _FIRST_YEAR = 1900  # of a date; an older one is text
-_CUT = -2  # what write_string answers for a text that is longer than a cell holds
+_RETURN = {"\r": "&#13;"}
 
 
 class FileWriter:
@@ -46,6 +48,7 @@ class FileWriter:
 
     def _add_sheet(self) -> None:
         self._sheet = self._workbook.add_worksheet()
+        self._sheet.xls_strmax = sys.maxsize  # texts are cut here; markup may be longer
         self._sheet.freeze_panes(1, 0)
         for at, name in enumerate(self._names):
             self._sheet.write_string(0, at, name, self._bold)
@@ -82,15 +85,25 @@ class FileWriter:
         self._row += 1
 
     def _write_text(self, row: int, at: int, text: str) -> None:
-        if text.startswith("<r>") and text.endswith("</r>"):
-            # Taken for a formatted text as it is in the file: so it is made one, in one piece.
-            text = f'<r><t xml:space="preserve">{escape(text)}</t></r>'
-        if self._sheet.write_string(row, at, text) == _CUT:
+        shown = cut_text(text)
+        if shown != text:
             self.cut[self._names[at]] += 1
+        if "\r" in shown or (shown.startswith("<r>") and shown.endswith("</r>")):
+            # XlsxWriter takes text in <r> for markup, and writes it as it is. A carriage return
+            # it would write in a way that only Excel understands.
+            shown = f'<r><t xml:space="preserve">{escape(shown, _RETURN)}</t></r>'
+        self._sheet.write_string(row, at, shown)
 
     def close(self) -> None:
         with self._folder, _as_os_error():
             self._workbook.close()
+
+
+def cut_text(text: str) -> str:
+    """As much of a text as a cell holds."""
+    if len(text) <= MOST_UNITS // 2:
+        return text
+    return text.encode("utf-16-le")[: 2 * MOST_UNITS].decode("utf-16-le", "ignore")
 
 
 def count_digits(number: int | float | Decimal) -> int:

@@ -224,6 +224,7 @@ def test_csv_reads_back_equal(copy: Copy) -> None:
 def test_xlsx_reads_back_equal(copy: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     long = "\U0001f600" * 16_383 + "ab"  # 32,768 UTF-16 units
     texts = {"b1": "<r>&</r>", "b2": "https://x.example/", "b3": "{=1}", "b4": "@x", "b5": long}
+    texts["b6"] = "<r>\r\n" + 30_000 * "&" + "</r>"
     records = [json.dumps({"orderid": key, "text": text}) for key, text in texts.items()]
     copy.fill(ORDERS, records)
 
@@ -242,7 +243,7 @@ def test_xlsx_reads_back_equal(copy: Copy, capsys: pytest.CaptureFixture[str]) -
     assert full["sent"] == datetime(2024, 5, 1, 10)  # noqa: DTZ001
     assert full["due"] == datetime(2024, 2, 29)  # noqa: DTZ001  openpyxl's for a date
     assert (odd["due"], odd["sent"]) == ("0001-01-01", "1753-01-01T00:00:00.123000")
-    for key in ("b1", "b2", "b3", "b4"):
+    for key in ("b1", "b2", "b3", "b4", "b6"):
         assert found[key]["text"] == texts[key]
     assert found["b5"]["text"] == long[:-1]
     assert "orders.text: 1 texts that are longer than a cell" in capsys.readouterr().out
