@@ -41,6 +41,7 @@ COMMANDS = {  # each a module of commands/, with add_options(parser)
     "schema": "compare or accept the schema",
     "report": "write an HTML report of the last runs",
     "labels": "fetch the labels of choices, and make the labelled views",
+    "export": "write every table as a Parquet, CSV or Excel file",
     "init": "ask, sign in, pick tables; write .env and the configuration",
     "schedule": "print a task, a cron line or a timer for this job",
     "demo": "run two syncs of an emulated environment in demo/",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -22,6 +22,23 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
         with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write a file in, which is moved there if the block ends well.
+
+    If it does not, or the file cannot be moved (OSError), an older one is as it was.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -311,6 +311,13 @@ class EntityVerified:
     entity: str
 
 
+@dataclass(frozen=True, slots=True)
+class EntityExported:
+    """The file of an entity was written, or cannot be."""
+
+    entity: str
+
+
 Event = (
     PhaseStarted
     | EntityStarted
@@ -319,4 +326,5 @@ Event = (
     | StillWaiting
     | EntityFinished
     | EntityVerified
+    | EntityExported
 )

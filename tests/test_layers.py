@@ -22,7 +22,7 @@ WINGS = (
     {"dataverse"},
     {"schema"},
     {"store"},
-    {"show", "sync"},
+    {"show", "sync", "export"},
     {"logs", "__init__"},
     {"commands"},
     {"cli"},
@@ -37,6 +37,8 @@ HOMES = {
     "dotenv": {"config"},
     "filelock": {"store"},
     "rich": {"show"},
+    "pyarrow": {"export"},
+    "xlsxwriter": {"export"},
     "argparse": {"cli", "commands"},
 }
 PRINTS = {"cli", "commands"}

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from dataverse_sync.model import (
+    EntityExported,
     EntityFinished,
     EntityStarted,
     EntityVerified,
@@ -104,7 +105,7 @@ class Tally:
                 self.in_flight, self.waited_s = event.in_flight, event.waited_s
             case EntityFinished():
                 self._end(event.report.name)
-            case EntityVerified():
+            case EntityVerified() | EntityExported():
                 self._end(event.entity)
 
     def _end(self, entity: str) -> None:
@@ -158,8 +159,8 @@ class Tally:
             f"{self.rows:,} rows",
             f"{rows:,.0f} rows/s",
             f"{size / 1e6:.1f} MB/s",
-            f"{self.in_flight} in flight",
         ]
+        parts += [f"{self.in_flight} in flight"] if self.in_flight else []
         parts += [f"waited {self.waited_s:.0f} s for throttling"] if self.waited_s else []
         return ", ".join([*parts, format_clock(self.elapsed_s)])
 

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateColumn
 
-from dataverse_sync.errors import DAMAGED, ConfigError, StorageError
+from dataverse_sync.errors import DAMAGED, ConfigError, EntityError, StorageError
 from dataverse_sync.model import Counts
 from dataverse_sync.store import sqlite_sql
 from dataverse_sync.store.rows import SqlRow
@@ -176,6 +176,15 @@ def reading(target: Target) -> Iterator[sa.Connection]:
             yield connection
     except READ_ERRORS as error:
         raise ConfigError(f"{target.name}: cannot be read ({describe(error)})", DAMAGED) from error
+
+
+@contextmanager
+def reading_table(name: str) -> Iterator[None]:
+    """Read a table of an entity; a damaged one is an ``EntityError``."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise EntityError(f"{name}: cannot be read ({describe(error)})", DAMAGED) from error
 
 
 def prepare_own_tables(connection: sa.Connection) -> None:

@@ -140,6 +140,12 @@ def _list_views(connection: sa.Connection) -> dict[str, str]:
     return {name: mark[1] for name, mark in marks if mark}
 
 
+def find_view(connection: sa.Connection, table: str) -> str | None:
+    """The name of the view of a table that was made here."""
+    views = _list_views(connection)
+    return next((view for view, owner in views.items() if owner == table), None)
+
+
 def replace_view(
     connection: sa.Connection, table: str, query: str | None, reserved: Collection[str]
 ) -> str | None:
