@@ -115,12 +115,12 @@ def test_both_sides_of_junction_are_indexed(connection):
 
 def test_taken_index_name_gets_number(connection):
     with connection.begin():
-        accounts = make(connection, ACCOUNTS)
-        connection.exec_driver_sql("CREATE TABLE IDX_ACCOUNTS__PARENT_VALUE (x)")
+        teams = make(connection, entity("Teams", "teamid", lookup("Lead", "contact")))
+        connection.exec_driver_sql("CREATE TABLE IDX_TEAMS__LEAD_VALUE (x)")
 
-        names = make_indexes(connection, accounts, ENTITIES)
+        names = make_indexes(connection, teams, ENTITIES)
 
-    assert sorted(names) == ["idx_accounts__contact_value", "idx_accounts__parent_value_2"]
+    assert names == ["idx_Teams__Lead_value_2"]
 
 
 @pytest.mark.parametrize(

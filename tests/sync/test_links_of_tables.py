@@ -116,6 +116,16 @@ def test_accept_before_first_load_makes_no_index(world: World) -> None:
     assert indexes(world, "accounts") == INDEXES["accounts"]
 
 
+def test_dropped_table_is_indexed_when_made(world: World) -> None:
+    world.sync()
+    world.execute("DROP TABLE accounts")
+
+    world.sync()
+
+    assert indexes(world, "accounts") == INDEXES["accounts"]
+    assert world.query("SELECT count(*) FROM pragma_index_list('accounts')") == [(5,)]
+
+
 def make_old(world: World, name: str) -> None:
     """Take its foreign keys and indexes from a table, as if an older version had made it."""
     (columns,) = world.query(
