@@ -161,7 +161,7 @@ def test_refused_targets_are_left_out(
     notes.emulator.control.on_request = refuse
 
     assert notes.sync(ENTITIES).ok
-    assert notes.is_mirror("vin_notes", "vin_products")
+    assert notes.copy("vin_notes") == notes.source("vin_notes")
     assert json.loads(notes.state("vin_notes", "asked_how"))["targets"] is False
 
     assert notes.sync(ENTITIES, full=True).totals.unchanged == 17
