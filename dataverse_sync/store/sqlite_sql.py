@@ -180,8 +180,8 @@ def list_indexed(connection: sa.Connection, table: str) -> set[str]:
 def sorting_beside(connection: sa.Connection) -> Iterator[None]:
     """Sort in threads while the rows are read.
 
-    Half the time for an index of 200,000 rows. SQLite hands its threads as much at a time as
-    its cache may hold: with 128 MiB they would have nothing to do until the rows are read.
+    SQLite hands its threads as much at a time as its cache may hold: with 128 MiB they would have
+    nothing to do until the rows are read.
     """
     (cache,) = connection.exec_driver_sql("PRAGMA cache_size").scalars()
     connection.exec_driver_sql(f"PRAGMA threads={SORTING_THREADS:d}")
