@@ -30,7 +30,7 @@ from dataverse_sync.model import Event, PageStored
 
 pytestmark = pytest.mark.slow
 
-SEEDS = 30  # on each change; scripts/schedules.py plays as many as are wanted
+SEEDS = 20  # on each change; scripts/schedules.py plays as many as are wanted
 CHUNK = 10
 TWO_MINUTES = timedelta(minutes=2)
 
