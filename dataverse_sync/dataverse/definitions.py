@@ -207,7 +207,7 @@ def parse_security(definition: Mapping[str, object]) -> Security:
     """The security part of an element that ``parse_definition`` has accepted."""
     attributes = definition.get("Attributes")
     listed = attributes if isinstance(attributes, list) else []
-    if "Privileges" not in definition or not any("IsSecured" in each for each in listed):
+    if "Privileges" not in definition and not any("IsSecured" in each for each in listed):
         return Security()
     secured: dict[str, str] = {}
     for each in listed:
@@ -215,7 +215,7 @@ def parse_security(definition: Mapping[str, object]) -> Security:
             columns = columns_of(msgspec.convert(each, Attribute), {})
             secured.update((column.name, to_id(each.get("MetadataId"))) for column in columns)
     with suppress(msgspec.ValidationError):
-        for found in msgspec.convert(definition["Privileges"], list[_Privilege]):
+        for found in msgspec.convert(definition.get("Privileges"), list[_Privilege]):
             if found.privilege_type in ("Read", 2):
                 return Security(found.name, to_id(found.privilege_id), secured)
     return Security(secured=secured)

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -70,6 +70,8 @@ def read_metadata(client: DataverseClient, names: Sequence[str]) -> Discovery:
         if entity.name in names:
             entities[entity.name] = entity
             securities[entity.name] = parse_security(definition)
+    if any(one.secured is not None for one in securities.values()):  # the service tells them
+        securities = {n: replace(one, secured=one.secured or {}) for n, one in securities.items()}
     unread = {**answers.refused, **answers.failures}
     return Discovery(
         entities,

@@ -248,3 +248,28 @@ def test_samples_tell_columns_or_failure(pool):
 def test_bug_is_not_an_entity_failure(pool):
     with pytest.raises(ZeroDivisionError):
         discovery.read_samples(Client(accounts=ZeroDivisionError()), pool, ["accounts"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "secured"),
+    [
+        ({"Privileges": []}, {}, [{}, {}]),
+        ({"IsSecured": True}, {"Privileges": []}, [{"name": "id"}, {}]),
+        ({}, {}, [None, None]),  # an older service tells of no table
+    ],
+)
+def test_service_that_tells_rights_of_one_table_tells_of_all(first, second, secured):
+    def definition(name, about):
+        attribute = {"LogicalName": "name", "AttributeType": "String", "MetadataId": "ID"}
+        attribute |= {key: value for key, value in about.items() if key == "IsSecured"}
+        told = {key: value for key, value in about.items() if key == "Privileges"}
+        base = {"LogicalName": name, "EntitySetName": name, "PrimaryIdAttribute": "id"}
+        return {**base, "Attributes": [{**attribute, "IsValidODataAttribute": True}], **told}
+
+    class Told:
+        def get_definitions(self, names, *, is_trial):
+            return [definition("ones", first), definition("twos", second)]
+
+    found = discovery.read_metadata(Told(), ["ones", "twos"])
+
+    assert [found.securities[name].secured for name in ("ones", "twos")] == secured
